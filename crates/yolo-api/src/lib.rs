@@ -1,0 +1,1 @@
+//! Types of the YoloInferenceService custom resource, its validation rules and conditions.

@@ -1,0 +1,1 @@
+//! Pure decision core: policy, observation, state and time in, a decision out.

@@ -1,0 +1,1 @@
+//! The inference server: HTTP, batcher, engines, cache, knobs, metrics and drain.

@@ -1,0 +1,1 @@
+//! Local Kubernetes cluster, demo driver and oracles for this project's tests.

@@ -1,0 +1,1 @@
+//! Pure image and tensor semantics: bytes to pixels to tensor, output tensor to detections.

@@ -1,0 +1,1 @@
+//! Kubernetes operator and autoscaler for YOLO object-detection inference.
