@@ -25,3 +25,22 @@ sizes: ## Print the largest sources; fail past the cap
 	tools/sizes
 doc: ## Build the API documentation with warnings denied
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+
+.PHONY: checks ci test test-unit test-cluster test-e2e
+checks: ## Everything that needs no cluster and no model, cheapest first
+	$(STAGE) fmt-check 10 $(MAKE) --no-print-directory fmt-check
+	$(STAGE) sizes 5 $(MAKE) --no-print-directory sizes
+	$(STAGE) lint 600 $(MAKE) --no-print-directory lint
+	$(STAGE) verify-generated 120 $(MAKE) --no-print-directory verify-generated
+	$(STAGE) check-each 420 $(MAKE) --no-print-directory check-each
+	$(STAGE) doc 120 $(MAKE) --no-print-directory doc
+test: ## All tests: units and server, the real API server, the real node
+	@tools/tally $(MAKE) --no-print-directory test-unit test-cluster test-e2e
+test-unit: model pages reference ## Tests without a cluster, the real model's included
+	$(STAGE) test-unit 420 cargo test --workspace --exclude yolo-operator
+	$(STAGE) test-operator 300 cargo test -p yolo-operator --lib --bins --test architecture
+test-cluster: cluster-binaries ## Tests against a real API server (T1)
+	$(STAGE) test-cluster 420 cargo test -p yolo-operator --test t1
+test-e2e: cluster-binaries image ## Tests on a real node (T3)
+	$(STAGE) test-e2e 420 cargo test -p yolo-operator --test t3 -- --test-threads=1
+ci: checks test ## What CI runs
