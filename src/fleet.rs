@@ -1,0 +1,285 @@
+//! The inference pods as the operator sees them: one typed watch, trimmed to what is used.
+//!
+//! Reads: the pod reflector. Writes: nothing. Does not: keep anything that the API server does not have.
+//! Shared by the sampler (whom to scrape), `observe` (what the planner sees) and `apply` (whom to nudge).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodSpec, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::ResourceExt;
+use kube::runtime::reflector::Store;
+use serde::Deserialize;
+
+/// Label on every pod and child object: the name of its `YoloInferenceService`.
+pub const SERVICE_LABEL: &str = "yolo-operator.io/service";
+/// Label on every pod: what of the template decides its speed (model, engine, resources), hashed.
+pub const CLASS_LABEL: &str = "yolo-operator.io/class";
+/// Annotation on a pod: the knobs generation it was last nudged to, `17` or `17.2` for the second re-nudge.
+pub const KNOBS_GENERATION_ANNOTATION: &str = "yolo-operator.io/knobs-generation";
+/// Selects our pods in every namespace.
+pub const POD_SELECTOR: &str = "app.kubernetes.io/managed-by=yolo-operator,app.kubernetes.io/name=yolo-server";
+
+/// Names one `YoloInferenceService`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceId {
+    /// The object's namespace.
+    pub namespace: String,
+    /// The object's name.
+    pub name: String,
+}
+
+impl fmt::Display for ServiceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Where a pod is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PodPhase {
+    /// Created, not ready yet.
+    Pending,
+    /// The scheduler found no node for it.
+    Unschedulable,
+    /// Passes its readiness probe.
+    Ready,
+    /// Asked to end; it serves what it has.
+    Draining,
+}
+
+/// Why a server ended by itself, as it wrote it to its termination log.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Termination {
+    /// Closed set of the server: `model_missing`, `model_truncated`, `model_digest_mismatch`, `model_unsupported`.
+    pub code: String,
+    /// A sentence that names the file.
+    pub message: String,
+}
+
+/// One inference pod.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PodView {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
+    /// The service it belongs to.
+    pub service: ServiceId,
+    /// Absent until the pod has a network.
+    pub ip: Option<IpAddr>,
+    /// Life-cycle phase.
+    pub phase: PodPhase,
+    /// When the pod was created.
+    pub created: Timestamp,
+    /// Since when it is ready; absent while it is not.
+    pub ready_since: Option<Timestamp>,
+    /// Pods of equal class are equally fast.
+    pub class: u32,
+    /// The node, once scheduled.
+    pub node: Option<String>,
+    /// The value of [`KNOBS_GENERATION_ANNOTATION`].
+    pub knobs_annotation: Option<String>,
+    /// When the kernel last killed the server for memory.
+    pub oom_killed: Option<Timestamp>,
+    /// Why the server last refused to start; absent once it is ready.
+    pub termination: Option<Termination>,
+    /// Container restarts.
+    pub restarts: u32,
+}
+
+/// The pods of all services, from the reflector's memory.
+#[derive(Clone)]
+pub struct Fleet {
+    store: Store<Pod>,
+}
+
+impl Fleet {
+    /// Reads from `store`, which the pod watch fills.
+    pub fn new(store: Store<Pod>) -> Self {
+        Self { store }
+    }
+
+    /// Every pod, grouped by service, in order of name.
+    pub fn by_service(&self) -> BTreeMap<ServiceId, Vec<PodView>> {
+        let mut services: BTreeMap<ServiceId, Vec<PodView>> = BTreeMap::new();
+        for pod in self.store.state().iter().filter_map(|pod| PodView::of(pod)) {
+            services.entry(pod.service.clone()).or_default().push(pod);
+        }
+        for pods in services.values_mut() {
+            pods.sort_by(|a, b| a.name.cmp(&b.name));
+        }
+        services
+    }
+
+    /// The pods of one service, in order of name.
+    pub fn of(&self, service: &ServiceId) -> Vec<PodView> {
+        let mut pods: Vec<PodView> =
+            self.store.state().iter().filter_map(|pod| PodView::of(pod)).filter(|pod| pod.service == *service).collect();
+        pods.sort_by(|a, b| a.name.cmp(&b.name));
+        pods
+    }
+}
+
+impl PodView {
+    /// What the operator needs of `pod`; nothing for a pod that is over, or not ours.
+    pub fn of(pod: &Pod) -> Option<Self> {
+        let status = pod.status.as_ref();
+        if matches!(status.and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed")) {
+            return None;
+        }
+        let namespace = pod.namespace()?;
+        let ready_since = ready_since(status);
+        let container = status.and_then(|s| s.container_statuses.as_ref()).and_then(|all| all.first());
+        Some(Self {
+            uid: pod.uid()?,
+            name: pod.name_any(),
+            service: ServiceId { namespace: namespace.clone(), name: pod.labels().get(SERVICE_LABEL)?.clone() },
+            namespace,
+            ip: status.and_then(|s| s.pod_ip.as_deref()).and_then(|ip| ip.parse().ok()),
+            phase: phase(pod, ready_since),
+            created: pod.metadata.creation_timestamp.as_ref()?.0,
+            ready_since,
+            class: pod.labels().get(CLASS_LABEL).and_then(|hex| u32::from_str_radix(hex, 16).ok()).unwrap_or(0),
+            node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+            knobs_annotation: pod.annotations().get(KNOBS_GENERATION_ANNOTATION).cloned(),
+            oom_killed: container.and_then(oom_killed),
+            termination: if ready_since.is_some() { None } else { container.and_then(termination) },
+            restarts: container.and_then(|c| u32::try_from(c.restart_count).ok()).unwrap_or(0),
+        })
+    }
+}
+
+/// Keeps only what [`PodView`] reads, so that 10 000 pods fit into little memory.
+pub fn trim(pod: &mut Pod) {
+    let annotations = pod.metadata.annotations.take().map(|mut all| {
+        all.retain(|key, _| key == KNOBS_GENERATION_ANNOTATION);
+        all
+    });
+    pod.metadata = ObjectMeta {
+        annotations,
+        name: pod.metadata.name.take(),
+        namespace: pod.metadata.namespace.take(),
+        uid: pod.metadata.uid.take(),
+        resource_version: pod.metadata.resource_version.take(),
+        creation_timestamp: pod.metadata.creation_timestamp.take(),
+        deletion_timestamp: pod.metadata.deletion_timestamp.take(),
+        labels: pod.metadata.labels.take(),
+        owner_references: pod.metadata.owner_references.take().map(|owners| owners.into_iter().map(trim_owner).collect()),
+        ..ObjectMeta::default()
+    };
+    pod.spec = pod.spec.take().map(|spec| PodSpec { node_name: spec.node_name, ..PodSpec::default() });
+    pod.status = pod.status.take().map(|status| PodStatus {
+        phase: status.phase,
+        pod_ip: status.pod_ip,
+        conditions: status.conditions,
+        container_statuses: status.container_statuses,
+        ..PodStatus::default()
+    });
+}
+
+fn trim_owner(owner: OwnerReference) -> OwnerReference {
+    OwnerReference { block_owner_deletion: None, ..owner }
+}
+
+fn condition<'a>(status: Option<&'a PodStatus>, kind: &str) -> Option<&'a PodCondition> {
+    status?.conditions.as_ref()?.iter().find(|condition| condition.type_ == kind)
+}
+
+fn ready_since(status: Option<&PodStatus>) -> Option<Timestamp> {
+    let ready = condition(status, "Ready").filter(|condition| condition.status == "True")?;
+    ready.last_transition_time.as_ref().map(|time| time.0)
+}
+
+fn phase(pod: &Pod, ready_since: Option<Timestamp>) -> PodPhase {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return PodPhase::Draining;
+    }
+    if ready_since.is_some() {
+        return PodPhase::Ready;
+    }
+    match condition(pod.status.as_ref(), "PodScheduled") {
+        Some(scheduled) if scheduled.status == "False" => PodPhase::Unschedulable,
+        _ => PodPhase::Pending,
+    }
+}
+
+/// The current or the last end of the container, whichever the kubelet still shows.
+fn oom_killed(container: &ContainerStatus) -> Option<Timestamp> {
+    [container.state.as_ref(), container.last_state.as_ref()]
+        .into_iter()
+        .flatten()
+        .filter_map(|state| state.terminated.as_ref())
+        .find(|ended| ended.reason.as_deref() == Some("OOMKilled"))
+        .and_then(|ended| ended.finished_at.as_ref())
+        .map(|time| time.0)
+}
+
+fn termination(container: &ContainerStatus) -> Option<Termination> {
+    [container.state.as_ref(), container.last_state.as_ref()]
+        .into_iter()
+        .flatten()
+        .filter_map(|state| state.terminated.as_ref()?.message.as_deref())
+        .find_map(|message| serde_json::from_str(message).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(yaml: &str) -> Pod {
+        serde_yaml_ng::from_str(yaml).unwrap()
+    }
+
+    const READY: &str = r#"
+metadata:
+  name: fork-1
+  namespace: kitchen
+  uid: u1
+  creationTimestamp: "2026-01-01T00:00:00Z"
+  labels: {yolo-operator.io/service: fork, yolo-operator.io/class: 0000beef}
+  annotations: {yolo-operator.io/knobs-generation: "17.1", other: x}
+status:
+  phase: Running
+  podIP: 10.0.0.7
+  conditions: [{type: Ready, status: "True", lastTransitionTime: "2026-01-01T00:00:09Z"}]
+"#;
+
+    #[test]
+    fn ready_pod_keeps_all_that_is_read_when_trimmed() {
+        let mut trimmed = pod(READY);
+        trim(&mut trimmed);
+        let view = PodView::of(&trimmed).unwrap();
+        assert_eq!(view, PodView::of(&pod(READY)).unwrap());
+        assert_eq!((view.phase, view.class), (PodPhase::Ready, 0xbeef));
+        assert_eq!(view.knobs_annotation.as_deref(), Some("17.1"));
+        assert_eq!(view.ready_since.unwrap().duration_since(view.created).as_secs(), 9);
+        assert_eq!(trimmed.annotations().len(), 1);
+    }
+
+    #[test]
+    fn unschedulable_pod_is_told_from_a_starting_one() {
+        let mut waiting = pod(READY);
+        waiting.status = Some(PodStatus::default());
+        assert_eq!(PodView::of(&waiting).unwrap().phase, PodPhase::Pending);
+        waiting.status = serde_yaml_ng::from_str("conditions: [{type: PodScheduled, status: 'False'}]").unwrap();
+        assert_eq!(PodView::of(&waiting).unwrap().phase, PodPhase::Unschedulable);
+    }
+
+    #[test]
+    fn server_that_refused_its_model_says_why() {
+        let mut failed = pod(READY);
+        failed.status = serde_yaml_ng::from_str(
+            r#"containerStatuses: [{name: server, image: i, imageID: i, ready: false, restartCount: 2, lastState: {terminated: {exitCode: 1, message: '{"code":"model_missing","message":"/models/a.onnx is not there"}'}}}]"#,
+        )
+        .unwrap();
+        let view = PodView::of(&failed).unwrap();
+        assert_eq!(view.termination.unwrap().code, "model_missing");
+        assert_eq!(view.restarts, 2);
+    }
+}
