@@ -1,0 +1,241 @@
+//! What a person asked for: targets, knobs with their ranges, and the facts about the fleet that do not move.
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::{BatchSize, Bytes, Rate, Ratio, Replicas, Seconds};
+
+/// Everything about one service that its owner declared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Policy {
+    /// The targets that must hold.
+    pub targets: Targets,
+    /// Pods; `replicas.fixed` is min = max.
+    pub replicas: Knob<Replicas>,
+    /// Largest batch of the engine.
+    pub batch: Knob<BatchSize>,
+    /// Result cache of a pod.
+    pub cache: Knob<Bytes>,
+    /// How long a cached answer may be used.
+    pub cache_ttl: Seconds,
+    /// How long a lower need must last before pods go; `None`: learned, max(60 s, twice the start-up time).
+    pub stabilization: Option<Seconds>,
+    /// Largest share of the pods that may go in 30 s (at least one pod).
+    pub max_down: Ratio,
+    /// Largest share of pods that may come in 15 s; `None`: no limit.
+    pub max_up: Option<Ratio>,
+    /// Shortest time between two decisions.
+    pub tick: Seconds,
+    /// Measured interval between two samples of a pod.
+    pub scrape: Seconds,
+    /// Memory limit of a pod; zero: none.
+    pub memory_limit: Bytes,
+    /// What happens to a request that waits too long.
+    pub overload: Overload,
+    /// Fewest pods that a schedule asks for within the horizon.
+    pub schedule_floor: Replicas,
+    /// How soon a queued asynchronous task must be done.
+    pub complete_within: Seconds,
+    /// What runs the model.
+    pub accelerator: Accelerator,
+    /// What balances requests over the pods.
+    pub routing: Routing,
+    /// Largest share of the arrivals that the cache may be trusted to answer.
+    pub cache_credit: Ratio,
+    /// Hands off.
+    pub paused: bool,
+    /// What things cost.
+    pub cost: Cost,
+}
+
+impl Default for Policy {
+    /// The defaults of the custom resource (design.md §3).
+    fn default() -> Self {
+        Self {
+            targets: Targets::default(),
+            replicas: Knob::auto(Replicas::new(1), Replicas::new(10)),
+            batch: Knob::auto(BatchSize::ONE, BatchSize::try_from(16).unwrap_or_default()),
+            cache: Knob::auto(Bytes::default(), Bytes::mebi(256)),
+            cache_ttl: Seconds::whole(3600),
+            stabilization: None,
+            max_down: Ratio::percent(20),
+            max_up: None,
+            tick: Seconds::whole(5),
+            scrape: Seconds::whole(5),
+            memory_limit: Bytes::mebi(2048),
+            overload: Overload::default(),
+            schedule_floor: Replicas::default(),
+            complete_within: Seconds::whole(900),
+            accelerator: Accelerator::default(),
+            routing: Routing::default(),
+            cache_credit: Ratio::percent(50),
+            paused: false,
+            cost: Cost::default(),
+        }
+    }
+}
+
+/// The targets; an absent one is not judged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Targets {
+    /// Engine time of an image's batch.
+    pub inference: Option<LatencyTarget>,
+    /// Last request byte received to last response byte.
+    pub api: Option<LatencyTarget>,
+    /// Images a second.
+    pub throughput: Option<ThroughputTarget>,
+    /// Working set of a pod.
+    pub memory: Option<Bytes>,
+    /// Least mean share of time in which the GPU is busy.
+    pub gpu: Option<Ratio>,
+    /// Least share of the images that are answered.
+    pub availability: Option<Ratio>,
+    /// Over which the observed values are taken.
+    pub window: Seconds,
+    /// Share of the windows that may miss.
+    pub budget: Ratio,
+}
+
+impl Default for Targets {
+    /// The default targets of design.md §1.
+    fn default() -> Self {
+        let p95 = Ratio::percent(95);
+        Self {
+            inference: Some(LatencyTarget { threshold: Seconds::millis(100), quantile: p95 }),
+            api: Some(LatencyTarget { threshold: Seconds::millis(200), quantile: p95 }),
+            throughput: Some(ThroughputTarget { rate: Rate::whole(10), provision: Provision::OnDemand }),
+            memory: Some(Bytes::mebi(2048)),
+            gpu: Some(Ratio::percent(70)),
+            availability: Some(Ratio::percent(99)),
+            window: Seconds::whole(60),
+            budget: Ratio::percent(1),
+        }
+    }
+}
+
+/// A latency quantile that must stay within a threshold.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LatencyTarget {
+    /// Largest allowed value.
+    pub threshold: Seconds,
+    /// Which quantile, 0.95 for p95.
+    pub quantile: Ratio,
+}
+
+/// A rate that must be possible.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ThroughputTarget {
+    /// Images a second.
+    pub rate: Rate,
+    /// Whether pods for it are held without arrivals.
+    pub provision: Provision,
+}
+
+/// When the pods for the throughput target exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Provision {
+    /// Reachable within `replicas.max`, held only when offered.
+    #[default]
+    OnDemand,
+    /// Held always.
+    Always,
+}
+
+/// One knob: who moves it and how far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Knob<T> {
+    /// Who moves it.
+    pub mode: Mode,
+    /// Least value.
+    pub min: T,
+    /// Greatest value.
+    pub max: T,
+}
+
+impl<T: Copy + Ord> Knob<T> {
+    /// A knob that the planner moves within `min..=max`.
+    pub const fn auto(min: T, max: T) -> Self {
+        Self { mode: Mode::Auto, min, max }
+    }
+
+    /// `value` moved into the range; total: a reversed range acts as its minimum.
+    pub fn clamp(&self, value: T) -> T {
+        value.min(self.max).max(self.min)
+    }
+}
+
+/// Who moves a knob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Mode {
+    /// The planner.
+    #[default]
+    Auto,
+    /// The planner says what it would do.
+    Recommend,
+    /// Nobody here.
+    Off,
+}
+
+/// What happens when more arrives than can be served.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Overload {
+    /// Which requests are refused.
+    pub policy: OverloadPolicy,
+    /// Longest wait before a batch starts under [`OverloadPolicy::Queue`].
+    pub queue_timeout: Seconds,
+}
+
+impl Default for Overload {
+    fn default() -> Self {
+        Self { policy: OverloadPolicy::Queue, queue_timeout: Seconds::whole(1) }
+    }
+}
+
+/// Which requests are refused under overload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum OverloadPolicy {
+    /// Those that waited for the queue time-out.
+    #[default]
+    Queue,
+    /// Those that would miss the latency target.
+    Shed,
+}
+
+/// What runs the model; the emulated engine counts as the device that it imitates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Accelerator {
+    /// Sessions on CPU cores.
+    #[default]
+    Cpu,
+    /// One device a pod.
+    Gpu,
+}
+
+/// What balances requests over the pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Routing {
+    /// A cluster IP: each connection to a random pod.
+    #[default]
+    Random,
+    /// In turn.
+    RoundRobin,
+    /// To the pod with the fewest requests in flight.
+    LeastOutstanding,
+}
+
+/// Prices; only their ratios matter.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// One pod for a while.
+    pub pod: Ratio,
+    /// One GiB of cache for the same while.
+    pub cache_gib: Ratio,
+    /// Weight of starting or stopping a pod, in start-up times of a pod.
+    pub switch: Ratio,
+}
+
+impl Default for Cost {
+    /// A pod is the unit; a GiB costs a twentieth of a pod of 1 core and 2 GiB's usual list price.
+    fn default() -> Self {
+        Self { pod: Ratio::whole(1), cache_gib: Ratio::percent(5), switch: Ratio::whole(1) }
+    }
+}
