@@ -1,0 +1,40 @@
+//! WebP by the crate `image-webp`.
+
+use std::io::Cursor;
+
+use image_webp::{DecodingError, WebPDecoder};
+
+use super::{DecodeError, DecodeLimits, drop_alpha, orientation};
+use crate::picture::{Picture, Size};
+
+const FORMAT: &str = "WebP";
+
+pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, DecodeError> {
+    let mut decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(damaged)?;
+    decoder.set_memory_limit(limits.memory_bytes_max);
+    let (width_px, height_px) = decoder.dimensions();
+    let size = Size::new(width_px, height_px);
+    // The output, and one RGBA copy that the lossless and animated paths keep beside it.
+    limits.check(size, if decoder.has_alpha() { 8 } else { 7 })?;
+    let mut pixels = vec![0; decoder.output_buffer_size().unwrap_or_default()];
+    decoder.read_image(&mut pixels).map_err(damaged)?;
+    if decoder.has_alpha() {
+        drop_alpha(&mut pixels);
+    }
+    let picture = Picture::from_rgb(size, pixels).ok_or_else(|| DecodeError::Damaged {
+        format: FORMAT,
+        detail: "its frame is not of the size in its header".to_owned(),
+    })?;
+    // Metadata that cannot be read loses the orientation, not the picture.
+    let exif = decoder.exif_metadata().ok().flatten();
+    Ok(orientation::apply(picture, exif.as_deref()))
+}
+
+fn damaged(error: DecodingError) -> DecodeError {
+    match error {
+        DecodingError::IoError(cause) if cause.kind() == std::io::ErrorKind::UnexpectedEof => {
+            DecodeError::Truncated { format: FORMAT }
+        }
+        other => DecodeError::Damaged { format: FORMAT, detail: other.to_string() },
+    }
+}
