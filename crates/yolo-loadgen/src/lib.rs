@@ -5,7 +5,8 @@
 //! (coordinated omission).
 //!
 //! [`schedule`] draws the arrivals, [`pictures`] supplies the bodies, [`client`] sends them over a pool of
-//! kept-alive connections, [`record`] holds one outcome a request and sums them up.
+//! kept-alive connections, [`record`] holds one outcome a request and sums them up, [`scrape`] reads what the server
+//! says about itself.
 #![forbid(unsafe_code)]
 
 pub mod client;
@@ -13,3 +14,4 @@ pub mod pictures;
 mod pool;
 pub mod record;
 pub mod schedule;
+pub mod scrape;
