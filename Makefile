@@ -26,6 +26,21 @@ sizes: ## Print the largest sources; fail past the cap
 doc: ## Build the API documentation with warnings denied
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 
+.PHONY: model pages reference fixtures
+MODEL_PYTHON := $(CACHE)/venv/bin/python
+model: ## Fetch ONNX Runtime and the page-layout model; make its 1024, 640 and 320 variants
+	@tools/model/venv
+	@$(MODEL_PYTHON) tools/model/fetch.py
+	@$(MODEL_PYTHON) tools/model/retarget.py
+pages: ## Render 23 real pages to JPEG and PNG
+	@tools/model/venv
+	@$(MODEL_PYTHON) tools/model/pages.py
+reference: model pages ## Run the pages through ONNX Runtime, OpenCV and numpy: what the server must answer
+	@$(MODEL_PYTHON) tools/fixtures/reference.py
+fixtures: ## Regenerate the committed pictures, tensors and tiny ONNX models
+	@tools/model/venv
+	@$(MODEL_PYTHON) tools/fixtures/fixtures.py
+
 .PHONY: checks ci test test-unit test-cluster test-e2e
 checks: ## Everything that needs no cluster and no model, cheapest first
 	$(STAGE) fmt-check 10 $(MAKE) --no-print-directory fmt-check
