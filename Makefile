@@ -59,3 +59,7 @@ test-cluster: cluster-binaries ## Tests against a real API server (T1)
 test-e2e: cluster-binaries image ## Tests on a real node (T3)
 	$(STAGE) test-e2e 420 cargo test -p yolo-operator --test t3 -- --test-threads=1
 ci: checks test ## What CI runs
+
+.PHONY: figures
+figures: ## Keep what was measured: docs/figures, docs/performance.md, the README's table
+	tools/figures
