@@ -63,3 +63,12 @@ ci: checks test ## What CI runs
 .PHONY: figures
 figures: ## Keep what was measured: docs/figures, docs/performance.md, the README's table
 	tools/figures
+
+.PHONY: cluster-binaries cluster-up cluster-down
+INSTANCE ?= dev
+cluster-binaries: ## Build or install what a local Kubernetes needs, if missing
+	tools/cluster/build
+cluster-up: cluster-binaries ## Start a local Kubernetes that stays (INSTANCE=dev)
+	cargo run --quiet -p yolo-testkit --bin yolo-cluster -- --instance $(INSTANCE) up
+cluster-down: ## Stop it; nothing of it is left
+	cargo run --quiet -p yolo-testkit --bin yolo-cluster -- --instance $(INSTANCE) down

@@ -51,9 +51,11 @@ impl LocalCluster {
         })
     }
 
-    /// A command that will run inside the cluster's network namespace, with `KUBECONFIG` set to this cluster's.
+    /// A command that will run inside the cluster's network namespace, with `KUBECONFIG` set to this cluster's, and with
+    /// the `kubectl` and `helm` of the cluster's version before those of the machine.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = self.instance().command_in(self.tier(), program);
+        let ours = self.binary(program);
+        let mut command = self.instance().command_in(self.tier(), if ours.is_file() { ours } else { program.into() });
         command.env("KUBECONFIG", self.kubeconfig());
         command
     }
