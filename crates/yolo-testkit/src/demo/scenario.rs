@@ -33,6 +33,8 @@ pub struct ServiceScript {
     pub p95_target_ms: f64,
     /// Folder of its pictures below the cache.
     pub pictures: &'static str,
+    /// Calm images a second at most, whatever one pod could carry: the machine also runs the cluster and the clients.
+    pub calm_rate_max: f64,
 }
 
 /// How many images a second one pod can carry.
@@ -56,6 +58,8 @@ pub const PAGE_LAYOUT: ServiceScript = ServiceScript {
     limit: PodLimit::Cpu,
     p95_target_ms: 200.0,
     pictures: "pages/jpeg",
+    // The busy phase takes 1.8 pods of half a core; only a much faster machine would offer more than this.
+    calm_rate_max: 60.0,
 };
 
 /// The service with the emulated engine. Its pictures are small: only their arrival matters to an emulated device,
@@ -66,6 +70,9 @@ pub const EMULATED_GPU: ServiceScript = ServiceScript {
     limit: PodLimit::Device { alpha_s: 0.030, beta_s: 0.002 },
     p95_target_ms: 200.0,
     pictures: "pages/thumbnails",
+    // 0.6 of a pod at a batch limit of 4 (105 images/s). At 16 it would be 155/s and three times that when busy,
+    // which costs server and client half a core.
+    calm_rate_max: 63.0,
 };
 
 /// A stretch of constant load.
@@ -134,7 +141,7 @@ pub const PHASES: [PhaseScript; 4] = [
         ],
     },
     PhaseScript {
-        name: "x3, repeated pictures",
+        name: "x3 repeated",
         factor: BUSY,
         mode: Mode::Repeated,
         least: WINDOW.saturating_mul(2),
