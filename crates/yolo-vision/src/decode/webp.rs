@@ -10,6 +10,10 @@ use crate::picture::{Picture, Size};
 const FORMAT: &str = "WebP";
 
 pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, DecodeError> {
+    // The decoder fills the rest of a cut file; libwebp, and so OpenCV, refuses it by the length that RIFF declares.
+    if riff_bytes(bytes).is_none_or(|declared| bytes.len() < declared) {
+        return Err(DecodeError::Truncated { format: FORMAT });
+    }
     let mut decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(damaged)?;
     decoder.set_memory_limit(limits.memory_bytes_max);
     let (width_px, height_px) = decoder.dimensions();
@@ -28,6 +32,12 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, Dec
     // Metadata that cannot be read loses the orientation, not the picture.
     let exif = decoder.exif_metadata().ok().flatten();
     Ok(orientation::apply(picture, exif.as_deref()))
+}
+
+/// Length of the whole file as its first chunk declares it.
+fn riff_bytes(bytes: &[u8]) -> Option<usize> {
+    let payload = u32::from_le_bytes(*bytes.get(4..)?.first_chunk()?);
+    usize::try_from(payload).ok()?.checked_add(8)
 }
 
 fn damaged(error: DecodingError) -> DecodeError {

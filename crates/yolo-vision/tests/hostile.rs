@@ -1,0 +1,105 @@
+//! Hostile and damaged input: an error of the right category, never a panic, never more memory than allowed.
+#![forbid(unsafe_code)]
+
+mod fixture;
+
+use proptest::prelude::*;
+use serde::Deserialize;
+use yolo_vision::{DecodeLimits, decode};
+
+#[derive(Deserialize)]
+struct File {
+    file: String,
+}
+
+fn files(ending: &str) -> Vec<String> {
+    let all: Vec<File> = fixture::fixtures("decode.json");
+    all.into_iter().map(|entry| entry.file).filter(|name| name.ends_with(ending)).collect()
+}
+
+fn category(bytes: &[u8]) -> Result<(), &'static str> {
+    decode(bytes, &DecodeLimits::default()).map(drop).map_err(|error| error.category())
+}
+
+#[test]
+fn no_prefix_of_a_picture_is_taken_for_the_whole() {
+    for ending in [".jpg", ".png", ".webp"] {
+        for name in files(ending) {
+            let whole = fixture::bytes(&format!("decode/{name}"));
+            // A PNG may lack its closing chunk and the last checksum: the pixels are all there.
+            let spare = if ending == ".png" { 16 } else { 0 };
+            for end in 0..whole.len() - spare {
+                let refused = category(&whole[..end]);
+                assert!(
+                    refused == Err("bad_image") || refused == Err("unsupported_image"),
+                    "{name} cut at {end}: {refused:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn other_formats_are_told_by_their_first_bytes() {
+    for bytes in [&b""[..], b"GIF89a", b"BM", b"<svg/>", b"\x89PNG", b"RIFF\0\0\0\0WAVE"] {
+        assert_eq!(category(bytes), Err("unsupported_image"), "{bytes:?}");
+    }
+}
+
+/// Changes the size that a fixture's header claims, and leaves the rest.
+fn claiming(name: &str, position: usize, size: &[u8]) -> Vec<u8> {
+    let mut bytes = fixture::bytes(&format!("decode/{name}"));
+    bytes[position..position + size.len()].copy_from_slice(size);
+    bytes
+}
+
+#[test]
+fn a_header_that_claims_too_much_is_refused_before_decoding() {
+    // Width and height of PNG stand at 16; its header's checksum is only looked at later.
+    let png = claiming("rgb-8.png", 16, &[0, 0, 0x40, 0, 0, 0, 0x40, 0]);
+    assert_eq!(category(&png), Err("image_too_large"), "16384 x 16384 are more than 50 megapixels");
+    let jpeg = fixture::bytes("decode/baseline-444.jpg");
+    let frame = jpeg.windows(2).position(|pair| pair == [0xFF, 0xC0]).expect("a baseline frame");
+    let wide = claiming("baseline-444.jpg", frame + 5, &[0x3E, 0x80, 0x3E, 0x80]);
+    assert_eq!(category(&wide), Err("image_too_large"), "16000 x 16000");
+}
+
+#[test]
+fn an_empty_picture_is_named_so() {
+    assert_eq!(category(&claiming("rgb-8.png", 16, &[0; 8])), Err("image_empty"));
+    let jpeg = fixture::bytes("decode/baseline-444.jpg");
+    let frame = jpeg.windows(2).position(|pair| pair == [0xFF, 0xC0]).expect("a baseline frame");
+    assert_eq!(category(&claiming("baseline-444.jpg", frame + 5, &[0, 0, 0, 50])), Err("image_empty"));
+}
+
+#[test]
+fn limits_are_the_callers() {
+    let limits = DecodeLimits { side_px_max: 18, ..DecodeLimits::default() };
+    let refused = decode(&fixture::bytes("decode/rgb-8.png"), &limits).expect_err("19 pixels wide");
+    assert_eq!(
+        refused.to_string(),
+        "the picture is too large (19x11 pixels): at most 50000000 pixels in all and 18 a side"
+    );
+    let limits = DecodeLimits { memory_bytes_max: 600, ..DecodeLimits::default() };
+    let refused = decode(&fixture::bytes("decode/rgb-8.png"), &limits).expect_err("19 x 11 x 4 bytes");
+    assert_eq!(refused.category(), "image_too_large");
+}
+
+proptest! {
+    #[test]
+    fn damaged_bytes_never_panic(
+        file in 0..1000_usize,
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+    ) {
+        let names = files("");
+        let mut bytes = fixture::bytes(&format!("decode/{}", names[file % names.len()]));
+        for (position, value) in damage {
+            let position = position.index(bytes.len());
+            bytes[position] = value;
+        }
+        let limits = DecodeLimits { pixels_max: 1 << 20, ..DecodeLimits::default() };
+        if let Ok(picture) = decode(&bytes, &limits) {
+            prop_assert!(picture.size().pixels() <= limits.pixels_max);
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Laws that hold for every picture, model and output.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use yolo_vision::{
+    Letterbox, LetterboxError, ModelInfo, OutputView, Parameters, Picture, Size, TensorShape, letterbox_into,
+    postprocess,
+};
+
+const TARGET: Size = Size::new(640, 640);
+
+fn model(layout_shape: [i64; 2], names: usize) -> ModelInfo {
+    let names: Vec<_> = (0..names).map(|class| format!("'{class}'")).collect();
+    let metadata: BTreeMap<_, _> = [("names".to_owned(), format!("[{}]", names.join(",")))].into();
+    let inputs = [TensorShape::new("images", &[-1, 3, 640, 640])];
+    let [rows, columns] = layout_shape;
+    ModelInfo::parse(&metadata, &inputs, &[TensorShape::new("output0", &[-1, rows, columns])]).expect("known layout")
+}
+
+/// Finds the one box of a standard output with one anchor: what a model would see at `centre_size`.
+fn projected(plan: &Letterbox, centre_size: [f32; 4]) -> [f32; 4] {
+    let values = [&centre_size[..], &[0.9]].concat();
+    let output = OutputView { shape: [5, 1], values: &values };
+    let found = postprocess(&[output], &model([5, 1], 1), plan, &Parameters::default()).expect("one anchor");
+    let bounds = found.first().expect("above the threshold").bounds;
+    [bounds.x1, bounds.y1, bounds.x2, bounds.y2]
+}
+
+proptest! {
+    /// A white picture on grey padding shows where the letterbox put it; a box around the white is the whole picture.
+    #[test]
+    fn projection_inverts_the_letterbox(width in 1..1500_u32, height in 1..1500_u32) {
+        let size = Size::new(width, height);
+        let white = Picture::from_rgb(size, vec![255; usize::try_from(3 * size.pixels())?]).expect("three bytes a pixel");
+        let plan = Letterbox::plan(size, TARGET)?;
+        let mut planar = vec![0; plan.output_len()];
+        letterbox_into(&white, &plan, &mut planar)?;
+        let lit: Vec<_> = (0..640 * 640_usize).filter(|&i| planar[i] == 255).collect();
+        let (first, last) = (lit[0], lit[lit.len() - 1]);
+        prop_assert!(planar.iter().all(|&pixel| pixel == 255 || pixel == 114));
+        let edge = |index: usize| [u16::try_from(index % 640), u16::try_from(index / 640)].map(|side| f32::from(side.expect("below 640")));
+        let ([x1, y1], [x2, y2]) = (edge(first), edge(last).map(|side| side + 1.0));
+        let whole = projected(&plan, [f32::midpoint(x1, x2), f32::midpoint(y1, y2), x2 - x1, y2 - y1]);
+        let expected = [0, 0, width, height].map(|side| f32::from(u16::try_from(side).expect("small")));
+        for (found, expected) in whole.into_iter().zip(expected) {
+            prop_assert!((found - expected).abs() <= 1e-3 * expected.max(1.0), "{whole:?} of {size}");
+        }
+    }
+
+    #[test]
+    fn a_plan_exists_for_every_size_but_an_empty_one(width in any::<u32>(), height in any::<u32>()) {
+        let size = Size::new(width, height);
+        match Letterbox::plan(size, TARGET) {
+            Ok(plan) => prop_assert_eq!(plan.output_len(), 3 * 640 * 640),
+            Err(error) => prop_assert_eq!(error, LetterboxError::Empty { source_size: size, target: TARGET }),
+        }
+    }
+
+    /// Whatever an engine returns: boxes inside the picture, numbers that are numbers, at most `detections_max`, sorted.
+    #[test]
+    fn detections_are_bounded(
+        values in prop::collection::vec(prop_oneof![4 => -10.0..700.0_f32, 2 => 0.0..1.0_f32, 1 => any::<f32>()], 7 * 40),
+        transposed in any::<bool>(),
+        detections_max in 1..20_usize,
+    ) {
+        let shape = if transposed { [40, 7] } else { [7, 40] };
+        let plan = Letterbox::plan(Size::new(333, 777), TARGET)?;
+        let parameters = Parameters { detections_max, classes: Some(vec![0, 2]), ..Parameters::default() };
+        let model = model(shape.map(|length| i64::try_from(length).expect("small")), 3);
+        let found = postprocess(&[OutputView { shape, values: &values }], &model, &plan, &parameters)?;
+        prop_assert!(found.len() <= detections_max);
+        prop_assert!(found.is_sorted_by(|a, b| a.confidence >= b.confidence));
+        for detection in found {
+            let bounds = detection.bounds;
+            prop_assert!(detection.class != 1 && detection.confidence > 0.25);
+            prop_assert!([bounds.x1, bounds.x2].iter().all(|x| (0.0..=333.0).contains(x)), "{bounds:?}");
+            prop_assert!([bounds.y1, bounds.y2].iter().all(|y| (0.0..=777.0).contains(y)), "{bounds:?}");
+        }
+    }
+
+    #[test]
+    fn metadata_of_any_text_is_read_or_ignored(key in "imgsz|names|stride|args|end2end", text in r#"[\[\](){}:,'"\\0-9a-zTrue .-]{0,60}"#) {
+        let metadata: BTreeMap<_, _> = [(key, text)].into();
+        let inputs = [TensorShape::new("images", &[-1, 3, -1, -1])];
+        let _ = ModelInfo::parse(&metadata, &inputs, &[TensorShape::new("output0", &[-1, 84, 8400])]);
+    }
+}
+
+#[test]
+fn an_output_of_another_shape_is_an_error() {
+    let plan = Letterbox::plan(Size::new(10, 10), TARGET).expect("not empty");
+    let values = [0.0; 12];
+    for shape in [[3, 4], [0, 0], [12, 2]] {
+        let output = OutputView { shape, values: &values };
+        assert!(postprocess(&[output], &model([5, 1], 1), &plan, &Parameters::default()).is_err(), "{shape:?}");
+    }
+    assert!(postprocess(&[], &model([5, 1], 1), &plan, &Parameters::default()).is_err());
+}
+
+#[test]
+fn a_letterbox_is_for_one_picture_and_one_buffer() {
+    let picture = Picture::from_rgb(Size::new(2, 2), vec![0; 12]).expect("three bytes a pixel");
+    let plan = Letterbox::plan(Size::new(2, 3), TARGET).expect("not empty");
+    assert_eq!(letterbox_into(&picture, &plan, &mut vec![0; plan.output_len()]), Err(LetterboxError::Mismatch));
+    let plan = Letterbox::plan(picture.size(), TARGET).expect("not empty");
+    assert_eq!(letterbox_into(&picture, &plan, &mut [0; 5]), Err(LetterboxError::Mismatch));
+}
