@@ -1,5 +1,6 @@
 //! yolo-vision against OpenCV and numpy: files that `make fixtures` wrote, tolerance 0 wherever no JPEG is involved.
 #![forbid(unsafe_code)]
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a helper that fails is a failed test")]
 
 mod fixture;
 

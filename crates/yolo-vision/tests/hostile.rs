@@ -1,5 +1,6 @@
 //! Hostile and damaged input: an error of the right category, never a panic, never more memory than allowed.
 #![forbid(unsafe_code)]
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a helper that fails is a failed test")]
 
 mod fixture;
 

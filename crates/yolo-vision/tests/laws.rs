@@ -1,5 +1,6 @@
 //! Laws that hold for every picture, model and output.
 #![forbid(unsafe_code)]
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a helper that fails is a failed test")]
 
 use std::collections::BTreeMap;
 
