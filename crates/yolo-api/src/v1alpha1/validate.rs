@@ -1,0 +1,199 @@
+//! Text of the spec as numbers. Pure.
+//!
+//! The API server has checked the same rules (CEL), but an object may have been stored under an older schema: nothing
+//! here trusts the form, and every error names the field.
+
+use std::time::Duration;
+
+use super::{
+    scalars::{Decimal, DurationText, Quantity},
+    spec::{RolloutStrategy, YoloInferenceServiceSpec},
+    targets::SOURCE_SERVER,
+};
+
+/// A field whose value cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {value:?} is not {expected}")]
+pub struct FieldError {
+    /// The field, from the root of the object: `spec.targets.window`.
+    pub path: &'static str,
+    /// What it says.
+    pub value: String,
+    /// What it should say, with an example.
+    pub expected: &'static str,
+}
+
+impl DurationText {
+    /// The duration that the field `path` says.
+    ///
+    /// # Errors
+    /// [`FieldError`] unless it is a sequence of numbers with the units ms, s, m, h that fits into 10 000 hours.
+    pub fn parse(&self, path: &'static str) -> Result<Duration, FieldError> {
+        let fail = || FieldError { path, value: self.0.clone(), expected: "a duration such as \"100ms\" or \"1m\"" };
+        let mut rest = self.0.as_str();
+        let mut seconds = 0.0;
+        while !rest.is_empty() {
+            let (number, tail) = split_number(rest).ok_or_else(fail)?;
+            let letters = tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len());
+            let (unit, next) = tail.split_at(letters);
+            seconds += number * unit_of(unit, &DURATION_UNITS).ok_or_else(fail)?;
+            rest = next;
+        }
+        if self.0.is_empty() || seconds > DURATION_SECONDS_MAX {
+            return Err(fail());
+        }
+        Duration::try_from_secs_f64(seconds).map_err(|_| fail())
+    }
+}
+
+impl Quantity {
+    /// The number of bytes that the field `path` says, rounded down.
+    ///
+    /// # Errors
+    /// [`FieldError`] unless it is a number with a unit of Kubernetes, below 2^53.
+    pub fn bytes(&self, path: &'static str) -> Result<u64, FieldError> {
+        self.scaled(path, 1.0, "a number of bytes such as \"256Mi\" or \"2Gi\"")
+    }
+
+    /// The number of thousandths of a core that the field `path` says, rounded down.
+    ///
+    /// # Errors
+    /// As [`Quantity::bytes`].
+    pub fn millicores(&self, path: &'static str) -> Result<u64, FieldError> {
+        self.scaled(path, 1000.0, "a number of cores such as \"500m\" or \"2\"")
+    }
+
+    fn scaled(&self, path: &'static str, factor: f64, expected: &'static str) -> Result<u64, FieldError> {
+        let fail = || FieldError { path, value: self.0.clone(), expected };
+        let (number, unit) = split_number(&self.0).ok_or_else(fail)?;
+        let value = number * factor * unit_of(unit, &QUANTITY_UNITS).ok_or_else(fail)?;
+        if value > EXACT_INTEGER_MAX {
+            return Err(fail());
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 <= value <= 2^53")]
+        Ok(value as u64)
+    }
+}
+
+impl Decimal {
+    /// The number that the field `path` says; never negative, never infinite.
+    ///
+    /// # Errors
+    /// [`FieldError`] unless it is digits with at most one point.
+    pub fn number(&self, path: &'static str) -> Result<f64, FieldError> {
+        let fail = || FieldError { path, value: self.0.clone(), expected: "a number in quotes such as \"0.25\"" };
+        match split_number(&self.0) {
+            Some((number, "")) if number.is_finite() => Ok(number),
+            _ => Err(fail()),
+        }
+    }
+}
+
+const DURATION_UNITS: [(&str, f64); 4] = [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+/// Beyond any duration that the schema allows; keeps sums exact to the microsecond.
+const DURATION_SECONDS_MAX: f64 = 3.6e7;
+/// Largest f64 below which every integer is exact: 2^53.
+const EXACT_INTEGER_MAX: f64 = 9_007_199_254_740_992.0;
+const QUANTITY_UNITS: [(&str, f64); 10] = [
+    ("", 1.0),
+    ("m", 1e-3),
+    ("k", 1e3),
+    ("M", 1e6),
+    ("G", 1e9),
+    ("T", 1e12),
+    ("Ki", 1024.0),
+    ("Mi", 1_048_576.0),
+    ("Gi", 1_073_741_824.0),
+    ("Ti", 1_099_511_627_776.0),
+];
+
+/// The number at the start (digits, at most one point) and what follows it.
+fn split_number(text: &str) -> Option<(f64, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (digits, rest) = text.split_at(end);
+    // `parse` alone would accept ".5" and "5."; the schema does not.
+    let plain = digits.starts_with(|c: char| c.is_ascii_digit()) && digits.ends_with(|c: char| c.is_ascii_digit());
+    plain.then(|| digits.parse().ok()).flatten().map(|number| (number, rest))
+}
+
+fn unit_of(unit: &str, units: &[(&str, f64)]) -> Option<f64> {
+    units.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor)
+}
+
+/// Fields of `spec` that are set and accepted but do not act yet; the status names them.
+pub fn inactive_fields(spec: &YoloInferenceServiceSpec) -> Vec<&'static str> {
+    let accelerator = spec.accelerator();
+    let nvidia = accelerator.nvidia.as_ref();
+    let api_source = spec.targets().api_latency.as_ref().is_some_and(|target| target.source != SOURCE_SERVER);
+    [
+        ("spec.model.source.uri", spec.model.source.uri.is_some()),
+        ("spec.model.credentialsSecretName", spec.model.credentials_secret_name.is_some()),
+        ("spec.accelerator.nvidia.precision", nvidia.is_some_and(|gpu| gpu.precision != Default::default())),
+        ("spec.accelerator.nvidia.engineCache", nvidia.is_some_and(|gpu| gpu.engine_cache.is_some())),
+        ("spec.server.serviceAccountName", spec.server.service_account_name.is_some()),
+        ("spec.targets.apiLatency.source", api_source),
+        ("spec.scaling.schedules", !spec.scaling.schedules.is_empty()),
+        ("spec.tasks.enabled", spec.tasks.enabled),
+        ("spec.sharedStore", spec.shared_store.is_some()),
+        ("spec.network.allowedClients", !spec.network.allowed_clients.is_empty()),
+        ("spec.rollout.strategy", spec.rollout.strategy == RolloutStrategy::ResourceAware),
+    ]
+    .into_iter()
+    .filter_map(|(field, set)| set.then_some(field))
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATH: &str = "spec.x";
+
+    #[test]
+    fn durations_are_read_as_written() {
+        for (text, millis) in [("100ms", 100), ("1m", 60_000), ("1h30m", 5_400_000), ("1.5s", 1_500), ("0s", 0)] {
+            assert_eq!(DurationText::from(text).parse(PATH).unwrap(), Duration::from_millis(millis), "{text}");
+        }
+        for text in ["", "100", "ms", "1d", "-1s", "1.s", "1e3s", "999999999h", "1s ", "NaNs"] {
+            assert_eq!(DurationText::from(text).parse(PATH).unwrap_err().path, PATH, "{text}");
+        }
+    }
+
+    #[test]
+    fn quantities_are_read_as_kubernetes_does() {
+        for (text, bytes) in [("0", 0), ("256Mi", 268_435_456), ("2Gi", 2_147_483_648), ("1.5Ki", 1536), ("1M", 1_000_000)] {
+            assert_eq!(Quantity::from(text).bytes(PATH).unwrap(), bytes, "{text}");
+        }
+        for (text, millis) in [("500m", 500), ("1", 1000), ("2.5", 2500)] {
+            assert_eq!(Quantity::from(text).millicores(PATH).unwrap(), millis, "{text}");
+        }
+        for text in ["", "Mi", "1Zi", "-1", "9999999999Ti", "1 Gi"] {
+            assert!(Quantity::from(text).bytes(PATH).is_err(), "{text}");
+        }
+        assert_eq!(
+            Quantity::from("2GB").bytes("spec.targets.memoryPerWorker").unwrap_err().to_string(),
+            "spec.targets.memoryPerWorker: \"2GB\" is not a number of bytes such as \"256Mi\" or \"2Gi\""
+        );
+    }
+
+    #[test]
+    fn decimals_are_plain_numbers() {
+        assert_eq!(Decimal::from("0.25").number(PATH), Ok(0.25));
+        for text in ["", ".5", "inf", "NaN", "-0.1", "1e3", "0.2.5", "0.25%"] {
+            assert!(Decimal::from(text).number(PATH).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_field_that_does_not_act_is_named() {
+        let full: super::super::YoloInferenceService =
+            serde_yaml_ng::from_str(include_str!("../../../../examples/full.yaml")).unwrap();
+        let named = inactive_fields(&full.spec);
+        for field in ["spec.scaling.schedules", "spec.tasks.enabled", "spec.sharedStore", "spec.rollout.strategy"] {
+            assert!(named.contains(&field), "{field} is set in full.yaml and not named: {named:?}");
+        }
+        let smallest: super::super::YoloInferenceService =
+            serde_yaml_ng::from_str(include_str!("../../../../examples/smallest.yaml")).unwrap();
+        assert_eq!(inactive_fields(&smallest.spec), Vec::<&str>::new());
+    }
+}
