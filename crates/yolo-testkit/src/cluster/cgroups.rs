@@ -10,12 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    ClusterError, Instance,
-    error::At,
-    identity::Identity,
-    stop::absent_is_ok,
-};
+use super::{ClusterError, Instance, error::At, identity::Identity, stop::absent_is_ok};
 
 const ROOT: &str = "/sys/fs/cgroup";
 
@@ -36,7 +31,7 @@ pub(crate) fn create(instance: &Instance) -> Result<(), ClusterError> {
         fs::create_dir_all(&tree).at("create", &tree)?;
     }
     if unified() {
-        for folder in [PathBuf::from(ROOT), Path::new(ROOT).join(instance.kernel_name())] {
+        for folder in [PathBuf::from(ROOT), Path::new(ROOT).join(instance.cgroup())] {
             let control = folder.join("cgroup.subtree_control");
             fs::write(&control, CONTROLLERS_V2).at("write", &control)?;
         }
@@ -45,7 +40,7 @@ pub(crate) fn create(instance: &Instance) -> Result<(), ClusterError> {
     // A new cpuset is empty, and a process cannot be moved into an empty one.
     for file in ["cpuset.cpus", "cpuset.mems"] {
         let parent = Path::new(ROOT).join("cpuset").join(file);
-        let ours = Path::new(ROOT).join("cpuset").join(instance.kernel_name()).join(file);
+        let ours = Path::new(ROOT).join("cpuset").join(instance.cgroup()).join(file);
         let value = fs::read_to_string(&parent).at("read", &parent)?;
         fs::write(&ours, value.trim()).at("write", &ours)?;
     }
@@ -78,7 +73,7 @@ fn unified() -> bool {
 }
 
 fn trees(instance: &Instance) -> Vec<PathBuf> {
-    let name = instance.kernel_name();
+    let name = instance.cgroup();
     if unified() {
         return vec![Path::new(ROOT).join(name)];
     }

@@ -15,7 +15,7 @@ use nix::{
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A process id with the start time of that process in clock ticks since boot (field 22 of `/proc/<pid>/stat`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity {
     pid: i32,
     started_ticks: u64,
@@ -38,11 +38,11 @@ impl Identity {
         state_of(self.pid).is_some_and(|(state, started)| started == self.started_ticks && state != 'Z' && state != 'X')
     }
 
-    /// Sends a signal to this very process; nothing happens if it has ended.
-    pub fn signal(self, signal: Signal) {
+    /// Sends SIGKILL to this very process; nothing happens if it has ended.
+    pub fn kill(self) {
         if self.alive() {
             // It may end between the look and the signal: that is what was wanted.
-            let _ = kill(Pid::from_raw(self.pid), signal);
+            let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
         }
     }
 

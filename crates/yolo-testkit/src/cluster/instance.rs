@@ -12,9 +12,9 @@ use std::{
     process::Command,
 };
 
-use super::{ClusterError, Tier, error::At, identity::Identity};
+use super::{ClusterError, Tier, error::At, identity::Identity, network::NAMESPACE_FILE};
 
-/// Longest instance name: a network namespace, a cgroup and the containerd socket's path (≤ 107 bytes) carry it.
+/// Longest instance name: the path of a socket may have 107 bytes, and containerd's carries it.
 const NAME_LENGTH_MAX: usize = 24;
 
 /// Name and directory of one cluster.
@@ -49,14 +49,14 @@ impl Instance {
         &self.name
     }
 
-    /// Name of its network namespace and of its cgroup.
-    pub fn kernel_name(&self) -> String {
+    /// Name of its cgroup.
+    pub fn cgroup(&self) -> String {
         format!("yolo-{}", self.name)
     }
 
     /// Path of its network namespace.
     pub fn network_namespace(&self) -> PathBuf {
-        Path::new("/run/netns").join(self.kernel_name())
+        self.path(NAMESPACE_FILE)
     }
 
     /// Path of something in its directory.
@@ -148,7 +148,7 @@ impl Instance {
     }
 
     /// The process at whose end the instance stops by itself; `None` for one that stays until it is stopped.
-    pub(crate) fn owner(&self) -> Option<Identity> {
+    pub fn owner(&self) -> Option<Identity> {
         fs::read_to_string(self.path("owner")).ok()?.parse().ok()
     }
 

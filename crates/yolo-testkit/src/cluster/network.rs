@@ -2,10 +2,18 @@
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path, process::Command};
 
+use nix::{
+    errno::Errno,
+    mount::{MntFlags, umount2},
+};
+
 use super::{ClusterError, Instance, Tier, control_plane::NODE_ADDRESS, identity::Identity, process, stop};
 
 /// The bridge that the pods are attached to.
 pub(crate) const BRIDGE: &str = "br0";
+
+/// Name of the file, in the instance's directory, on which its network namespace is mounted.
+pub(crate) const NAMESPACE_FILE: &str = "network";
 
 /// Prefix length of the pods' network, whose first address is [`NODE_ADDRESS`].
 const PREFIX_LENGTH: u8 = 24;
@@ -16,7 +24,9 @@ pub(crate) fn create(instance: &Instance) -> Result<(), ClusterError> {
     // then modprobe may be missing or fail; whether it worked shows at the sysctl below.
     let _ = Command::new("modprobe").args(["-q", "br_netfilter"]).output();
     let _ = Command::new("modprobe").args(["-q", "overlay"]).output();
-    process::run(Command::new("ip").args(["netns", "add", &instance.kernel_name()]))?;
+    // Not `ip netns add`, which leaves a mount of its own on /run/netns for ever.
+    let namespace = instance.write(NAMESPACE_FILE, "")?;
+    process::run(Command::new("unshare").arg(format!("--net={}", namespace.display())).arg("true"))?;
     let address = format!("{NODE_ADDRESS}/{PREFIX_LENGTH}");
     for arguments in [
         "link set lo up",
@@ -42,10 +52,11 @@ pub(crate) fn members(instance: &Instance) -> Vec<Identity> {
 
 /// Removes the namespace, and with it the bridge and the links of the pods.
 pub(crate) fn remove(instance: &Instance) -> Result<(), ClusterError> {
-    if !instance.network_namespace().exists() {
-        return Ok(());
+    match umount2(&instance.network_namespace(), MntFlags::MNT_DETACH) {
+        // No such file, or only a file: the instance has no namespace (any more).
+        Ok(()) | Err(Errno::ENOENT | Errno::EINVAL | Errno::EPERM) => Ok(()),
+        Err(source) => Err(ClusterError::System { action: "unmount the cluster's network namespace", source }),
     }
-    process::run(Command::new("ip").args(["netns", "delete", &instance.kernel_name()])).map(drop)
 }
 
 /// Device and inode of a namespace file, which together identify the namespace.

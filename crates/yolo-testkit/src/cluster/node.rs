@@ -175,7 +175,7 @@ conf_dir = "{cni}"
             "kind": "KubeletConfiguration",
             "containerRuntimeEndpoint": format!("unix://{}", self.instance.containerd_socket().display()),
             "cgroupDriver": "cgroupfs",
-            "cgroupRoot": format!("/{}", self.instance.kernel_name()),
+            "cgroupRoot": format!("/{}", self.instance.cgroup()),
             "failCgroupV1": false,
             "enforceNodeAllocatable": ["pods"],
             "failSwapOn": false,

@@ -63,8 +63,7 @@ fn authority() -> Result<CertifiedIssuer<'static, KeyPair>, ClusterError> {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "yolo-cluster");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages =
-        vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     Ok(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?)
 }
 

@@ -5,9 +5,7 @@
 //! known without names: the remembered processes, the members of our cgroups (containers), and the processes in our
 //! network namespace (containerd's shims, which outlive containerd).
 
-use std::{fs, io, time::Duration};
-
-use nix::sys::signal::Signal;
+use std::{collections::HashSet, fs, io, time::Duration};
 
 use super::{ClusterError, Instance, Tier, cgroups, identity::Identity, instance, network};
 
@@ -48,11 +46,11 @@ pub(crate) fn halt(instance: &Instance) -> Result<(), ClusterError> {
         end("kubelet", kubelet)?;
     }
     for _ in 0..ROUNDS_MAX {
-        let remaining = remaining(instance);
+        let remaining = instance.members();
         if remaining.is_empty() {
             break;
         }
-        remaining.iter().for_each(|(_, identity)| identity.signal(Signal::SIGKILL));
+        remaining.iter().for_each(|(_, identity)| identity.kill());
         for (name, identity) in remaining {
             end(&name, identity)?;
         }
@@ -61,18 +59,23 @@ pub(crate) fn halt(instance: &Instance) -> Result<(), ClusterError> {
     network::remove(instance)
 }
 
-/// Every live process of the instance, with a name for errors. The guard is not a part of the cluster.
-fn remaining(instance: &Instance) -> Vec<(String, Identity)> {
-    let named = |kind: &'static str| move |identity| (kind.to_owned(), identity);
-    let mut all = instance.processes();
-    all.extend(cgroups::members(instance).into_iter().map(named("a container's process")));
-    all.extend(network::members(instance).into_iter().map(named("a process in the network namespace")));
-    all.retain(|(_, identity)| identity.alive());
-    all
+impl Instance {
+    /// Every live process of the instance, with a name for people: its own, the containers', containerd's shims. The
+    /// guard is not a part of the cluster.
+    pub fn members(&self) -> Vec<(String, Identity)> {
+        let named = |kind: &'static str| move |identity| (kind.to_owned(), identity);
+        let mut all = self.processes();
+        all.extend(cgroups::members(self).into_iter().map(named("a container's process")));
+        all.extend(network::members(self).into_iter().map(named("a process in the network namespace")));
+        all.retain(|(_, identity)| identity.alive());
+        let mut seen = HashSet::new();
+        all.retain(|(_, identity)| seen.insert(*identity));
+        all
+    }
 }
 
 fn end(name: &str, identity: Identity) -> Result<(), ClusterError> {
-    identity.signal(Signal::SIGKILL);
+    identity.kill();
     if identity.wait_end(KILL_LIMIT) {
         return Ok(());
     }

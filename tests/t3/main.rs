@@ -1,0 +1,8 @@
+//! Promises kept on a real node (tier T3: a whole Kubernetes with a kubelet and containers; needs root).
+//!
+//! One module a promise, one namespace a test, conditions instead of sleeps. See `yolo_testkit::cluster`.
+
+mod promise_cluster_leaves_nothing_behind;
+mod promise_cluster_runs_pods;
+
+yolo_testkit::cluster_guard!();
