@@ -1,7 +1,6 @@
 //! The timeline as one SVG: a column for each service, a row for each quantity, the phases shaded.
 
 use std::error::Error;
-use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,7 +21,8 @@ const STEP: Duration = Duration::from_secs(5);
 const INK: RGBColor = RGBColor(38, 50, 56);
 const LINE: RGBColor = RGBColor(21, 101, 192);
 const LIMIT: RGBColor = RGBColor(198, 40, 40);
-const SHADES: [RGBColor; 2] = [RGBColor(236, 239, 241), RGBColor(255, 248, 225)];
+/// In turn; three of them, so that the fourth phase of the demo, calm again, looks as the first.
+const SHADES: [RGBColor; 3] = [RGBColor(236, 239, 241), RGBColor(255, 248, 225), RGBColor(232, 245, 233)];
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = Result<(), Box<dyn Error>>;
@@ -38,6 +38,23 @@ struct Row {
     limit: Option<f64>,
 }
 
+/// The time shown; its zero is the start of the first phase.
+#[derive(Clone, Copy)]
+struct Axis {
+    start: Duration,
+    end: Duration,
+}
+
+impl Axis {
+    fn seconds(self, at: Duration) -> f64 {
+        at.as_secs_f64() - self.start.as_secs_f64()
+    }
+
+    fn length_s(self) -> f64 {
+        self.seconds(self.end)
+    }
+}
+
 /// Draws `tracks` over `spans` into the file `path`.
 ///
 /// # Errors
@@ -48,9 +65,10 @@ pub fn timeline(path: &Path, spans: &[Span], tracks: &[Track]) -> anyhow::Result
     let root = SVGBackend::new(path, size).into_drawing_area();
     let draw = || -> Drawn {
         root.fill(&WHITE)?;
-        let end_s = spans.last().map_or(1.0, |span| span.until.as_secs_f64());
+        let start = spans.first().map_or(Duration::ZERO, |span| span.from);
+        let axis = Axis { start, end: spans.last().map_or(start + STEP, |span| span.until) };
         for (area, track) in root.split_evenly((1, tracks.len().max(1))).iter().zip(tracks) {
-            column(area, track, spans, end_s)?;
+            column(area, track, spans, axis)?;
         }
         root.present()?;
         Ok(())
@@ -58,44 +76,35 @@ pub fn timeline(path: &Path, spans: &[Span], tracks: &[Track]) -> anyhow::Result
     draw().map_err(|failure| anyhow::anyhow!("failed to draw {}: {failure}", path.display()))
 }
 
-fn column(area: &Area<'_>, track: &Track, spans: &[Span], end_s: f64) -> Drawn {
-    let start_s = spans.first().map_or(0.0, |span| span.from.as_secs_f64());
+fn column(area: &Area<'_>, track: &Track, spans: &[Span], axis: Axis) -> Drawn {
     let (title, mut rest) = area.split_vertically(TITLE_HEIGHT_PX);
-    let middle = i32::try_from(Y_LABELS_PX)?;
-    title.draw(&Text::new(track.service.clone(), (middle, 8), ("sans-serif", 24).into_font().color(&INK)))?;
+    let left = i32::try_from(Y_LABELS_PX)?;
+    title.draw(&Text::new(track.title, (left, 8), ("sans-serif", 24).into_font().color(&INK)))?;
+    let px_a_second = f64::from(COLUMN_WIDTH_PX - Y_LABELS_PX) / axis.length_s();
     for span in spans {
-        let share = (span.from.as_secs_f64() - start_s) / (end_s - start_s).max(1.0);
-        let width = f64::from(COLUMN_WIDTH_PX - Y_LABELS_PX);
-        #[expect(clippy::cast_possible_truncation, reason = "0 <= share <= 1 of a picture's width")]
-        let left = middle + (share * width) as i32;
-        title.draw(&Text::new(span.name, (left + 4, 42), ("sans-serif", 15).into_font().color(&INK)))?;
+        #[expect(clippy::cast_possible_truncation, reason = "a place within the picture's width")]
+        let from = left + (axis.seconds(span.from) * px_a_second) as i32;
+        title.draw(&Text::new(span.name, (from + 4, 42), ("sans-serif", 15).into_font().color(&INK)))?;
     }
-    let rows = rows(track, start_s..end_s);
+    let rows = rows(track, axis);
     let last = rows.len() - 1;
     for (index, row) in rows.iter().enumerate() {
         let height = if index == last { ROW_HEIGHT_PX + AXIS_HEIGHT_PX } else { ROW_HEIGHT_PX };
         let (panel, below) = rest.split_vertically(height);
-        draw_row(&panel, row, spans, (start_s..end_s, index == last))?;
+        draw_row(&panel, row, spans, (axis, index == last))?;
         rest = below;
     }
     Ok(())
 }
 
-fn rows(track: &Track, range_s: Range<f64>) -> Vec<Row> {
+fn rows(track: &Track, axis: Axis) -> Vec<Row> {
     let summaries = || {
-        let mut from = Duration::from_secs_f64(range_s.start.max(0.0));
-        std::iter::from_fn(move || {
-            let until = from + STEP;
-            (until.as_secs_f64() <= range_s.end).then(|| {
-                let summary = track.recording.summary(from, until);
-                let middle_s = (from + STEP / 2).as_secs_f64();
-                from = until;
-                (middle_s, summary)
-            })
-        })
+        let steps = (0..).map(|step| axis.start + STEP * step).take_while(|from| *from + STEP <= axis.end);
+        steps.map(|from| (axis.seconds(from + STEP / 2), track.recording.summary(from, from + STEP)))
     };
     let looks = |value: &dyn Fn(&Look) -> f64| -> Vec<_> {
-        track.looks.iter().map(|look| (look.at.as_secs_f64(), value(look))).collect()
+        let shown = track.looks.iter().filter(|look| (axis.start..axis.end).contains(&look.at));
+        shown.map(|look| (axis.seconds(look.at), value(look))).collect()
     };
     let rate = summaries().map(|(at_s, summary)| (at_s, summary.offered_per_second)).collect();
     let p95 = summaries().filter_map(|(at_s, summary)| Some((at_s, summary.latency_ms_p95?))).collect();
@@ -110,7 +119,7 @@ fn rows(track: &Track, range_s: Range<f64>) -> Vec<Row> {
     ]
 }
 
-fn draw_row(area: &Area<'_>, row: &Row, spans: &[Span], (range_s, with_axis): (Range<f64>, bool)) -> Drawn {
+fn draw_row(area: &Area<'_>, row: &Row, spans: &[Span], (axis, with_axis): (Axis, bool)) -> Drawn {
     let highest = row.points.iter().map(|point| point.1).chain(row.limit).fold(0.0, f64::max);
     let top = if highest > 0.0 { highest * 1.15 } else { 1.0 };
     let mut chart = ChartBuilder::on(area)
@@ -118,21 +127,21 @@ fn draw_row(area: &Area<'_>, row: &Row, spans: &[Span], (range_s, with_axis): (R
         .margin_top(8)
         .x_label_area_size(if with_axis { AXIS_HEIGHT_PX } else { 0 })
         .y_label_area_size(Y_LABELS_PX)
-        .build_cartesian_2d(range_s.clone(), 0.0..top)?;
+        .build_cartesian_2d(0.0..axis.length_s(), 0.0..top)?;
     chart.draw_series(spans.iter().zip(SHADES.iter().cycle()).map(|(span, shade)| {
-        let corners = [(span.from.as_secs_f64(), 0.0), (span.until.as_secs_f64(), top)];
+        let corners = [(axis.seconds(span.from), 0.0), (axis.seconds(span.until), top)];
         Rectangle::new(corners, shade.filled())
     }))?;
     let mut mesh = chart.configure_mesh();
     let labels = ("sans-serif", 13).into_font().color(&INK);
     mesh.disable_x_mesh().light_line_style(TRANSPARENT).bold_line_style(INK.mix(0.12)).axis_style(INK.mix(0.5));
     mesh.y_labels(5).x_labels(8).label_style(labels.clone());
-    let seconds = |x: &f64| format!("{:.0} s", x - range_s.start);
-    let number = |y: &f64| if top < 5.0 { format!("{y:.1}") } else { format!("{y:.0}") };
+    let seconds = |x: &f64| format!("{x:.0} s");
+    let number = |y: &f64| format!("{}", (y * 10.0).round() / 10.0);
     mesh.x_label_formatter(&seconds).y_label_formatter(&number).draw()?;
     if let Some(limit) = row.limit {
         chart.draw_series(DashedLineSeries::new(
-            [(range_s.start, limit), (range_s.end, limit)],
+            [(0.0, limit), (axis.length_s(), limit)],
             6,
             4,
             LIMIT.stroke_width(2),

@@ -31,7 +31,7 @@ pub fn checks(driven: &Driven, phases: &[PhaseScript]) -> Vec<Figure> {
 pub fn figures(driven: &Driven) -> Vec<Figure> {
     let mut figures = Vec::new();
     for track in &driven.tracks {
-        let service = slug(&track.service);
+        let service = slug(track.service);
         for span in &driven.spans {
             let summary = track.recording.summary(span.from, span.until);
             let id = |what: &str| format!("{service}_{}_{what}", slug(span.name));

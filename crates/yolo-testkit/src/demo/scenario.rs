@@ -25,6 +25,8 @@ const WINDOW: Duration = Duration::from_secs(30);
 pub struct ServiceScript {
     /// Name of the custom resource.
     pub name: &'static str,
+    /// Its heading in the plot.
+    pub title: &'static str,
     /// Its manifest, relative to the repository.
     pub manifest: &'static str,
     /// What limits one pod.
@@ -54,6 +56,7 @@ pub enum PodLimit {
 /// The service with the real model.
 pub const PAGE_LAYOUT: ServiceScript = ServiceScript {
     name: "page-layout",
+    title: "page-layout (real model, CPU)",
     manifest: "examples/page-layout.yaml",
     limit: PodLimit::Cpu,
     p95_target_ms: 200.0,
@@ -66,6 +69,7 @@ pub const PAGE_LAYOUT: ServiceScript = ServiceScript {
 /// and decoding whole pages at such rates would take the CPU from the service beside it.
 pub const EMULATED_GPU: ServiceScript = ServiceScript {
     name: "emulated-gpu",
+    title: "emulated-gpu (emulated engine, no GPU)",
     manifest: "examples/emulated-gpu.yaml",
     limit: PodLimit::Device { alpha_s: 0.030, beta_s: 0.002 },
     p95_target_ms: 200.0,
@@ -195,7 +199,7 @@ mod tests {
     use crate::demo::status::Knobs;
 
     fn change((from, to): (Knobs, Knobs), reason: &str) -> Change {
-        Change { id: String::new(), from, to, reason: reason.to_owned() }
+        Change { id: 0, from, to, reason: reason.to_owned() }
     }
 
     fn knobs(replicas: u64, batch: u64, cache_bytes: u64) -> Knobs {

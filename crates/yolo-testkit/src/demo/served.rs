@@ -144,7 +144,7 @@ impl Served {
 
     /// Its track with these looks.
     pub fn into_track(self, looks: Vec<Look>) -> Track {
-        let ServiceScript { name, p95_target_ms, .. } = self.script;
-        Track { service: name.to_owned(), p95_target_ms, looks, recording: self.recording }
+        let ServiceScript { name, title, p95_target_ms, .. } = self.script;
+        Track { service: name, title, p95_target_ms, looks, recording: self.recording }
     }
 }

@@ -19,7 +19,7 @@ pub struct Status {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Change {
     /// Unique in its service.
-    pub id: String,
+    pub id: i64,
     /// Knobs before.
     pub from: Knobs,
     /// Knobs after.
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn decisions_are_kept_after_the_object_has_dropped_them() {
-        let decision = |id: &str| {
+        let decision = |id: i64| {
             serde_json::json!({"id": id, "reason": "r", "from": {"replicas": 1, "batch": 4, "cacheBytes": 0},
                 "to": {"replicas": 2, "batch": 4, "cacheBytes": 0}})
         };
@@ -120,10 +120,10 @@ mod tests {
                 "targets": [{"name": "apiLatency", "verdict": "Missed", "observed": "250ms", "threshold": "200ms"}]})
         };
         let mut status = Status::default();
-        status.update(&object(vec![decision("1"), decision("2")], "False")).unwrap();
-        status.update(&object(vec![decision("2"), decision("3")], "True")).unwrap();
-        let ids: Vec<_> = status.changes.iter().map(|change| change.id.as_str()).collect();
-        assert_eq!(ids, ["1", "2", "3"]);
+        status.update(&object(vec![decision(1), decision(2)], "False")).unwrap();
+        status.update(&object(vec![decision(2), decision(3)], "True")).unwrap();
+        let ids: Vec<_> = status.changes.iter().map(|change| change.id).collect();
+        assert_eq!(ids, [1, 2, 3]);
         assert!(status.is_met());
         assert_eq!(status.missed, ["apiLatency 250ms (200ms)"]);
     }

@@ -58,7 +58,9 @@ impl Look {
 #[derive(Debug, Clone)]
 pub struct Track {
     /// Name of the custom resource.
-    pub service: String,
+    pub service: &'static str,
+    /// Its heading in the plot.
+    pub title: &'static str,
     /// Threshold of its API latency target in milliseconds.
     pub p95_target_ms: f64,
     /// In the order of time.
@@ -152,7 +154,13 @@ mod tests {
             }
             Look { at: Duration::from_secs(second.into()), pods }
         });
-        Track { service: "s".to_owned(), p95_target_ms: 200.0, looks: looks.collect(), recording: Recording::default() }
+        Track {
+            service: "s",
+            title: "s",
+            p95_target_ms: 200.0,
+            looks: looks.collect(),
+            recording: Recording::default(),
+        }
     }
 
     #[test]
