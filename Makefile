@@ -41,6 +41,13 @@ fixtures: ## Regenerate the committed pictures, tensors and tiny ONNX models
 	@tools/model/venv
 	@$(MODEL_PYTHON) tools/fixtures/fixtures.py
 
+.PHONY: crds generate verify-generated
+crds: ## Write the CRD, its chart and docs/conditions.md from the types
+	cargo run --quiet -p yolo-api --bin crdgen
+generate: crds ## Write everything that is generated and committed
+verify-generated: generate ## Fail if a generated file is not committed as it is generated
+	git diff --exit-code -- crds charts/yolo-operator-crds docs/conditions.md
+
 .PHONY: checks ci test test-unit test-cluster test-e2e
 checks: ## Everything that needs no cluster and no model, cheapest first
 	$(STAGE) fmt-check 10 $(MAKE) --no-print-directory fmt-check
