@@ -1,1 +1,57 @@
-//! The inference server: HTTP, batcher, engines, cache, knobs, metrics and drain.
+//! The inference server: pictures in over HTTP, detections out.
+//!
+//! The path of a request: [`http::predict`] (HTTP to types) -> [`predictor`] (cache, [`admission`]) -> [`prepare`]
+//! (decode, letterbox) -> [`batcher`] (queue, workers) -> [`engine`] (model) -> back.
+//!
+//! It never learns that an operator exists: it reads a file ([`knobs`]) and exports [`metrics`].
+#![deny(unsafe_code)]
+
+pub mod admission;
+pub mod app;
+pub mod args;
+mod arrivals;
+pub mod batcher;
+pub mod cache;
+pub mod cgroup;
+mod connection;
+pub mod engine;
+pub mod http;
+pub mod knobs;
+pub mod lifecycle;
+pub mod limits;
+pub mod metrics;
+pub mod predictor;
+pub mod prepare;
+mod random;
+mod server;
+mod termination;
+mod watched_io;
+
+use std::future::Future;
+
+pub use args::Config;
+pub use server::{Server, StartError};
+
+/// Serves until `terminate` resolves, then drains.
+///
+/// # Errors
+/// [`StartError`] if the server cannot start; a reason that a person must act on is in the termination log.
+pub async fn run(config: Config, terminate: impl Future<Output = ()>) -> Result<(), StartError> {
+    let termination_log = config.termination_log.clone();
+    let mut terminate = std::pin::pin!(terminate);
+    let started = tokio::select! {
+        started = Box::pin(Server::start(config)) => started,
+        () = terminate.as_mut() => return Ok(()),
+    };
+    match started {
+        Ok(server) => {
+            terminate.await;
+            server.drain().await;
+            Ok(())
+        }
+        Err(error) => {
+            termination::write(&termination_log, &error);
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Whether an image may join the queue: pure, decided before the image costs anything.
+//!
+//! An image is refused if it would wait longer than its deadline until its batch starts, or if the queue is full.
+//! Work that an idle worker could start now is never refused.
+
+use std::time::Duration;
+
+use crate::limits;
+
+/// What admission looks at.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Load {
+    /// Images admitted and not started.
+    pub queued: usize,
+    /// Inference workers.
+    pub workers: usize,
+    /// Workers that wait for images.
+    pub idle_workers: usize,
+    /// Time until the first busy worker is done; zero if one is idle.
+    pub rest_of_running: Duration,
+    /// Batch size that pays.
+    pub batch_effective: usize,
+    /// 95th percentile of that batch's time.
+    pub batch_time_p95: Duration,
+    /// Mean of that batch's time.
+    pub batch_time: Duration,
+    /// Largest batch that may be pulled.
+    pub batch_max: usize,
+    /// Time that decoding needs for the images before this one.
+    pub decode_wait: Duration,
+    /// Longest wait until a batch starts.
+    pub deadline: Duration,
+    /// Bytes of one prepared picture.
+    pub image_bytes: usize,
+}
+
+/// Why an image was refused for load.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Refusal {
+    /// The queue is at its bound.
+    QueueFull {
+        /// When there will be room, about.
+        retry_after: Duration,
+    },
+    /// The image would start after its deadline.
+    PredictedLate {
+        /// Predicted wait.
+        wait: Duration,
+        /// When the wait will be within the deadline, about.
+        retry_after: Duration,
+    },
+}
+
+/// Shortest `Retry-After`: the header counts whole seconds.
+const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
+
+impl Load {
+    /// Decides on one more image.
+    ///
+    /// # Errors
+    /// [`Refusal`] with the time after which to try again.
+    pub fn admit(&self) -> Result<(), Refusal> {
+        if self.queued < self.idle_workers {
+            return Ok(());
+        }
+        let wait = self.wait();
+        if self.queued >= self.capacity() {
+            return Err(Refusal::QueueFull { retry_after: wait.max(RETRY_AFTER_MIN) });
+        }
+        if wait > self.deadline {
+            let retry_after = wait.saturating_sub(self.deadline).max(RETRY_AFTER_MIN);
+            return Err(Refusal::PredictedLate { wait, retry_after });
+        }
+        Ok(())
+    }
+
+    /// Predicted wait until the batch of an image that arrives now starts.
+    ///
+    /// The running batch's rest plus the batches before it, all taken at their 95th percentile; decoding runs beside
+    /// inference, so the slower of the two counts.
+    pub fn wait(&self) -> Duration {
+        let a_round = (self.workers * self.batch_effective).max(1);
+        let rounds = u32::try_from(self.queued / a_round).unwrap_or(u32::MAX);
+        let engine_wait = self.rest_of_running.saturating_add(self.batch_time_p95.saturating_mul(rounds));
+        engine_wait.max(self.decode_wait)
+    }
+
+    /// Bound of the queue: two rounds of full batches, or what can be started within the deadline if that is more.
+    pub fn capacity(&self) -> usize {
+        let rounds = 2 * self.batch_max * self.workers;
+        let in_time = self.deadline.as_secs_f64() * self.throughput();
+        let by_memory = limits::QUEUE_BYTES_MAX / self.image_bytes.max(1);
+        rounds.max(ceil(in_time)).min(limits::QUEUE_IMAGES_MAX).min(by_memory).max(1)
+    }
+
+    /// Images a second that the workers sustain at the effective batch size.
+    pub fn throughput(&self) -> f64 {
+        let images = u32::try_from(self.workers * self.batch_effective).unwrap_or(u32::MAX);
+        f64::from(images) / self.batch_time.as_secs_f64().max(1e-6)
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive number; the cast saturates")]
+fn ceil(number: f64) -> usize {
+    number.ceil() as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load() -> Load {
+        Load {
+            queued: 0,
+            workers: 2,
+            idle_workers: 0,
+            rest_of_running: Duration::from_millis(40),
+            batch_effective: 4,
+            batch_time_p95: Duration::from_millis(100),
+            batch_time: Duration::from_millis(80),
+            batch_max: 4,
+            decode_wait: Duration::ZERO,
+            deadline: Duration::from_millis(500),
+            image_bytes: 3 * 640 * 640,
+        }
+    }
+
+    #[test]
+    fn an_idle_worker_never_refuses() {
+        let late = Load { deadline: Duration::ZERO, batch_time_p95: Duration::from_secs(9), ..load() };
+        assert!(late.admit().is_err());
+        assert_eq!(Load { idle_workers: 1, ..late }.admit(), Ok(()));
+        assert!(Load { idle_workers: 1, queued: 1, ..late }.admit().is_err(), "that worker is spoken for");
+    }
+
+    #[test]
+    fn the_wait_counts_whole_rounds_of_batches() {
+        assert_eq!(Load { queued: 7, ..load() }.wait(), Duration::from_millis(40), "joins the next round");
+        assert_eq!(Load { queued: 8, ..load() }.wait(), Duration::from_millis(140));
+        let decoding = Load { decode_wait: Duration::from_millis(300), ..load() };
+        assert_eq!(decoding.wait(), Duration::from_millis(300));
+    }
+
+    #[test]
+    fn a_late_image_is_refused_with_the_time_it_takes_to_catch_up() {
+        let busy = Load { queued: 40, batch_time_p95: Duration::from_secs(1), ..load() };
+        let wait = Duration::from_millis(5_040);
+        let retry_after = Duration::from_millis(4_540);
+        assert_eq!(busy.admit(), Err(Refusal::PredictedLate { wait, retry_after }));
+    }
+
+    #[test]
+    fn the_queue_has_a_bound_by_images_and_by_memory() {
+        let slow = Load { deadline: Duration::from_millis(1), ..load() };
+        assert_eq!(slow.capacity(), 16, "two rounds");
+        assert_eq!(load().capacity(), 50, "half a second at 100 images/s");
+        assert_eq!(Load { deadline: Duration::from_mins(10), ..load() }.capacity(), limits::QUEUE_IMAGES_MAX);
+        assert_eq!(Load { image_bytes: 64 << 20, ..load() }.capacity(), 4);
+        let full = Load { queued: 16, deadline: Duration::from_millis(141), ..slow };
+        assert!(matches!(full.admit(), Err(Refusal::QueueFull { .. })));
+    }
+}

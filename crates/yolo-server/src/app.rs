@@ -1,0 +1,157 @@
+//! Everything that requests share.
+
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Instant;
+
+use crate::arrivals::Arrivals;
+use crate::cache::ResultCache;
+use crate::cgroup;
+use crate::http::body::BodyMemory;
+use crate::knobs::{self, Knobs};
+use crate::lifecycle::Lifecycle;
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::predictor::Predictor;
+
+/// The state of one server; the handlers' only argument besides the request.
+#[derive(Debug)]
+pub struct App {
+    /// Every series.
+    pub metrics: Arc<Metrics>,
+    /// Stage of the server's life.
+    pub lifecycle: Lifecycle,
+    /// Offered images.
+    pub arrivals: Arrivals,
+    /// Bound on the bodies in memory.
+    pub bodies: BodyMemory,
+    cache: Arc<ResultCache>,
+    knobs: RwLock<Knobs>,
+    predictor: OnceLock<Predictor>,
+}
+
+impl Default for App {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl App {
+    /// A server that has no model yet and runs on the built-in knobs.
+    pub fn new() -> Self {
+        let metrics = Arc::new(Metrics::new());
+        let knobs = Knobs::default();
+        let cache = Arc::new(ResultCache::new(0, knobs.cache_ttl, metrics.cache.clone()));
+        let app = Self {
+            lifecycle: Lifecycle::new(metrics.life.clone()),
+            arrivals: Arrivals::new(Instant::now(), &metrics.images),
+            bodies: BodyMemory::default(),
+            cache,
+            knobs: RwLock::new(knobs),
+            predictor: OnceLock::new(),
+            metrics,
+        };
+        app.apply(knobs);
+        app
+    }
+
+    /// The result cache.
+    pub fn cache(&self) -> Arc<ResultCache> {
+        Arc::clone(&self.cache)
+    }
+
+    /// The knobs in force.
+    pub fn knobs(&self) -> Knobs {
+        *self.knobs.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The served model, once it is loaded and warm.
+    pub fn predictor(&self) -> Option<&Predictor> {
+        self.predictor.get()
+    }
+
+    /// Begins to serve a model; a second one is refused by returning it.
+    ///
+    /// # Errors
+    /// The given predictor, if one is served already.
+    pub fn serve(&self, predictor: Predictor) -> Result<(), Box<Predictor>> {
+        self.predictor.set(predictor).map_err(Box::new)?;
+        // Knobs that came while the model was loading.
+        self.apply(self.knobs());
+        Ok(())
+    }
+
+    /// Takes a knobs document: applies it whole, or refuses it whole and counts it.
+    pub fn offer_knobs(&self, document: &[u8]) {
+        match knobs::parse(document, &self.knobs()) {
+            Ok(parsed) => {
+                self.metrics.knobs.unknown_fields.inc_by(parsed.unknown_fields as u64);
+                tracing::info!(knobs = ?parsed.knobs, "Knobs applied.");
+                self.apply(parsed.knobs);
+            }
+            Err(error) => {
+                self.metrics.knobs.rejected.inc();
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(%error, cause, "Knobs refused; the last good ones stay.");
+            }
+        }
+    }
+
+    fn apply(&self, knobs: Knobs) {
+        *self.knobs.write().unwrap_or_else(PoisonError::into_inner) = knobs;
+        self.cache.set(self.cache_bytes(knobs.cache_bytes), knobs.cache_ttl);
+        if let Some(predictor) = self.predictor() {
+            predictor.batcher().set_knobs(knobs);
+        }
+        let gauges = &self.metrics.knobs;
+        let batch_max = self.predictor().map_or(limits::BATCH_MAX, |predictor| predictor.model().batch_max);
+        gauges.batch_limit.set(count(knobs.batch_max.min(batch_max)));
+        gauges.batch_delay.set(knobs.queue_delay_max.as_secs_f64());
+        gauges.deadline.set(knobs.deadline.as_secs_f64());
+        self.metrics.cache.ttl.set(knobs.cache_ttl.as_secs_f64());
+        // Last: whoever reads this generation finds all the rest applied.
+        gauges.generation.set(i64::try_from(knobs.generation).unwrap_or(i64::MAX));
+    }
+
+    /// The asked capacity, clamped to what the memory limit leaves beside everything else that is in use now.
+    fn cache_bytes(&self, asked: u64) -> u64 {
+        let memory = cgroup::memory_stat();
+        let Some(limit) = memory.limit_bytes else { return asked };
+        let others = memory.working_set_bytes.saturating_sub(self.cache.bytes()) + limits::CACHE_RESERVE_BYTES;
+        // An entry takes up to 15 % more than its weight says.
+        asked.min(limit.saturating_sub(others) * 100 / 115)
+    }
+
+    /// Sets the gauges that are derived from state; called before a scrape is answered.
+    pub fn refresh_metrics(&self) {
+        self.arrivals.close(Instant::now());
+        let cache = &self.metrics.cache;
+        cache.bytes.set(bytes(self.cache.bytes()));
+        cache.capacity.set(bytes(self.cache.capacity_bytes()));
+        cache.entries.set(whole(self.cache.entries()));
+        let Some(predictor) = self.predictor() else { return };
+        let batcher = predictor.batcher();
+        let (load, queue) = (batcher.load(), &self.metrics.queue);
+        queue.depth.set(whole(load.queued));
+        queue.capacity.set(whole(load.capacity()));
+        queue.oldest_age.set(batcher.oldest_age().as_secs_f64());
+        queue.predicted_wait.set(predictor.predicted_wait().as_secs_f64());
+        self.metrics.knobs.batch_limit_effective.set(count(load.batch_effective));
+        self.metrics.batch.workers.set(whole(load.workers));
+        self.metrics.batch.max_throughput.set(load.throughput());
+        self.metrics.images.stage_workers.of("inference").set(whole(load.workers));
+        self.metrics.images.stage_queued.of("inference").set(whole(batcher.queued()));
+    }
+}
+
+fn whole(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn count(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "at most 1 GiB")]
+fn bytes(bytes: u64) -> f64 {
+    bytes as f64
+}

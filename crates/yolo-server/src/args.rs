@@ -1,0 +1,164 @@
+//! The server's settings: command line flags, each also an environment variable `YOLO_<NAME>`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+/// What runs the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EngineKind {
+    /// ONNX Runtime, loaded from `ORT_DYLIB_PATH`.
+    Ort,
+    /// A declared service curve `alpha + beta * batch`, for rehearsing control without the hardware.
+    Emulated,
+}
+
+/// Execution provider of the `ort` engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Provider {
+    /// The best that this build supports, decided before loading: the CPU provider.
+    Auto,
+    /// ONNX Runtime's CPU provider.
+    Cpu,
+}
+
+/// How sessions share the CPU quota.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Profile {
+    /// One session a core, one thread each: most images a second.
+    Throughput,
+    /// One session over all cores: shortest lone request.
+    Latency,
+}
+
+/// What the emulated engine pretends to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EmulatedDevice {
+    /// One device: batches exclude each other, its busy share is the GPU figure.
+    Gpu,
+    /// Independent cores: sessions run side by side.
+    Cpu,
+}
+
+/// Settings of one server.
+///
+/// [`Config::new`] gives the defaults of the flags, so tests start servers without a command line.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "yolo-server", version, about = "Inference server for YOLO models")]
+pub struct Config {
+    /// ONNX file; with the emulated engine only its stem is used, as the model's name.
+    #[arg(long, env = "YOLO_MODEL")]
+    pub model: PathBuf,
+    /// Expected SHA-256 of the model file, 64 hexadecimal digits.
+    #[arg(long, env = "YOLO_MODEL_SHA256")]
+    pub model_sha256: Option<String>,
+    /// Directory that holds `knobs.json`; without it the built-in knobs stay.
+    #[arg(long, env = "YOLO_KNOBS_DIR")]
+    pub knobs_dir: Option<PathBuf>,
+    /// What runs the model.
+    #[arg(long, env = "YOLO_ENGINE", value_enum, default_value = "ort")]
+    pub engine: EngineKind,
+    /// Execution provider of the `ort` engine.
+    #[arg(long, env = "YOLO_PROVIDER", value_enum, default_value = "auto")]
+    pub provider: Provider,
+    /// Side of the square model input, in pixels, for models whose input is dynamic.
+    #[arg(long, env = "YOLO_IMGSZ")]
+    pub imgsz: Option<u32>,
+    /// How sessions share the CPU quota.
+    #[arg(long, env = "YOLO_PROFILE", value_enum, default_value = "throughput")]
+    pub profile: Profile,
+    /// Number of sessions; default by profile and CPU quota.
+    #[arg(long, env = "YOLO_SESSIONS")]
+    pub sessions: Option<usize>,
+    /// Default confidence threshold, 0..=1.
+    #[arg(long, env = "YOLO_CONF", default_value_t = 0.25)]
+    pub conf: f32,
+    /// Default `IoU` threshold of the non-maximum suppression, 0..=1.
+    #[arg(long, env = "YOLO_IOU", default_value_t = 0.7)]
+    pub iou: f64,
+    /// Default largest number of detections an image, 1..=3000.
+    #[arg(long, env = "YOLO_MAX_DET", default_value_t = 300)]
+    pub max_det: usize,
+    /// Emulated engine: fixed time of a batch, in microseconds.
+    #[arg(long, env = "YOLO_EMULATED_ALPHA_MICROS", default_value_t = 6_000)]
+    pub emulated_alpha_micros: u64,
+    /// Emulated engine: time of each image of a batch, in microseconds.
+    #[arg(long, env = "YOLO_EMULATED_BETA_MICROS", default_value_t = 2_200)]
+    pub emulated_beta_micros: u64,
+    /// Emulated engine: what it pretends to be.
+    #[arg(long, env = "YOLO_EMULATED_DEVICE", value_enum, default_value = "gpu")]
+    pub emulated_device: EmulatedDevice,
+    /// Seconds after SIGTERM during which new connections are still served, while endpoints propagate.
+    #[arg(long, env = "YOLO_DRAIN_PROPAGATION_SECONDS", default_value_t = 5)]
+    pub drain_propagation_seconds: u64,
+    /// Seconds after SIGTERM at which everything unfinished is refused.
+    #[arg(long, env = "YOLO_DRAIN_BUDGET_SECONDS", default_value_t = 25)]
+    pub drain_budget_seconds: u64,
+    /// Address of the API.
+    #[arg(long, env = "YOLO_API_ADDRESS", default_value_t = any(8080))]
+    pub api_address: SocketAddr,
+    /// Address of `/metrics`, `/livez`, `/readyz` and `/startupz`.
+    #[arg(long, env = "YOLO_ADMIN_ADDRESS", default_value_t = any(8081))]
+    pub admin_address: SocketAddr,
+    /// Where the reason is written when the model cannot be served.
+    #[arg(long, env = "YOLO_TERMINATION_LOG", default_value = "/dev/termination-log")]
+    pub termination_log: PathBuf,
+    /// CPU request in millicores (downward API, divisor `1m`): sizes the sessions where no CPU limit is set.
+    #[arg(long, env = "YOLO_CPU_REQUEST")]
+    pub cpu_request: Option<u64>,
+}
+
+const fn any(port: u16) -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
+}
+
+impl Config {
+    /// The defaults of the flags for a model file.
+    pub fn new(model: impl Into<PathBuf>) -> Self {
+        Self {
+            model: model.into(),
+            model_sha256: None,
+            knobs_dir: None,
+            engine: EngineKind::Ort,
+            provider: Provider::Auto,
+            imgsz: None,
+            profile: Profile::Throughput,
+            sessions: None,
+            conf: 0.25,
+            iou: 0.7,
+            max_det: 300,
+            emulated_alpha_micros: 6_000,
+            emulated_beta_micros: 2_200,
+            emulated_device: EmulatedDevice::Gpu,
+            drain_propagation_seconds: 5,
+            drain_budget_seconds: 25,
+            api_address: any(8080),
+            admin_address: any(8081),
+            termination_log: PathBuf::from("/dev/termination-log"),
+            cpu_request: None,
+        }
+    }
+
+    /// Time after SIGTERM during which new connections are still served.
+    pub fn drain_propagation(&self) -> Duration {
+        Duration::from_secs(self.drain_propagation_seconds)
+    }
+
+    /// Time after SIGTERM at which everything unfinished is refused; never shorter than the propagation.
+    pub fn drain_budget(&self) -> Duration {
+        Duration::from_secs(self.drain_budget_seconds.max(self.drain_propagation_seconds))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_equals_the_defaults_of_the_flags() {
+        let parsed = Config::try_parse_from(["yolo-server", "--model", "m.onnx"]).unwrap();
+        assert_eq!(format!("{parsed:?}"), format!("{:?}", Config::new("m.onnx")));
+    }
+}

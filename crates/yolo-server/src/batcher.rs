@@ -1,0 +1,201 @@
+//! Dynamic batching: prepared images queue, workers pull when they are free.
+//!
+//! No timer forms batches. A free worker takes what is there, up to the size that pays and up to its fair share among
+//! the idle workers:
+//!
+//! ```text
+//!   admitted -> decoded, letterboxed -> queue -> worker 1: session, postprocessing -> answer
+//!   (a slot each, bounded)                   \-> worker 2: ...
+//! ```
+//!
+//! Guarantees: an image whose client has left, or whose deadline has passed, is dropped before it costs a run; a batch
+//! that fails is rerun image by image, so only the guilty image fails.
+
+mod curve;
+mod queue;
+mod worker;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use yolo_vision::{Detection, Letterbox, Parameters};
+
+use crate::admission::{Load, Refusal};
+use crate::engine::{EngineError, EngineInput, LoadedModel};
+use crate::knobs::Knobs;
+use crate::metrics::Metrics;
+use queue::Shared;
+
+/// A prepared image with everything that its run needs.
+#[derive(Debug)]
+pub struct Job {
+    /// The model's input.
+    pub input: EngineInput,
+    /// The way back to the picture.
+    pub letterbox: Letterbox,
+    /// What the request chose.
+    pub parameters: Parameters,
+    /// Its batch must start before this.
+    pub start_by: Instant,
+    /// Its answer is worthless after this; `None` if the request named no time-out.
+    pub answer_by: Option<Instant>,
+}
+
+/// What became of an image.
+#[derive(Debug)]
+pub struct Inferred {
+    /// Found objects, best first.
+    pub detections: Vec<Detection>,
+    /// Images in its batch.
+    pub batch_size: usize,
+    /// From queueing to the start of its batch.
+    pub queue: Duration,
+    /// Engine time of its batch.
+    pub inference: Duration,
+    /// Threshold, suppression and projection of this image.
+    pub postprocess: Duration,
+}
+
+/// Why an image has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// Its batch did not start in time.
+    #[error("the image waited longer than its deadline")]
+    Expired,
+    /// The engine failed on this very image, or its output did not fit the model.
+    #[error("inference failed on this image: {0}")]
+    Failed(String),
+    /// The server shut down first.
+    #[error("the server stopped before the image was run")]
+    Stopped,
+}
+
+/// Answer channel of a [`Job`].
+pub type Reply = oneshot::Receiver<Result<Inferred, JobError>>;
+
+/// Queue and workers of one model.
+#[derive(Debug)]
+pub struct Batcher {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Batcher {
+    /// Opens a session for each worker, warms it (three runs of one image) and starts its thread.
+    ///
+    /// # Errors
+    /// [`EngineError`] if a session cannot be opened or the warm-up fails.
+    pub fn start(
+        model: &LoadedModel,
+        workers: usize,
+        knobs: Knobs,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, EngineError> {
+        let shared = Arc::new(Shared::new(model.clone(), workers, knobs, Arc::clone(metrics)));
+        let mut threads = Vec::with_capacity(workers);
+        let started = (0..workers).try_for_each(|index| {
+            let worker = worker::Worker::open(Arc::clone(&shared), index)?;
+            let spawned = std::thread::Builder::new().name(format!("inference-{index}")).spawn(move || worker.run());
+            threads.push(spawned.map_err(|error| EngineError(error.to_string()))?);
+            Ok(())
+        });
+        let batcher = Self { shared, threads: Mutex::new(threads) };
+        match started {
+            Ok(()) => Ok(batcher),
+            Err(error) => {
+                batcher.stop();
+                Err(error)
+            }
+        }
+    }
+
+    /// Reserves a place for one image, before it is decoded.
+    ///
+    /// # Errors
+    /// [`Refusal`] if the image would start too late or the queue is full.
+    pub fn admit(&self, decode_wait: Duration) -> Result<Slot, Refusal> {
+        self.shared.reserve(decode_wait)?;
+        Ok(Slot { shared: Arc::clone(&self.shared), reserved: true })
+    }
+
+    /// The load as admission sees it.
+    pub fn load(&self) -> Load {
+        self.shared.load(Duration::ZERO)
+    }
+
+    /// Age of the oldest queued image.
+    pub fn oldest_age(&self) -> Duration {
+        self.shared.oldest_age()
+    }
+
+    /// Images that are prepared and wait for a worker.
+    pub fn queued(&self) -> usize {
+        self.shared.queued()
+    }
+
+    /// Applies new knobs from the next pull on.
+    pub fn set_knobs(&self, knobs: Knobs) {
+        self.shared.set_knobs(knobs);
+    }
+
+    /// Whether a batch runs for much longer than batches do.
+    pub fn stuck(&self) -> bool {
+        self.shared.stuck()
+    }
+
+    /// Whether the engine works: less than three failures in a row.
+    pub fn sound(&self) -> bool {
+        self.shared.sound()
+    }
+
+    /// Total time for which the device was busy, if the engine knows.
+    pub fn device_busy(&self) -> Option<Duration> {
+        self.shared.model.sessions.device_busy()
+    }
+
+    /// Finishes what is queued and ends the workers; blocks until they have.
+    pub fn stop(&self) {
+        self.shared.close();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // A worker catches its panics; what is left is a bug that must not take the drain down.
+            if thread.join().is_err() {
+                tracing::error!("An inference worker panicked.");
+            }
+        }
+    }
+}
+
+impl Drop for Batcher {
+    fn drop(&mut self) {
+        // Without this a failed start or a forgotten stop would leave threads waiting for ever.
+        self.shared.close();
+    }
+}
+
+/// A reserved place in the queue; given back when dropped.
+#[derive(Debug)]
+pub struct Slot {
+    shared: Arc<Shared>,
+    reserved: bool,
+}
+
+impl Slot {
+    /// Puts the prepared image into the queue.
+    ///
+    /// Cancellation: drop the receiver and the image is dropped before its run, or its result after it.
+    pub fn enqueue(mut self, job: Job) -> Reply {
+        self.reserved = false;
+        self.shared.enqueue(job)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if self.reserved {
+            self.shared.release();
+        }
+    }
+}

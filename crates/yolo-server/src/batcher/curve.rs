@@ -1,0 +1,175 @@
+//! The time of a batch by its size, learned from every batch and, at idle, from batches run for the purpose.
+#![expect(clippy::indexing_slicing, reason = "every size is at most BATCH_MAX, checked by `slot`")]
+
+use std::time::Duration;
+
+use crate::limits::BATCH_MAX;
+
+/// Sizes that are timed on purpose.
+const TIMED_SIZES: [usize; 8] = [1, 2, 4, 8, 12, 16, 24, 32];
+/// Weight of the newest batch in the moving mean and variance.
+const NEWEST_WEIGHT: f64 = 0.1;
+/// Batches of a size after which its time is known.
+const RUNS_MIN: u32 = 3;
+/// A larger batch must save this share of an image's time to be worth its latency.
+const GAIN_MIN: f64 = 0.03;
+/// Timed sizes in a row without that gain after which timing stops.
+const MISSES_MAX: u32 = 2;
+/// Standard deviations from the mean to the 95th percentile of a normal distribution.
+const P95_DEVIATIONS: f64 = 1.645;
+
+#[derive(Debug, Clone, Copy)]
+struct Estimate {
+    mean_s: f64,
+    variance_s2: f64,
+    runs: u32,
+}
+
+/// Learned times of batches, by size.
+#[derive(Debug, Clone)]
+pub struct Curve {
+    estimates: [Option<Estimate>; BATCH_MAX + 1],
+    largest: usize,
+}
+
+impl Curve {
+    /// Nothing is known; `largest` is the engine's bound.
+    pub fn new(largest: usize) -> Self {
+        Self { estimates: [None; BATCH_MAX + 1], largest: largest.clamp(1, BATCH_MAX) }
+    }
+
+    fn slot(size: usize) -> usize {
+        size.min(BATCH_MAX)
+    }
+
+    /// Takes the engine time of a batch.
+    pub fn record(&mut self, size: usize, time: Duration) {
+        let time_s = time.as_secs_f64();
+        let slot = &mut self.estimates[Self::slot(size)];
+        *slot = Some(match *slot {
+            None => Estimate { mean_s: time_s, variance_s2: 0.0, runs: 1 },
+            Some(Estimate { mean_s, variance_s2, runs }) => {
+                // The first runs count equally, so that one odd first run is soon forgotten.
+                let weight = NEWEST_WEIGHT.max(1.0 / f64::from(runs + 1));
+                let difference = time_s - mean_s;
+                Estimate {
+                    mean_s: mean_s + weight * difference,
+                    variance_s2: (1.0 - weight) * (variance_s2 + weight * difference * difference),
+                    runs: runs.saturating_add(1),
+                }
+            }
+        });
+    }
+
+    fn known(&self, size: usize) -> Option<Estimate> {
+        self.estimates[Self::slot(size)].filter(|estimate| estimate.runs >= RUNS_MIN)
+    }
+
+    /// Mean time of a batch; of the nearest smaller known size, scaled by images, if this one is unknown.
+    pub fn mean(&self, size: usize) -> Duration {
+        self.scaled(size, |estimate| estimate.mean_s)
+    }
+
+    /// 95th percentile of the time of a batch, taking it as normally distributed; scaled as [`Self::mean`] is.
+    pub fn p95(&self, size: usize) -> Duration {
+        self.scaled(size, |estimate| estimate.mean_s + P95_DEVIATIONS * estimate.variance_s2.sqrt())
+    }
+
+    fn scaled(&self, size: usize, of: impl Fn(Estimate) -> f64) -> Duration {
+        let nearest = (1..=Self::slot(size)).rev().find_map(|smaller| Some((smaller, self.estimates[smaller]?)));
+        let seconds = nearest.map_or(0.0, |(smaller, estimate)| of(estimate) * ratio(size, smaller));
+        Duration::try_from_secs_f64(seconds).unwrap_or_default()
+    }
+
+    /// The smallest size up to `batch_max` whose time an image is within 3 % of the best known; 1 if nothing is known.
+    ///
+    /// A size that never ran counts as unknown, not as good.
+    pub fn effective(&self, batch_max: usize) -> usize {
+        let an_image = |size: usize| Some((size, self.known(size)?.mean_s / ratio(size, 1)));
+        let sizes = || (1..=batch_max.min(self.largest)).filter_map(an_image);
+        let best_s = sizes().map(|(_, seconds)| seconds).fold(f64::INFINITY, f64::min);
+        sizes().find(|(_, seconds)| *seconds <= (1.0 + GAIN_MIN) * best_s).map_or(1, |(size, _)| size)
+    }
+
+    /// The next size to time, or `None` when larger ones cannot pay: twice in a row no gain, or the last one took
+    /// longer than `threshold`.
+    pub fn next_untimed(&self, batch_max: usize, threshold: Duration) -> Option<usize> {
+        let mut best_s = f64::INFINITY;
+        let mut misses = 0;
+        for size in TIMED_SIZES.into_iter().filter(|size| *size <= batch_max.min(self.largest)) {
+            let Some(estimate) = self.known(size) else { return Some(size) };
+            let image_s = estimate.mean_s / ratio(size, 1);
+            misses = if image_s > (1.0 - GAIN_MIN) * best_s { misses + 1 } else { 0 };
+            best_s = best_s.min(image_s);
+            if misses >= MISSES_MAX || estimate.mean_s > threshold.as_secs_f64() {
+                return None;
+            }
+        }
+        None
+    }
+}
+
+fn ratio(size: usize, to: usize) -> f64 {
+    let float = |size: usize| f64::from(u32::try_from(size).unwrap_or(u32::MAX));
+    float(size) / float(to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const THRESHOLD: Duration = Duration::from_millis(100);
+
+    /// Times sizes as the idle worker does; returns the order.
+    fn time_all(curve: &mut Curve, batch_max: usize, millis: impl Fn(usize) -> f64) -> Vec<usize> {
+        let mut order = Vec::new();
+        while let Some(size) = curve.next_untimed(batch_max, THRESHOLD) {
+            order.push(size);
+            for _ in 0..RUNS_MIN {
+                curve.record(size, Duration::from_secs_f64(millis(size) / 1_000.0));
+            }
+        }
+        order
+    }
+
+    #[test]
+    fn on_a_linear_curve_batching_does_not_pay_and_timing_stops_early() {
+        let mut curve = Curve::new(32);
+        let order = time_all(&mut curve, 32, |size| 16.0 * ratio(size, 1));
+        assert_eq!(order, [1, 2, 4]);
+        assert_eq!(curve.effective(32), 1);
+    }
+
+    #[test]
+    fn on_a_gpu_like_curve_the_largest_asked_size_pays() {
+        let mut curve = Curve::new(32);
+        let order = time_all(&mut curve, 16, |size| 30.0 + 2.0 * ratio(size, 1));
+        assert_eq!(order, [1, 2, 4, 8, 12, 16]);
+        assert_eq!((curve.effective(16), curve.effective(4), curve.effective(1)), (16, 4, 1));
+        assert_eq!(curve.effective(32), 16, "sizes that never ran are not good");
+    }
+
+    #[test]
+    fn timing_stops_at_the_first_size_past_the_threshold() {
+        let order = time_all(&mut Curve::new(32), 32, |size| 60.0 + 15.0 * ratio(size, 1));
+        assert_eq!(order, [1, 2, 4]);
+    }
+
+    #[test]
+    fn the_engine_bounds_every_size() {
+        let mut curve = Curve::new(1);
+        assert_eq!(time_all(&mut curve, 32, |_| 10.0), [1]);
+        assert_eq!(curve.effective(32), 1);
+    }
+
+    #[test]
+    fn an_unknown_size_is_estimated_from_the_nearest_smaller_one() {
+        let mut curve = Curve::new(32);
+        assert_eq!(curve.mean(4), Duration::ZERO);
+        curve.record(2, Duration::from_millis(10));
+        assert_eq!(curve.mean(4), Duration::from_millis(20));
+        curve.record(2, Duration::from_millis(14));
+        assert_eq!(curve.mean(2), Duration::from_millis(12));
+        assert!(curve.p95(2) > Duration::from_millis(14));
+    }
+}

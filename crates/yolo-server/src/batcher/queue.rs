@@ -1,0 +1,300 @@
+//! The queue and what a free worker takes from it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::curve::Curve;
+use super::{Inferred, Job, JobError, Reply};
+use crate::admission::{Load, Refusal};
+use crate::engine::LoadedModel;
+use crate::knobs::Knobs;
+use crate::limits;
+use crate::metrics::Metrics;
+
+/// A queued image.
+pub(super) struct Item {
+    pub(super) job: Job,
+    pub(super) enqueued: Instant,
+    pub(super) reply: oneshot::Sender<Result<Inferred, JobError>>,
+}
+
+impl Item {
+    /// Whether the answer would still be awaited at `now`, had the client stayed.
+    pub(super) fn in_time(&self, now: Instant) -> bool {
+        self.job.answer_by.is_none_or(|answer_by| now < answer_by)
+    }
+}
+
+/// What a worker does next.
+pub(super) enum Pull {
+    /// Run these.
+    Batch(Vec<Item>),
+    /// Nothing to do: time a batch of this size.
+    Time(usize),
+    /// End.
+    Stop,
+}
+
+/// What the state tells a worker that asks for work.
+enum Next {
+    Do(Pull),
+    /// Wait for a change, at most this long.
+    Wait(Option<Duration>),
+}
+
+/// A running batch.
+#[derive(Debug, Clone, Copy)]
+struct Running {
+    since: Instant,
+    size: usize,
+}
+
+struct State {
+    queue: VecDeque<Item>,
+    /// Images admitted and not queued yet: they are being decoded.
+    reserved: usize,
+    running: Vec<Option<Running>>,
+    curve: Curve,
+    knobs: Knobs,
+    failures: u32,
+    closing: bool,
+    /// Whether the first worker has ended: nothing is pulled any more.
+    stopped: bool,
+    /// Whether a worker times sizes at idle now; one at a time, so that they do not disturb each other.
+    timing: bool,
+}
+
+/// State shared by the handlers and the workers.
+pub(super) struct Shared {
+    pub(super) model: LoadedModel,
+    pub(super) metrics: Arc<Metrics>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("load", &self.load(Duration::ZERO)).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(super) fn new(model: LoadedModel, workers: usize, knobs: Knobs, metrics: Arc<Metrics>) -> Self {
+        let state = State {
+            queue: VecDeque::new(),
+            reserved: 0,
+            running: vec![None; workers],
+            curve: Curve::new(model.batch_max),
+            knobs,
+            failures: 0,
+            closing: false,
+            stopped: false,
+            timing: false,
+        };
+        Self { model, metrics, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing below panics while it holds the lock; should it ever, the counts are still usable.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn reserve(&self, decode_wait: Duration) -> Result<(), Refusal> {
+        let mut state = self.state();
+        self.load_of(&state, decode_wait).admit()?;
+        state.reserved += 1;
+        Ok(())
+    }
+
+    pub(super) fn release(&self) {
+        let mut state = self.state();
+        state.reserved = state.reserved.saturating_sub(1);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    pub(super) fn enqueue(&self, job: Job) -> Reply {
+        let (reply, receiver) = oneshot::channel();
+        let mut state = self.state();
+        state.reserved = state.reserved.saturating_sub(1);
+        if state.stopped {
+            // Nobody pulls: say so instead of letting the client wait.
+            let _ = reply.send(Err(JobError::Stopped));
+        } else {
+            state.queue.push_back(Item { job, enqueued: Instant::now(), reply });
+        }
+        drop(state);
+        self.changed.notify_one();
+        receiver
+    }
+
+    /// Waits for work of worker `index`. The batch counts as running from here until [`Self::finish`].
+    pub(super) fn pull(&self, index: usize) -> Pull {
+        let mut state = self.state();
+        loop {
+            match state.next(Instant::now(), &self.metrics) {
+                Next::Do(pull) => {
+                    let size = match &pull {
+                        Pull::Batch(items) => items.len(),
+                        Pull::Time(size) => *size,
+                        Pull::Stop => 0,
+                    };
+                    if let Some(running) = state.running.get_mut(index).filter(|_| size > 0) {
+                        *running = Some(Running { since: Instant::now(), size });
+                    }
+                    if !state.queue.is_empty() {
+                        // What is left is the share of another idle worker.
+                        self.changed.notify_one();
+                    }
+                    return pull;
+                }
+                Next::Wait(None) => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Next::Wait(Some(time)) => {
+                    state = self.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+        }
+    }
+
+    /// Ends worker `index`'s batch: `times` are the engine times of the sizes that ran well.
+    pub(super) fn finish(&self, index: usize, times: &[(usize, Duration)], failed: bool) {
+        let mut state = self.state();
+        for (size, time) in times {
+            state.curve.record(*size, *time);
+        }
+        state.failures = if failed { state.failures.saturating_add(1) } else { 0 };
+        if let Some(running) = state.running.get_mut(index) {
+            *running = None;
+        }
+        drop(state);
+        // The finished worker's peers may now take a larger share.
+        self.changed.notify_one();
+    }
+
+    /// Ends the idle timing of a size.
+    pub(super) fn finish_timing(&self) {
+        self.state().timing = false;
+    }
+
+    pub(super) fn load(&self, decode_wait: Duration) -> Load {
+        self.load_of(&self.state(), decode_wait)
+    }
+
+    fn load_of(&self, state: &State, decode_wait: Duration) -> Load {
+        let now = Instant::now();
+        let batch_effective = state.curve.effective(state.knobs.batch_max);
+        let rest = |running: &Option<Running>| {
+            running.map_or(Duration::ZERO, |Running { since, size }| {
+                state.curve.p95(size).saturating_sub(now.saturating_duration_since(since))
+            })
+        };
+        Load {
+            queued: state.queue.len() + state.reserved,
+            workers: state.running.len(),
+            idle_workers: state.idle_workers(),
+            rest_of_running: state.running.iter().map(rest).min().unwrap_or_default(),
+            batch_effective,
+            batch_time_p95: state.curve.p95(batch_effective),
+            batch_time: state.curve.mean(batch_effective),
+            batch_max: state.knobs.batch_max.min(self.model.batch_max),
+            decode_wait,
+            deadline: state.knobs.deadline,
+            image_bytes: usize::try_from(3 * self.model.info.size().pixels()).unwrap_or(usize::MAX),
+        }
+    }
+
+    pub(super) fn oldest_age(&self) -> Duration {
+        self.state().queue.front().map_or(Duration::ZERO, |item| item.enqueued.elapsed())
+    }
+
+    pub(super) fn queued(&self) -> usize {
+        self.state().queue.len()
+    }
+
+    pub(super) fn set_knobs(&self, knobs: Knobs) {
+        self.state().knobs = knobs;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn stuck(&self) -> bool {
+        let state = self.state();
+        state.running.iter().flatten().any(|running| {
+            let usual = state.curve.p95(running.size).mul_f64(limits::STUCK_BATCH_FACTOR);
+            running.since.elapsed() > usual.max(limits::STUCK_BATCH_MIN)
+        })
+    }
+
+    pub(super) fn sound(&self) -> bool {
+        self.state().failures < limits::ENGINE_FAILURES_MAX
+    }
+
+    pub(super) fn close(&self) {
+        self.state().closing = true;
+        self.changed.notify_all();
+    }
+}
+
+impl State {
+    fn idle_workers(&self) -> usize {
+        self.running.iter().filter(|running| running.is_none()).count()
+    }
+
+    fn next(&mut self, now: Instant, metrics: &Metrics) -> Next {
+        self.drop_dead(now, metrics);
+        let Some(oldest) = self.queue.front() else { return self.next_at_idle() };
+        let effective = self.curve.effective(self.knobs.batch_max);
+        let age = now.saturating_duration_since(oldest.enqueued);
+        if self.queue.len() < effective && age < self.knobs.queue_delay_max && !self.closing {
+            return Next::Wait(Some(self.knobs.queue_delay_max.saturating_sub(age)));
+        }
+        // The caller is idle, so there is at least one to share with.
+        let share = self.queue.len().div_ceil(self.idle_workers().max(1));
+        // A size that was never tried can only be learned if somebody tries it, once enough images wait.
+        let untried = self.curve.next_untimed(self.knobs.batch_max, self.knobs.inference_threshold);
+        let size = untried.filter(|size| share >= *size).unwrap_or_else(|| share.min(effective));
+        let size = self.size_in_time(size, now);
+        Next::Do(Pull::Batch(self.queue.drain(..size).collect()))
+    }
+
+    /// Fewer images if that lets the oldest one's answer come in time.
+    fn size_in_time(&self, size: usize, now: Instant) -> usize {
+        let Some(answer_by) = self.queue.front().and_then(|item| item.job.answer_by) else { return size };
+        let left = answer_by.saturating_duration_since(now);
+        (1..=size).rev().find(|smaller| self.curve.p95(*smaller) <= left).unwrap_or(size)
+    }
+
+    fn next_at_idle(&mut self) -> Next {
+        if self.closing {
+            // Images that are being decoded still come.
+            self.stopped = self.reserved == 0;
+            return if self.stopped { Next::Do(Pull::Stop) } else { Next::Wait(None) };
+        }
+        let alone = self.reserved == 0 && !self.timing && self.running.iter().all(Option::is_none);
+        let untimed = self.curve.next_untimed(self.knobs.timed_batch_max, self.knobs.inference_threshold);
+        match untimed.filter(|_| alone) {
+            Some(size) => {
+                self.timing = true;
+                Next::Do(Pull::Time(size))
+            }
+            None => Next::Wait(None),
+        }
+    }
+
+    /// Drops images whose client left and answers those whose deadline has passed.
+    fn drop_dead(&mut self, now: Instant, metrics: &Metrics) {
+        let dead = |item: &Item| item.reply.is_closed() || now > item.job.start_by || !item.in_time(now);
+        let (dead, alive): (VecDeque<_>, VecDeque<_>) =
+            if self.queue.iter().any(dead) { self.queue.drain(..).partition(dead) } else { return };
+        self.queue = alive;
+        for item in dead {
+            if item.reply.is_closed() && item.in_time(now) {
+                metrics.images.cancelled.of("queue").inc();
+            }
+            let _ = item.reply.send(Err(JobError::Expired));
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! One inference worker: a thread that owns a session.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use yolo_vision::postprocess;
+
+use super::queue::{Item, Pull, Shared};
+use super::{Inferred, JobError};
+use crate::engine::{BatchOutput, Engine, EngineError, EngineInput, Memory};
+use crate::metrics::add_seconds;
+
+/// Runs of one image before a session counts as warm, and of each size that is timed at idle.
+const WARM_RUNS: usize = 3;
+/// Steps by which inference is nicer than the rest, so that a refusal is quick however busy the engine is.
+const NICENESS: i32 = 5;
+/// A grey of no meaning, for runs without a picture.
+const BLANK: u8 = 114;
+
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    index: usize,
+    engine: Box<dyn Engine>,
+}
+
+/// What a batch came to.
+struct Outcome {
+    /// Engine times of the sizes that ran well.
+    times: Vec<(usize, Duration)>,
+    failed: bool,
+}
+
+impl Worker {
+    /// Opens a session and warms it.
+    pub(super) fn open(shared: Arc<Shared>, index: usize) -> Result<Self, EngineError> {
+        let engine = shared.model.sessions.open()?;
+        let mut worker = Self { shared, index, engine };
+        // The first run pays for memory; it does not count.
+        worker.time(1, Memory::Keep)?;
+        for _ in 1..WARM_RUNS {
+            let time = worker.time(1, Memory::Keep)?;
+            worker.shared.finish(index, &[(1, time)], false);
+        }
+        Ok(worker)
+    }
+
+    pub(super) fn run(mut self) {
+        // On Linux niceness belongs to the thread. Refused at worst: then inference competes as an equal.
+        if let Err(error) = rustix::process::nice(NICENESS) {
+            tracing::debug!(%error, "Inference thread keeps its priority.");
+        }
+        loop {
+            match self.shared.pull(self.index) {
+                Pull::Batch(items) => {
+                    let start = Instant::now();
+                    let outcome = self.run_items(items);
+                    add_seconds(&self.shared.metrics.batch.busy, start.elapsed());
+                    self.shared.finish(self.index, &outcome.times, outcome.failed);
+                }
+                Pull::Time(size) => self.time_at_idle(size),
+                Pull::Stop => return,
+            }
+        }
+    }
+
+    /// Times a size that has not run yet and publishes it.
+    fn time_at_idle(&mut self, size: usize) {
+        let memory = if size == 1 { Memory::Keep } else { Memory::Release };
+        // The first run pays for memory; it does not count.
+        let outcome: Result<Vec<Duration>, _> =
+            self.time(size, memory).and_then(|_| (0..WARM_RUNS).map(|_| self.time(size, memory)).collect());
+        let runs = outcome.unwrap_or_else(|error| {
+            tracing::warn!(size, %error, "Timing a batch at idle failed.");
+            // As slow as can be: known, and never chosen.
+            vec![Duration::from_hours(1); WARM_RUNS]
+        });
+        let times: Vec<_> = runs.into_iter().map(|time| (size, time)).collect();
+        let seconds = || times.iter().map(|(_, time)| time.as_secs_f64());
+        let mean_s = seconds().sum::<f64>() / f64::from(u32::try_from(times.len()).unwrap_or(u32::MAX));
+        self.shared.metrics.batch.set_curve(size, mean_s, seconds().fold(0.0, f64::max));
+        self.shared.finish(self.index, &times, false);
+        self.shared.finish_timing();
+    }
+
+    fn time(&mut self, size: usize, memory: Memory) -> Result<Duration, EngineError> {
+        let blank = self.blank();
+        let start = Instant::now();
+        self.engine.run(&vec![&blank; size], memory)?;
+        Ok(start.elapsed())
+    }
+
+    fn blank(&self) -> EngineInput {
+        let len = usize::try_from(3 * self.shared.model.info.size().pixels()).unwrap_or_default();
+        EngineInput { pixels: vec![BLANK; len], content: [0; 32] }
+    }
+
+    /// Runs a batch; if it fails, each image by itself, once.
+    fn run_items(&mut self, items: Vec<Item>) -> Outcome {
+        let size = items.len();
+        match self.attempt(&items) {
+            Ok(Ran { answers, time }) => {
+                self.answer(items, answers);
+                Outcome { times: vec![(size, time)], failed: false }
+            }
+            Err(error) => {
+                self.shared.metrics.batch.engine_errors.inc();
+                tracing::warn!(size, %error, "A batch failed.");
+                if size == 1 {
+                    self.answer(items, vec![Err(JobError::Failed(error.0))]);
+                    return Outcome { times: Vec::new(), failed: true };
+                }
+                let outcomes: Vec<_> = items.into_iter().map(|item| self.run_items(vec![item])).collect();
+                // One bad image is not a bad engine: it fails only if no image ran.
+                let failed = outcomes.iter().all(|outcome| outcome.failed);
+                Outcome { times: outcomes.into_iter().flat_map(|outcome| outcome.times).collect(), failed }
+            }
+        }
+    }
+
+    fn attempt(&mut self, items: &[Item]) -> Result<Ran, EngineError> {
+        let ran = catch_unwind(AssertUnwindSafe(|| self.infer(items)));
+        ran.unwrap_or_else(|_| {
+            // The session may be in any state after a panic.
+            self.engine = self.shared.model.sessions.open()?;
+            Err(EngineError("the engine panicked".to_owned()))
+        })
+    }
+
+    fn infer(&mut self, items: &[Item]) -> Result<Ran, EngineError> {
+        let inputs: Vec<&EngineInput> = items.iter().map(|item| &item.job.input).collect();
+        let start = Instant::now();
+        let output = self.engine.run(&inputs, Memory::Keep)?;
+        let time = start.elapsed();
+        self.shared.count_batch(items, start, time);
+        let answers = items.iter().enumerate().map(|(index, item)| {
+            let mut inferred = self.shared.detect(&*output, index, item)?;
+            inferred.queue = start.saturating_duration_since(item.enqueued);
+            inferred.inference = time;
+            inferred.batch_size = items.len();
+            Ok(inferred)
+        });
+        Ok(Ran { answers: answers.collect(), time })
+    }
+
+    fn answer(&self, items: Vec<Item>, answers: Vec<Result<Inferred, JobError>>) {
+        let now = Instant::now();
+        for (item, answer) in items.into_iter().zip(answers) {
+            let in_time = item.in_time(now);
+            if item.reply.send(answer).is_err() && in_time {
+                self.shared.metrics.images.cancelled.of("running").inc();
+            }
+        }
+    }
+}
+
+/// A batch that the engine ran.
+struct Ran {
+    answers: Vec<Result<Inferred, JobError>>,
+    time: Duration,
+}
+
+impl Shared {
+    fn count_batch(&self, items: &[Item], start: Instant, time: Duration) {
+        let (batch, images) = (&self.metrics.batch, &self.metrics.images);
+        let (size, time_s) = (items.len(), time.as_secs_f64());
+        batch.batches.of(size).inc();
+        batch.seconds.of(size).inc_by(time_s);
+        batch.seconds_squared.of(size).inc_by(time_s * time_s);
+        batch.images.inc_by(size as u64);
+        for item in items {
+            images.inference_duration.observe(time_s);
+            images.stage.of("inference").observe(time_s);
+            images.stage.of("queue").observe(start.saturating_duration_since(item.enqueued).as_secs_f64());
+        }
+    }
+
+    fn detect(&self, output: &dyn BatchOutput, index: usize, item: &Item) -> Result<Inferred, JobError> {
+        let start = Instant::now();
+        let view = output.image(index).ok_or_else(|| JobError::Failed("the model gave no output for it".to_owned()))?;
+        let detections = postprocess(&[view], &self.model.info, &item.job.letterbox, &item.job.parameters)
+            .map_err(|error| JobError::Failed(error.to_string()))?;
+        let postprocess = start.elapsed();
+        self.metrics.images.stage.of("postprocess").observe(postprocess.as_secs_f64());
+        Ok(Inferred { detections, batch_size: 1, queue: Duration::ZERO, inference: Duration::ZERO, postprocess })
+    }
+}

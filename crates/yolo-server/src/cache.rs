@@ -1,0 +1,335 @@
+//! Results by content: a byte-bounded cache with single flight.
+//!
+//! Looked up before an image is decoded, so a hit costs a hash. Equal images that arrive together are run once: the
+//! first becomes the leader, the others wait for its result, and if its client leaves the next one leads.
+
+mod ghosts;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use prometheus_client::metrics::counter::Counter;
+use quick_cache::sync::{Cache, PlaceholderGuard};
+use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
+use yolo_vision::{Detection, Parameters, Size};
+
+use crate::metrics::CacheMetrics;
+use ghosts::Ghosts;
+
+pub use ghosts::GHOST_SIZES_BYTES;
+
+/// Bumped when the same image and parameters may give another answer.
+const SEMANTICS_VERSION: u8 = 1;
+/// Book-keeping of an entry besides key and value, about.
+const ENTRY_OVERHEAD_BYTES: usize = 128;
+/// Entries that the cache is dimensioned for at first; it grows by itself.
+const ENTRIES_TYPICAL: usize = 1_024;
+
+/// Hash of everything that decides an answer.
+pub type Key = [u8; 32];
+
+/// What is remembered of an image.
+#[derive(Debug)]
+pub struct Answer {
+    /// The picture's size, after its orientation.
+    pub size: Size,
+    /// Found objects, best first.
+    pub detections: Vec<Detection>,
+}
+
+impl Answer {
+    fn weight_bytes(&self) -> u64 {
+        // Class names are shared with the model.
+        let detections = self.detections.len() * size_of::<Detection>();
+        (detections + size_of::<Self>() + size_of::<Key>() + ENTRY_OVERHEAD_BYTES) as u64
+    }
+}
+
+/// The key of an image: model, canonical parameters, content.
+pub fn key(model_sha256: &str, parameters: &Parameters, content: &[u8; 32]) -> Key {
+    let Parameters { confidence, iou, detections_max, classes, agnostic, normalize: _ } = parameters;
+    // `normalize` acts on the JSON only: both forms share an entry.
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&[SEMANTICS_VERSION, u8::from(*agnostic), u8::from(classes.is_some())]);
+    hasher.update(model_sha256.as_bytes());
+    hasher.update(content);
+    hasher.update(&confidence.to_bits().to_le_bytes());
+    hasher.update(&iou.to_bits().to_le_bytes());
+    hasher.update(&(*detections_max as u64).to_le_bytes());
+    let mut classes = classes.clone().unwrap_or_default();
+    classes.sort_unstable();
+    classes.dedup();
+    for class in classes {
+        hasher.update(&class.to_le_bytes());
+    }
+    *hasher.finalize().as_bytes()
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    answer: Arc<Answer>,
+    stored: Instant,
+}
+
+#[derive(Debug, Clone)]
+struct Bytes;
+
+impl Weighter<Key, Entry> for Bytes {
+    fn weight(&self, _: &Key, entry: &Entry) -> u64 {
+        entry.answer.weight_bytes()
+    }
+}
+
+#[derive(Debug, Clone)]
+struct CountEvictions(Counter);
+
+impl Lifecycle<Key, Entry> for CountEvictions {
+    type RequestState = ();
+
+    fn on_evict(&self, (): &mut (), _: Key, _: Entry) {
+        self.0.inc();
+    }
+}
+
+type Store = Cache<Key, Entry, Bytes, DefaultHashBuilder, CountEvictions>;
+
+/// The result cache of one server.
+#[derive(Debug)]
+pub struct ResultCache {
+    store: Store,
+    ttl: Mutex<Duration>,
+    ghosts: Ghosts,
+    metrics: CacheMetrics,
+}
+
+/// What a lookup found.
+pub enum Lookup<'a> {
+    /// The answer was there.
+    Hit(Arc<Answer>),
+    /// Another request worked on it; this is its answer.
+    Coalesced(Arc<Answer>),
+    /// The caller runs the image and hands in the answer.
+    Miss(Leader<'a>),
+}
+
+impl ResultCache {
+    /// A cache of `capacity_bytes`; 0 is off.
+    pub fn new(capacity_bytes: u64, ttl: Duration, metrics: CacheMetrics) -> Self {
+        // One shard: the bound holds for the whole, and a large answer fits as long as it fits the cache. At a few
+        // thousand lookups a second its lock is free.
+        let options = OptionsBuilder::new()
+            .shards(1)
+            .weight_capacity(capacity_bytes)
+            .estimated_items_capacity(ENTRIES_TYPICAL)
+            .build();
+        let lifecycle = CountEvictions(metrics.evictions.clone());
+        let store = match options {
+            Ok(options) => Cache::with_options(options, Bytes, DefaultHashBuilder::default(), lifecycle),
+            // Every option is given above, so this does not happen; the cache would only have more shards.
+            Err(_) => Cache::with(ENTRIES_TYPICAL, capacity_bytes, Bytes, DefaultHashBuilder::default(), lifecycle),
+        };
+        Self { store, ttl: Mutex::new(ttl), ghosts: Ghosts::new(metrics.clone()), metrics }
+    }
+
+    /// Looks an image up, waiting for a request that is working on it.
+    ///
+    /// Cancellation: safe at any point. Ghosts count the lookup whether or not the cache is on.
+    pub async fn lookup(&self, key: Key) -> Lookup<'_> {
+        let ttl = self.ttl();
+        let sampled = self.ghosts.refer(&key, ttl);
+        if self.store.capacity() == 0 {
+            self.metrics.requests.of("bypass").inc();
+            return Lookup::Miss(Leader { cache: self, key, sampled, guard: None });
+        }
+        let expired = self.store.remove_if(&key, |entry| entry.stored.elapsed() >= ttl);
+        if expired.is_some() {
+            self.metrics.expired.inc();
+        }
+        if let Some(entry) = self.store.get(&key) {
+            self.metrics.requests.of("hit").inc();
+            self.remember(sampled, key, &entry.answer);
+            return Lookup::Hit(entry.answer);
+        }
+        match self.store.get_value_or_guard_async(&key).await {
+            Ok(entry) => {
+                self.metrics.requests.of("coalesced").inc();
+                self.remember(sampled, key, &entry.answer);
+                Lookup::Coalesced(entry.answer)
+            }
+            Err(guard) => {
+                self.metrics.requests.of("miss").inc();
+                Lookup::Miss(Leader { cache: self, key, sampled, guard: Some(guard) })
+            }
+        }
+    }
+
+    /// A lookup that a request asked to skip: it is run, and its answer is not kept.
+    pub fn bypass(&self, key: Key) -> Leader<'_> {
+        self.metrics.requests.of("bypass").inc();
+        Leader { cache: self, key, sampled: false, guard: None }
+    }
+
+    fn remember(&self, sampled: bool, key: Key, answer: &Answer) {
+        if sampled {
+            self.ghosts.store(key, answer.weight_bytes());
+        }
+    }
+
+    /// Applies a new capacity and age at once, to entries already there too.
+    pub fn set(&self, capacity_bytes: u64, ttl: Duration) {
+        *self.ttl.lock().unwrap_or_else(PoisonError::into_inner) = ttl;
+        if self.store.capacity() != capacity_bytes {
+            self.store.set_capacity(capacity_bytes);
+        }
+    }
+
+    fn ttl(&self) -> Duration {
+        *self.ttl.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        self.store.weight()
+    }
+
+    /// Answers held.
+    pub fn entries(&self) -> usize {
+        self.store.len()
+    }
+
+    /// Bound of the bytes.
+    pub fn capacity_bytes(&self) -> u64 {
+        self.store.capacity()
+    }
+}
+
+/// The duty to run an image that nobody else runs. Dropped without an answer, the next waiting request leads.
+pub struct Leader<'a> {
+    cache: &'a ResultCache,
+    key: Key,
+    sampled: bool,
+    guard: Option<PlaceholderGuard<'a, Key, Entry, Bytes, DefaultHashBuilder, CountEvictions>>,
+}
+
+impl Leader<'_> {
+    /// What the request's answer says about the cache: `miss`, or `bypass` if nothing will be kept.
+    pub const fn label(&self) -> &'static str {
+        if self.guard.is_some() { "miss" } else { "bypass" }
+    }
+
+    /// Hands in the answer: to the cache, and to everybody who waits for it.
+    pub fn complete(self, answer: Arc<Answer>) {
+        self.cache.remember(self.sampled, self.key, &answer);
+        if let Some(guard) = self.guard {
+            // Refused only if the entry was replaced meanwhile: that answer is as good.
+            let _ = guard.insert(Entry { answer, stored: Instant::now() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn cache(capacity_bytes: u64, ttl: Duration) -> (ResultCache, CacheMetrics) {
+        let metrics = Metrics::new().cache;
+        (ResultCache::new(capacity_bytes, ttl, metrics.clone()), metrics)
+    }
+
+    fn answer() -> Arc<Answer> {
+        Arc::new(Answer { size: Size::new(1, 1), detections: Vec::new() })
+    }
+
+    fn numbered(number: u64) -> Key {
+        *blake3::hash(&number.to_le_bytes()).as_bytes()
+    }
+
+    async fn put(cache: &ResultCache, number: u64) {
+        match cache.lookup(numbered(number)).await {
+            Lookup::Miss(leader) => leader.complete(answer()),
+            Lookup::Hit(_) | Lookup::Coalesced(_) => panic!("key {number} was there"),
+        }
+    }
+
+    #[tokio::test]
+    async fn equal_images_are_run_once_and_a_lost_leader_is_replaced() {
+        let (cache, metrics) = cache(1 << 20, HOUR);
+        let cache = Arc::new(cache);
+        let Lookup::Miss(leader) = cache.lookup(numbered(1)).await else { panic!("an empty cache") };
+        let follower = || {
+            let cache = Arc::clone(&cache);
+            tokio::spawn(async move {
+                match cache.lookup(numbered(1)).await {
+                    Lookup::Hit(_) => "hit",
+                    Lookup::Coalesced(_) => "coalesced",
+                    Lookup::Miss(leader) => {
+                        leader.complete(answer());
+                        "led"
+                    }
+                }
+            })
+        };
+        let followers = [follower(), follower(), follower()];
+        tokio::task::yield_now().await; // all three wait now
+        drop(leader);
+        let mut outcomes = Vec::new();
+        for follower in followers {
+            outcomes.push(follower.await.unwrap());
+        }
+        outcomes.sort_unstable();
+        assert_eq!(outcomes, ["coalesced", "coalesced", "led"]);
+        assert!(matches!(cache.lookup(numbered(1)).await, Lookup::Hit(_)));
+        assert_eq!(metrics.requests.of("coalesced").get(), 2);
+    }
+
+    #[tokio::test]
+    async fn the_bytes_stay_within_the_capacity_and_a_smaller_one_evicts() {
+        let one = answer().weight_bytes();
+        let (cache, metrics) = cache(10 * one, HOUR);
+        for number in 0..100 {
+            put(&cache, number).await;
+        }
+        assert!(cache.entries() <= 10 && cache.entries() > 4, "{}", cache.entries());
+        assert!(cache.bytes() <= 10 * one);
+        cache.set(2 * one, HOUR);
+        assert!(cache.bytes() <= 2 * one, "{}", cache.bytes());
+        assert!(metrics.evictions.get() >= 90);
+        cache.set(0, HOUR);
+        assert_eq!(cache.entries(), 0);
+        put(&cache, 1).await;
+        put(&cache, 1).await; // off: never found
+    }
+
+    #[tokio::test]
+    async fn a_shorter_age_counts_for_old_entries_too() {
+        let (cache, metrics) = cache(1 << 20, HOUR);
+        put(&cache, 7).await;
+        cache.set(1 << 20, Duration::ZERO);
+        assert!(matches!(cache.lookup(numbered(7)).await, Lookup::Miss(_)));
+        assert_eq!(metrics.expired.get(), 1);
+    }
+
+    #[test]
+    fn the_key_depends_on_what_decides_the_answer_and_on_nothing_else() {
+        let standard = Parameters::default();
+        let of = |parameters: &Parameters| key("model", parameters, &[7; 32]);
+        let classes = |classes: &[u32]| Parameters { classes: Some(classes.to_vec()), ..Parameters::default() };
+        assert_eq!(of(&classes(&[2, 0, 2])), of(&classes(&[0, 2])));
+        assert_eq!(of(&standard), of(&Parameters { normalize: true, ..standard.clone() }));
+        let others = [
+            Parameters { confidence: 0.3, ..standard.clone() },
+            Parameters { iou: 0.5, ..standard.clone() },
+            Parameters { detections_max: 10, ..standard.clone() },
+            Parameters { agnostic: true, ..standard.clone() },
+            classes(&[]),
+        ];
+        for other in &others {
+            assert_ne!(of(other), of(&standard), "{other:?}");
+        }
+        assert_ne!(key("other", &standard, &[7; 32]), of(&standard));
+        assert_ne!(key("model", &standard, &[8; 32]), of(&standard));
+    }
+}

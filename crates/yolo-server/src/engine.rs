@@ -1,0 +1,153 @@
+//! What runs a model: a batch of prepared pictures in, output tensors out.
+
+pub mod emulated;
+pub mod ort;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use yolo_vision::{ModelInfo, OutputView};
+
+/// A picture ready for the model.
+#[derive(Debug)]
+pub struct EngineInput {
+    /// `[3, height, width]` u8 RGB of the model's input size; converted to f32 when the batch is assembled.
+    pub pixels: Vec<u8>,
+    /// Hash of the encoded file; the emulated engine derives its detections from it.
+    pub content: [u8; 32],
+}
+
+/// What an engine does with the memory that a batch needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// Keep it for the next batch of the size.
+    Keep,
+    /// Give it back: the size is rare.
+    Release,
+}
+
+/// One session of a loaded model, owned by one worker thread.
+pub trait Engine: Send {
+    /// Runs `inputs` as one batch (1..=[`LoadedModel::batch_max`] pictures).
+    ///
+    /// # Errors
+    /// [`EngineError`] if the engine refused the batch; the session stays usable.
+    fn run(&mut self, inputs: &[&EngineInput], memory: Memory) -> Result<Box<dyn BatchOutput + '_>, EngineError>;
+}
+
+/// The output tensor of a batch, owned by the engine until dropped.
+pub trait BatchOutput {
+    /// One image's share, `[rows, columns]`; `None` if the engine gave fewer images than it got.
+    fn image(&self, index: usize) -> Option<OutputView<'_>>;
+}
+
+/// Opens sessions of a model that is loaded and checked.
+pub trait Sessions: Send + Sync {
+    /// Opens one more session.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the engine cannot, for want of memory say.
+    fn open(&self) -> Result<Box<dyn Engine>, EngineError>;
+
+    /// Total time for which the device was busy; `None` if there is no device to speak of.
+    fn device_busy(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// A model that can be served.
+#[derive(Clone)]
+pub struct LoadedModel {
+    /// Shapes, classes and output layout.
+    pub info: ModelInfo,
+    /// The file's stem.
+    pub name: String,
+    /// SHA-256 of the file, 64 hexadecimal digits.
+    pub sha256: String,
+    /// What computes: `cpu` or `emulated`.
+    pub provider: &'static str,
+    /// Largest batch of the model and the engine.
+    pub batch_max: usize,
+    /// Opens its sessions.
+    pub sessions: Arc<dyn Sessions>,
+}
+
+impl fmt::Debug for LoadedModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, sha256, provider, .. } = self;
+        f.debug_struct("LoadedModel").field("name", name).field("sha256", sha256).field("provider", provider).finish()
+    }
+}
+
+impl LoadedModel {
+    /// Whether answers are made up.
+    pub fn emulated(&self) -> bool {
+        self.provider == emulated::PROVIDER
+    }
+
+    /// First digits of the digest: what answers call the model's version.
+    pub fn version(&self) -> &str {
+        self.sha256.get(..6).unwrap_or(&self.sha256)
+    }
+}
+
+/// A batch failed.
+#[derive(Debug, thiserror::Error)]
+#[error("the engine failed: {0}")]
+pub struct EngineError(pub String);
+
+/// A model cannot be served. The text names the file and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// No such file, or not readable.
+    #[error("the model file {file} cannot be read: {detail}")]
+    Missing {
+        /// Path as configured.
+        file: String,
+        /// The system's words.
+        detail: String,
+    },
+    /// The file ends early or is no ONNX file.
+    #[error("the model file {file} is truncated or not an ONNX file: upload it again ({detail})")]
+    Truncated {
+        /// Path as configured.
+        file: String,
+        /// The engine's words.
+        detail: String,
+    },
+    /// Not the file that was asked for.
+    #[error("the model file {file} has SHA-256 {found}, expected {expected}")]
+    DigestMismatch {
+        /// Path as configured.
+        file: String,
+        /// Digest as configured.
+        expected: String,
+        /// Digest of the file.
+        found: String,
+    },
+    /// A model that this server cannot run.
+    #[error("the model file {file} is not supported: {detail}")]
+    Unsupported {
+        /// Path as configured.
+        file: String,
+        /// What does not fit.
+        detail: String,
+    },
+    /// The engine's library is missing or of another version.
+    #[error("the inference engine cannot start: {0}")]
+    Engine(String),
+}
+
+impl LoadError {
+    /// Closed set: the code in the termination log, which becomes a condition's reason.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Missing { .. } => "model_missing",
+            Self::Truncated { .. } => "model_truncated",
+            Self::DigestMismatch { .. } => "model_digest_mismatch",
+            Self::Unsupported { .. } => "model_unsupported",
+            Self::Engine(_) => "engine_unavailable",
+        }
+    }
+}

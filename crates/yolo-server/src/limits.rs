@@ -1,0 +1,61 @@
+//! Every bound of the server in one place: nothing that a client can send grows without one of these.
+
+use std::time::Duration;
+
+/// Largest body of one request: three times a 50-megapixel camera JPEG.
+pub const BODY_BYTES_MAX: usize = 20 << 20;
+/// Bodies of all requests together; past it a request is refused with 429 before its body is read.
+pub const BODIES_BYTES_MAX: usize = 128 << 20;
+/// Parts of one multipart body: the picture and the parameters, each once.
+pub const MULTIPART_PARTS_MAX: usize = 8;
+/// Bytes of a multipart text field or of a parameter's value.
+pub const PARAMETER_BYTES_MAX: usize = 4 << 10;
+/// Bytes of an `X-Request-Id` that is echoed; a longer one is replaced.
+pub const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// Size of a request's header block.
+pub const HEADER_BYTES_MAX: usize = 16 << 10;
+/// Time from the first byte of a request head to its last.
+pub const HEADER_READ_MAX: Duration = Duration::from_secs(5);
+/// Time for a whole body.
+pub const BODY_READ_MAX: Duration = Duration::from_mins(1);
+/// After this time a body must have come at [`BODY_RATE_MIN_BYTES_PER_S`] on average.
+pub const BODY_RATE_GRACE: Duration = Duration::from_secs(5);
+/// Slowest accepted upload.
+pub const BODY_RATE_MIN_BYTES_PER_S: u64 = 16 << 10;
+/// Time that a client may leave a response unread.
+pub const RESPONSE_WRITE_MAX: Duration = Duration::from_secs(10);
+/// Time that a kept-alive connection may be idle.
+pub const KEEP_ALIVE_IDLE_MAX: Duration = Duration::from_secs(75);
+/// Open connections; past it a new one is closed at once and counted.
+pub const CONNECTIONS_MAX: usize = 10_000;
+
+/// Mean age at which a connection is told to close, so that clients find new replicas behind kube-proxy.
+pub const CONNECTION_AGE: Duration = Duration::from_secs(15);
+/// Spread of that age, as a share: without it all connections of a burst would move together.
+pub const CONNECTION_AGE_JITTER: f64 = 0.33;
+/// Requests after which a connection is told to close whatever its age.
+pub const CONNECTION_REQUESTS_MAX: u32 = 1_000;
+
+/// Images admitted and not yet started, whatever the knobs say.
+pub const QUEUE_IMAGES_MAX: usize = 256;
+/// Memory of admitted, prepared images.
+pub const QUEUE_BYTES_MAX: usize = 256 << 20;
+/// Largest batch of any engine.
+pub const BATCH_MAX: usize = 32;
+
+/// Size of `knobs.json`.
+pub const KNOBS_BYTES_MAX: u64 = 4 << 10;
+/// The knobs directory is read this often even if no change was notified.
+pub const KNOBS_POLL: Duration = Duration::from_secs(5);
+/// Largest result cache.
+pub const CACHE_BYTES_MAX: u64 = 1 << 30;
+/// Memory kept free of the cache for decoding and answers: one decoded 50-megapixel picture and its tensor.
+pub const CACHE_RESERVE_BYTES: u64 = 192 << 20;
+
+/// A batch that runs longer than this, and longer than [`STUCK_BATCH_FACTOR`] times its usual time, fails `/livez`.
+pub const STUCK_BATCH_MIN: Duration = Duration::from_secs(30);
+/// See [`STUCK_BATCH_MIN`].
+pub const STUCK_BATCH_FACTOR: f64 = 20.0;
+/// Engine failures in a row after which the server is no longer ready.
+pub const ENGINE_FAILURES_MAX: u32 = 3;

@@ -1,0 +1,62 @@
+//! The `yolo-server` program.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+use yolo_server::{Config, cgroup};
+
+/// Pictures come and go on many threads: the system's allocator keeps the holes.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let config = Config::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match serve(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "Server failed.");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(worker_threads(&config))
+        .enable_all()
+        .build()
+        .context("failed to start the runtime")?;
+    let result = runtime.block_on(async {
+        let mut term = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut asked = async move || {
+            tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
+        };
+        let drain = CancellationToken::new();
+        let asked_twice = async {
+            asked().await;
+            drain.cancel();
+            asked().await;
+        };
+        tokio::select! {
+            served = yolo_server::run(config, drain.cancelled()) => served.map_err(anyhow::Error::from),
+            () = asked_twice => Ok(()), // somebody insists: now
+        }
+    });
+    // A model that is still being loaded must not hold the process.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    result
+}
+
+/// Threads for connections and JSON; decoding and inference have their own.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few hundred cores")]
+fn worker_threads(config: &Config) -> usize {
+    (cgroup::usable_cores(config.cpu_request).ceil() as usize).max(1)
+}

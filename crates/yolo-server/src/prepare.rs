@@ -1,0 +1,141 @@
+//! Encoded bytes to the model's input, on a bounded pool, before the queue: no bad image ever enters a batch.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use yolo_vision::{DecodeError, DecodeLimits, Letterbox, Size, decode, letterbox_into};
+
+use crate::engine::EngineInput;
+use crate::http::body::Upload;
+use crate::http::error::{ApiError, Code};
+use crate::metrics::ImageMetrics;
+
+/// A picture ready to be queued.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The model's input.
+    pub input: EngineInput,
+    /// The way back to the picture.
+    pub letterbox: Letterbox,
+    /// Time of decoding.
+    pub decode: Duration,
+    /// Time of resizing and padding.
+    pub preprocess: Duration,
+}
+
+/// Decodes at most `threads` pictures at a time.
+#[derive(Debug)]
+pub struct Preparer {
+    permits: Arc<Semaphore>,
+    threads: usize,
+    waiting: AtomicUsize,
+    /// Moving mean of the time of one picture.
+    mean_micros: Arc<AtomicU64>,
+    target: Size,
+    metrics: ImageMetrics,
+}
+
+/// Counts a picture as waiting while it lives, however its wait ends.
+struct Waiting<'a>(&'a Preparer);
+
+impl<'a> Waiting<'a> {
+    fn new(preparer: &'a Preparer) -> Self {
+        preparer.waiting.fetch_add(1, Ordering::Relaxed);
+        preparer.metrics.stage_queued.of("decode").inc();
+        Self(preparer)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.stage_queued.of("decode").dec();
+    }
+}
+
+impl Preparer {
+    /// A pool for pictures of the model's input size `target`.
+    pub fn new(threads: usize, target: Size, metrics: ImageMetrics) -> Self {
+        metrics.stage_workers.of("decode").set(i64::try_from(threads).unwrap_or(i64::MAX));
+        Self {
+            permits: Arc::new(Semaphore::new(threads)),
+            threads,
+            waiting: AtomicUsize::new(0),
+            mean_micros: Arc::new(AtomicU64::new(0)),
+            target,
+            metrics,
+        }
+    }
+
+    /// Time that the pictures which wait for the pool will take.
+    pub fn wait(&self) -> Duration {
+        let rounds = (self.waiting.load(Ordering::Relaxed) / self.threads.max(1)) as u64;
+        Duration::from_micros(self.mean_micros.load(Ordering::Relaxed).saturating_mul(rounds))
+    }
+
+    /// Decodes and letterboxes a picture.
+    ///
+    /// Cancellation: dropped while it waits for the pool, nothing has been done; later, the picture is finished and
+    /// thrown away.
+    ///
+    /// # Errors
+    /// The picture's own faults as 415 or 422; 500 if a decoder panicked.
+    pub async fn prepare(&self, upload: Upload) -> Result<Prepared, ApiError> {
+        let waiting = Waiting::new(self);
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        let permit = permit.map_err(|_| ApiError::new(Code::Draining, "the server is shutting down"))?;
+        drop(waiting);
+        let (target, mean_micros) = (self.target, Arc::clone(&self.mean_micros));
+        let work = tokio::task::spawn_blocking(move || {
+            let prepared = prepare(upload, target);
+            if let Ok(Prepared { decode, preprocess, .. }) = &prepared {
+                learn(&mean_micros, *decode + *preprocess);
+            }
+            drop(permit); // with the work, not with the request: a request may leave while its picture is decoded
+            prepared
+        });
+        // The task is never aborted, so the only error is a panic.
+        let prepared = work.await.map_err(|_| ApiError::new(Code::Internal, "decoding the picture crashed"))??;
+        self.metrics.stage.of("decode").observe(prepared.decode.as_secs_f64());
+        self.metrics.stage.of("preprocess").observe(prepared.preprocess.as_secs_f64());
+        Ok(prepared)
+    }
+}
+
+/// Moving mean with weight 1/8. Two threads may lose one update between them; it is an estimate.
+fn learn(mean_micros: &AtomicU64, time: Duration) {
+    let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let old = mean_micros.load(Ordering::Relaxed);
+    let new = if old == 0 { micros } else { old - old / 8 + micros / 8 };
+    mean_micros.store(new, Ordering::Relaxed);
+}
+
+fn prepare(upload: Upload, target: Size) -> Result<Prepared, ApiError> {
+    let start = Instant::now();
+    let picture = decode(&upload.bytes, &DecodeLimits::default()).map_err(|error| of_picture(&error))?;
+    let content = upload.content;
+    drop(upload); // the encoded bytes and their share of the memory for bodies
+    let decoded = Instant::now();
+    let internal = |error: yolo_vision::LetterboxError| ApiError::new(Code::Internal, error.to_string());
+    let letterbox = Letterbox::plan(picture.size(), target).map_err(internal)?;
+    let mut pixels = vec![0; letterbox.output_len()];
+    letterbox_into(&picture, &letterbox, &mut pixels).map_err(internal)?;
+    Ok(Prepared {
+        input: EngineInput { pixels, content },
+        letterbox,
+        decode: decoded.saturating_duration_since(start),
+        preprocess: decoded.elapsed(),
+    })
+}
+
+fn of_picture(error: &DecodeError) -> ApiError {
+    let code = match error {
+        DecodeError::Unsupported => Code::UnsupportedImage,
+        DecodeError::Truncated { .. } | DecodeError::Damaged { .. } => Code::BadImage,
+        DecodeError::Empty { .. } => Code::ImageEmpty,
+        DecodeError::TooLarge { .. } | DecodeError::TooMuchMemory { .. } => Code::ImageTooLarge,
+    };
+    ApiError::new(code, error.to_string())
+}

@@ -1,0 +1,272 @@
+//! Starts a server, drains it, stops it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use yolo_vision::Parameters;
+
+use crate::app::App;
+use crate::args::{Config, EmulatedDevice, EngineKind, Profile};
+use crate::batcher::Batcher;
+use crate::cgroup;
+use crate::connection::{self, Policy};
+use crate::engine::{self, EngineError, LoadError, LoadedModel};
+use crate::http;
+use crate::knobs;
+use crate::lifecycle::Stage;
+use crate::predictor::Predictor;
+use crate::prepare::Preparer;
+
+/// Time over which the device's busy share is averaged.
+const UTILIZATION_WINDOW: usize = 5;
+
+/// Why a server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port is taken, or not ours.
+    #[error("failed to listen on {address}")]
+    Listen {
+        /// As configured.
+        address: SocketAddr,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// The admin thread could not start.
+    #[error("failed to start the admin thread")]
+    Admin(#[source] io::Error),
+    /// The model cannot be served.
+    #[error("failed to load the model")]
+    Model(#[from] LoadError),
+    /// The model's sessions cannot be opened or warmed.
+    #[error("failed to start the inference workers")]
+    Engine(#[from] EngineError),
+    /// A bug of ours.
+    #[error("loading the model crashed")]
+    Crashed,
+}
+
+/// A running server. Dropped, it stops at once.
+#[derive(Debug)]
+pub struct Server {
+    app: Arc<App>,
+    config: Config,
+    api_address: SocketAddr,
+    admin_address: SocketAddr,
+    api: JoinHandle<()>,
+    background: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Listens, then loads and warms the model; returns when predictions are served.
+    ///
+    /// Both ports answer from the start: the probes say what is going on, predictions get 503 `starting`.
+    ///
+    /// # Errors
+    /// [`StartError`]; the ports are closed again.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let app = Arc::new(App::new());
+        let api = listen(config.api_address).await?;
+        let admin = listen(config.admin_address).await?;
+        let (api_address, admin_address) = (address(&api, config.api_address), address(&admin, config.admin_address));
+        start_admin(admin, Arc::clone(&app))?;
+        let policy = policy(&app, Stage::Closing);
+        let api = tokio::spawn(connection::serve(api, http::router(Arc::clone(&app)), policy));
+        // From here on dropping the server closes the ports.
+        let mut server = Self { app, config, api_address, admin_address, api, background: Vec::new() };
+        server.follow_knobs();
+        server.load().await?;
+        server.app.lifecycle.advance(Stage::Serving);
+        Ok(server)
+    }
+
+    fn follow_knobs(&mut self) {
+        let Some(directory) = self.config.knobs_dir.clone() else { return };
+        // Before the model is loaded: its first batches shall know the knobs.
+        let first = knobs::read(&directory).ok();
+        if let Some(document) = &first {
+            self.app.offer_knobs(document);
+        }
+        let app = Arc::clone(&self.app);
+        self.background.push(tokio::spawn(knobs::watch(directory, first, move |document| app.offer_knobs(document))));
+    }
+
+    async fn load(&mut self) -> Result<(), StartError> {
+        let (app, config) = (Arc::clone(&self.app), self.config.clone());
+        let loaded = tokio::task::spawn_blocking(move || load(&app, &config)).await;
+        let predictor = loaded.map_err(|_| StartError::Crashed)??;
+        // Nothing else serves a predictor on this app.
+        let _ = self.app.serve(predictor);
+        self.background.push(tokio::spawn(publish_utilization(Arc::clone(&self.app))));
+        Ok(())
+    }
+
+    /// Where the API listens; the port is the real one if 0 was asked.
+    pub const fn api_address(&self) -> SocketAddr {
+        self.api_address
+    }
+
+    /// Where metrics and probes listen.
+    pub const fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// Shuts down without failing a request: not ready, serve on while endpoints propagate, stop accepting, finish.
+    ///
+    /// What is unfinished when the budget ends gets 503.
+    pub async fn drain(self) {
+        let start = Instant::now();
+        let (propagation, budget) = (self.config.drain_propagation(), self.config.drain_budget());
+        self.app.lifecycle.advance(Stage::Draining);
+        tokio::time::sleep(propagation).await;
+        self.close(budget.saturating_sub(start.elapsed())).await;
+    }
+
+    /// Shuts down at once: requests in flight get 503.
+    pub async fn stop(self) {
+        self.close(Duration::ZERO).await;
+    }
+
+    async fn close(mut self, budget: Duration) {
+        let lifecycle = self.app.lifecycle.clone();
+        lifecycle.advance(Stage::Closing);
+        if tokio::time::timeout(budget, &mut self.api).await.is_err() {
+            lifecycle.advance(Stage::Aborting);
+            let _ = (&mut self.api).await;
+        }
+        let app = Arc::clone(&self.app);
+        // Joins threads; at most one batch long.
+        let _ = tokio::task::spawn_blocking(move || {
+            if let Some(predictor) = app.predictor() {
+                predictor.batcher().stop();
+            }
+        })
+        .await;
+        // The admin port answers until here: the drain can be watched.
+        lifecycle.advance(Stage::Aborting);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.app.lifecycle.advance(Stage::Aborting);
+        self.background.iter().for_each(JoinHandle::abort);
+    }
+}
+
+fn policy(app: &App, close_at: Stage) -> Policy {
+    Policy { lifecycle: app.lifecycle.clone(), close_at, refused: app.metrics.images.rejected.of("connections") }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+}
+
+fn address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}
+
+/// Serves the admin port on a thread of its own, so that a probe is answered however busy the API is.
+fn start_admin(listener: TcpListener, app: Arc<App>) -> Result<(), StartError> {
+    let listener = listener.into_std().map_err(StartError::Admin)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Admin)?;
+    let serve = async move {
+        // It outlives the API: the probes tell of the drain until its end.
+        let policy = policy(&app, Stage::Aborting);
+        let router = http::health::admin_router(app);
+        match TcpListener::from_std(listener) {
+            Ok(listener) => connection::serve(listener, router, policy).await,
+            Err(error) => tracing::error!(%error, "The admin port cannot be served."),
+        }
+    };
+    let spawned = thread::Builder::new().name("admin".to_owned()).spawn(move || runtime.block_on(serve));
+    spawned.map(drop).map_err(StartError::Admin)
+}
+
+/// Loads the model, opens and warms its sessions.
+fn load(app: &App, config: &Config) -> Result<Predictor, StartError> {
+    let start = Instant::now();
+    let sizing = Sizing::of(config);
+    let model = match config.engine {
+        EngineKind::Emulated => engine::emulated::load(config)?,
+        EngineKind::Ort => engine::ort::load(&engine::ort::Options {
+            model: config.model.clone(),
+            sha256: config.model_sha256.clone(),
+            side_px: config.imgsz,
+            threads: sizing.session_threads,
+        })?,
+    };
+    app.metrics.life.model_loads.inc();
+    app.metrics.life.model_load_seconds.inc_by(start.elapsed().as_secs_f64());
+    app.metrics.life.set_model(&model_labels(&model));
+    let warming = Instant::now();
+    let batcher = Batcher::start(&model, sizing.sessions, app.knobs(), &app.metrics)?;
+    let preparer = Preparer::new(sizing.decode_threads, model.info.size(), app.metrics.images.clone());
+    app.metrics.life.warmup.set(warming.elapsed().as_secs_f64());
+    tracing::info!(model = model.name, sha256 = model.sha256, ?sizing, "Model loaded and warm.");
+    let defaults = Parameters {
+        confidence: config.conf,
+        iou: config.iou,
+        detections_max: config.max_det,
+        ..Parameters::default()
+    };
+    Ok(Predictor::new(model, defaults, (batcher, preparer), app.cache(), Arc::clone(&app.metrics)))
+}
+
+fn model_labels(model: &LoadedModel) -> [(&'static str, String); 6] {
+    [
+        ("name", model.name.clone()),
+        ("task", "detect".to_owned()),
+        ("sha256", model.sha256.clone()),
+        ("provider", model.provider.to_owned()),
+        ("precision", "fp32".to_owned()),
+        ("imgsz", model.info.size().width_px.to_string()),
+    ]
+}
+
+/// Threads by the CPU that this container may use.
+#[derive(Debug, Clone, Copy)]
+struct Sizing {
+    sessions: usize,
+    session_threads: usize,
+    decode_threads: usize,
+}
+
+impl Sizing {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few hundred cores")]
+    fn of(config: &Config) -> Self {
+        let cores = (cgroup::usable_cores(config.cpu_request).floor() as usize).max(1);
+        let (sessions, session_threads) = match (config.engine, config.emulated_device, config.profile) {
+            // One device: a second session would only queue behind the first.
+            (EngineKind::Emulated, EmulatedDevice::Gpu, _) => (1, 1),
+            (EngineKind::Ort, _, Profile::Latency) => (1, cores),
+            _ => (cores, 1),
+        };
+        Self { sessions: config.sessions.unwrap_or(sessions).max(1), session_threads, decode_threads: cores }
+    }
+}
+
+/// Publishes the device's busy share over the last seconds, for engines that know it.
+async fn publish_utilization(app: Arc<App>) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    let mut samples = std::collections::VecDeque::with_capacity(UTILIZATION_WINDOW + 1);
+    loop {
+        ticks.tick().await;
+        let Some(busy) = app.predictor().and_then(|predictor| predictor.batcher().device_busy()) else { return };
+        let now = Instant::now();
+        samples.push_back((now, busy));
+        if let Some((then, busy_then)) = samples.front().copied() {
+            let elapsed_s = now.saturating_duration_since(then).as_secs_f64();
+            let share = busy.saturating_sub(busy_then).as_secs_f64() / elapsed_s.max(1e-3);
+            app.metrics.batch.set_gpu_utilization(share.min(1.0));
+        }
+        if samples.len() > UTILIZATION_WINDOW {
+            samples.pop_front();
+        }
+    }
+}
