@@ -28,11 +28,14 @@ fn every_test_gets_a_namespace_of_its_own_and_its_writes_are_in_the_audit_log() 
             let config: k8s_openapi::api::core::v1::ConfigMap =
                 serde_json::from_value(serde_json::json!({"metadata": {"name": "audited"}})).unwrap();
             Api::namespaced(client.clone(), &one).create(&PostParams::default(), &config).await.unwrap();
-            assert!(Api::<k8s_openapi::api::core::v1::ConfigMap>::namespaced(client, &two).get("audited").await.is_err());
+            assert!(
+                Api::<k8s_openapi::api::core::v1::ConfigMap>::namespaced(client, &two).get("audited").await.is_err()
+            );
         })
         .unwrap();
     let events = std::fs::read_to_string(cluster.audit_log()).unwrap();
-    let creation = |line: &&str| line.contains(r#""verb":"create""#) && line.contains(&format!("/{}/configmaps", *one));
+    let collection = format!("/{one}/configmaps");
+    let creation = |line: &&str| line.contains(r#""verb":"create""#) && line.contains(&collection);
     assert_eq!(events.lines().filter(creation).count(), 1);
 }
 

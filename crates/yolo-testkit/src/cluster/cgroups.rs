@@ -27,7 +27,7 @@ const REMOVE_POLL: Duration = Duration::from_millis(20);
 
 /// Creates the instance's cgroup in every tree.
 pub(crate) fn create(instance: &Instance) -> Result<(), ClusterError> {
-    for tree in trees(instance) {
+    for tree in needed(instance) {
         fs::create_dir_all(&tree).at("create", &tree)?;
     }
     if unified() {
@@ -49,15 +49,14 @@ pub(crate) fn create(instance: &Instance) -> Result<(), ClusterError> {
 
 /// Processes in the instance's cgroups.
 pub(crate) fn members(instance: &Instance) -> Vec<Identity> {
-    let folders = trees(instance).into_iter().flat_map(|tree| descendants(&tree));
-    let lists = folders.filter_map(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok());
+    let lists = present(instance).into_iter().filter_map(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok());
     lists.flat_map(|list| list.lines().filter_map(|pid| Identity::of(pid.parse().ok()?)).collect::<Vec<_>>()).collect()
 }
 
 /// Removes the instance's cgroups, bottom-up.
 pub(crate) fn remove(instance: &Instance) -> Result<(), ClusterError> {
     let deadline = Instant::now() + REMOVE_LIMIT;
-    for folder in trees(instance).into_iter().flat_map(|tree| descendants(&tree)) {
+    for folder in present(instance) {
         while let Err(source) = absent_is_ok(fs::remove_dir(&folder)) {
             if Instant::now() >= deadline {
                 return Err(source).at("remove", &folder);
@@ -72,12 +71,20 @@ fn unified() -> bool {
     Path::new(ROOT).join("cgroup.controllers").is_file()
 }
 
-fn trees(instance: &Instance) -> Vec<PathBuf> {
+/// The cgroups that the kubelet needs to find.
+fn needed(instance: &Instance) -> Vec<PathBuf> {
     let name = instance.cgroup();
     if unified() {
         return vec![Path::new(ROOT).join(name)];
     }
     CONTROLLERS_V1.iter().map(|controller| Path::new(ROOT).join(controller).join(&name)).collect()
+}
+
+/// The instance's cgroups wherever they are: in the hybrid layout runc adds one to the tree of version 2.
+fn present(instance: &Instance) -> Vec<PathBuf> {
+    let trees = fs::read_dir(ROOT).into_iter().flatten().flatten().map(|tree| tree.path());
+    let ours = trees.chain([PathBuf::from(ROOT)]).map(|tree| tree.join(instance.cgroup()));
+    ours.flat_map(|cgroup| descendants(&cgroup)).collect()
 }
 
 /// A cgroup and all below it, children before parents; empty if it does not exist.

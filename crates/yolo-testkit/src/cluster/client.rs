@@ -1,6 +1,7 @@
 //! Talking to the cluster: from inside its network namespace, as its administrator, with bounded waits.
 
 use std::{
+    fmt,
     fs::File,
     ops::Deref,
     panic,
@@ -104,6 +105,12 @@ impl Deref for TestNamespace<'_> {
 
     fn deref(&self) -> &str {
         &self.name
+    }
+}
+
+impl fmt::Display for TestNamespace<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
     }
 }
 
