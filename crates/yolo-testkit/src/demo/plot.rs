@@ -112,7 +112,7 @@ fn rows(track: &Track, axis: Axis) -> Vec<Row> {
     let replicas = looks(&|look| look.replicas() as f64);
     vec![
         Row { label: "arrivals /s", points: rate, steps: false, limit: None },
-        Row { label: "p95 ms (client)", points: p95, steps: false, limit: Some(track.p95_target_ms) },
+        Row { label: "p95 ms (client)", points: p95, steps: false, limit: track.p95_target_ms },
         Row { label: "ready replicas", points: replicas, steps: true, limit: None },
         Row { label: "batch limit", points: looks(&Look::batch), steps: true, limit: None },
         Row { label: "cache MiB a pod", points: looks(&Look::cache_mib), steps: true, limit: None },

@@ -29,28 +29,10 @@ pub struct ServiceScript {
     pub title: &'static str,
     /// Its manifest, relative to the repository.
     pub manifest: &'static str,
-    /// What limits one pod.
-    pub limit: PodLimit,
-    /// Threshold of its API latency target in milliseconds, for the plot.
-    pub p95_target_ms: f64,
     /// Folder of its pictures below the cache.
     pub pictures: &'static str,
     /// Calm images a second at most, whatever one pod could carry: the machine also runs the cluster and the clients.
     pub calm_rate_max: f64,
-}
-
-/// How many images a second one pod can carry.
-#[derive(Debug, Clone, Copy)]
-pub enum PodLimit {
-    /// CPU: quota in cores over CPU seconds an image, both from the pod's own metrics.
-    Cpu,
-    /// The emulated device: b images take `alpha_s + beta_s * b`, at the pod's batch limit b.
-    Device {
-        /// Seconds a batch.
-        alpha_s: f64,
-        /// Seconds an image more.
-        beta_s: f64,
-    },
 }
 
 /// The service with the real model.
@@ -58,8 +40,6 @@ pub const PAGE_LAYOUT: ServiceScript = ServiceScript {
     name: "page-layout",
     title: "page-layout (real model, CPU)",
     manifest: "examples/page-layout.yaml",
-    limit: PodLimit::Cpu,
-    p95_target_ms: 200.0,
     pictures: "pages/jpeg",
     // The busy phase takes 1.8 pods of half a core; only a much faster machine would offer more than this.
     calm_rate_max: 60.0,
@@ -71,8 +51,6 @@ pub const EMULATED_GPU: ServiceScript = ServiceScript {
     name: "emulated-gpu",
     title: "emulated-gpu (emulated engine, no GPU)",
     manifest: "examples/emulated-gpu.yaml",
-    limit: PodLimit::Device { alpha_s: 0.030, beta_s: 0.002 },
-    p95_target_ms: 200.0,
     pictures: "pages/thumbnails",
     // 0.6 of a pod at a batch limit of 4 (105 images/s). At 16 it would be 155/s and three times that when busy,
     // which costs server and client half a core.

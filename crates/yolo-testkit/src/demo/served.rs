@@ -7,6 +7,7 @@ use anyhow::{Context, ensure};
 use k8s_openapi::api::core::v1::Service;
 use kube::Client;
 use kube::api::Api;
+use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use yolo_loadgen::client::{Client as LoadClient, Limits};
@@ -17,7 +18,8 @@ use yolo_loadgen::schedule::{self, Phase};
 use super::drive::Stage;
 use super::install::SERVICES_NAMESPACE;
 use super::pods::Pods;
-use super::scenario::{PhaseScript, PodLimit, ServiceScript};
+use super::scenario::{PhaseScript, ServiceScript};
+use super::status::{self, Spec};
 use super::timeline::{Look, Track};
 
 /// A pod that uses less than this share of its quota over [`SETTLE_LOOK`] has ended its own timing of batches.
@@ -32,6 +34,7 @@ pub struct Served {
     pub script: ServiceScript,
     /// Calm rate in images a second; set after the probe.
     pub calm_rate: f64,
+    spec: Spec,
     load: LoadClient,
     pictures: Pictures,
     pods: Pods,
@@ -58,10 +61,12 @@ impl Served {
         let port = spec.ports.unwrap_or_default().into_iter().find(|port| port.name.as_deref() == Some("http"));
         let port = u16::try_from(port.context("a Service without the port http")?.port)?;
         let target = stage.site.service(SERVICES_NAMESPACE, script.name, (ip, port), "/predict");
+        let object = status::api(client.clone(), SERVICES_NAMESPACE).get(script.name).await?;
         let run = SystemTime::UNIX_EPOCH.elapsed()?.as_secs();
         Ok(Self {
             script,
             calm_rate: 0.0,
+            spec: Spec::deserialize(object.data.get("spec").context("a custom resource without spec")?)?,
             load: LoadClient::new(target, Limits::default(), &[ip], epoch)?,
             pictures: Pictures::read(&stage.cache.join(script.pictures), run)?,
             pods: Pods::new(client.clone(), stage.site.clone(), (SERVICES_NAMESPACE, script.name)),
@@ -81,27 +86,22 @@ impl Served {
         Ok((page.to_vec(), answer.to_vec()))
     }
 
-    /// Images a second that one pod can carry; for a CPU-bound one by a short look at its cost an image.
+    /// Images a second that one pod can carry: what an emulated device declares at the pods' batch limit, else the CPU
+    /// quota over the CPU seconds an image, which a short and light load shows.
     ///
     /// # Errors
     /// If no pod shows its metrics, or none took an image.
     pub async fn capacity(&mut self, probe: Duration, rate_per_second: f64) -> anyhow::Result<f64> {
-        match self.script.limit {
-            PodLimit::Device { alpha_s, beta_s } => {
-                let batch = self.usage().await?.batch;
-                Ok(batch / (alpha_s + beta_s * batch))
-            }
-            PodLimit::Cpu => {
-                let before = self.settle().await?;
-                let arrivals = schedule::arrivals(&[Phase { rate_per_second, length: probe }], 0);
-                let bodies = (&self.pictures, Mode::Distinct);
-                self.load.run(arrivals, bodies, std::future::pending()).await;
-                let after = self.usage().await?;
-                let images = after.images - before.images;
-                ensure!(images > 0.0, "no image arrived at the pods of {}", self.script.name);
-                Ok(after.quota_cores * images / (after.cpu_seconds - before.cpu_seconds))
-            }
+        let idle = self.settle().await?;
+        if let Some(declared) = self.spec.emulated_capacity(idle.batch) {
+            return Ok(declared);
         }
+        let arrivals = schedule::arrivals(&[Phase { rate_per_second, length: probe }], 0);
+        self.load.run(arrivals, (&self.pictures, Mode::Distinct), std::future::pending()).await;
+        let after = self.usage().await?;
+        let images = after.images - idle.images;
+        ensure!(images > 0.0, "no image arrived at the pods of {}", self.script.name);
+        Ok(after.quota_cores * images / (after.cpu_seconds - idle.cpu_seconds))
     }
 
     /// Waits until the pods have ended what they do by themselves after their start.
@@ -144,7 +144,8 @@ impl Served {
 
     /// Its track with these looks.
     pub fn into_track(self, looks: Vec<Look>) -> Track {
-        let ServiceScript { name, title, p95_target_ms, .. } = self.script;
+        let ServiceScript { name, title, .. } = self.script;
+        let p95_target_ms = self.spec.api_threshold_ms();
         Track { service: name, title, p95_target_ms, looks, recording: self.recording }
     }
 }

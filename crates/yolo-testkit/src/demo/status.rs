@@ -41,6 +41,57 @@ pub struct Knobs {
     pub cache_bytes: u64,
 }
 
+/// The part of the spec that the demo needs: its target for the plot, and what the emulated device declares.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Spec {
+    targets: Targets,
+    accelerator: Accelerator,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Targets {
+    api_latency: Latency,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+struct Latency {
+    threshold: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+struct Accelerator {
+    emulated: Option<Curve>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Curve {
+    alpha_micros: f64,
+    beta_micros: f64,
+}
+
+impl Spec {
+    /// Threshold of the API latency target in milliseconds, if it is written as `…ms` or `…s`.
+    pub fn api_threshold_ms(&self) -> Option<f64> {
+        let text = self.targets.api_latency.threshold.as_str();
+        let (number, scale) = match text.strip_suffix("ms") {
+            Some(number) => (number, 1.0),
+            None => (text.strip_suffix('s')?, 1_000.0),
+        };
+        Some(number.parse::<f64>().ok()? * scale)
+    }
+
+    /// Images a second of one emulated device at this batch limit, b / (alpha + beta b); `None` for a real engine.
+    pub fn emulated_capacity(&self, batch: f64) -> Option<f64> {
+        let Curve { alpha_micros, beta_micros } = self.accelerator.emulated?;
+        Some(batch / (alpha_micros + beta_micros * batch) * 1e6)
+    }
+}
+
 #[derive(Deserialize)]
 struct Raw {
     #[serde(default)]
@@ -108,6 +159,20 @@ pub fn api(client: Client, namespace: &str) -> Api<DynamicObject> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::demo::scenario::{EMULATED_GPU, PAGE_LAYOUT};
+
+    #[test]
+    fn the_target_and_the_declared_curve_are_read_from_the_manifests_of_the_demo() {
+        let spec = |manifest: &str| {
+            let text = std::fs::read_to_string(format!("{}/../../{manifest}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+            let object: serde_json::Value = serde_yaml_ng::from_str(&text).unwrap();
+            Spec::deserialize(&object["spec"]).unwrap()
+        };
+        let (real, emulated) = (spec(PAGE_LAYOUT.manifest), spec(EMULATED_GPU.manifest));
+        assert!(real.api_threshold_ms() > Some(0.0) && real.emulated_capacity(1.0).is_none());
+        // 30 ms + 2 ms an image, as the example's comment says: 16 images in 62 ms.
+        assert!((emulated.emulated_capacity(16.0).unwrap() - 16.0 / 0.062).abs() < 1e-6);
+    }
 
     #[test]
     fn decisions_are_kept_after_the_object_has_dropped_them() {

@@ -61,8 +61,8 @@ pub struct Track {
     pub service: &'static str,
     /// Its heading in the plot.
     pub title: &'static str,
-    /// Threshold of its API latency target in milliseconds.
-    pub p95_target_ms: f64,
+    /// Threshold of its API latency target in milliseconds, if it has one.
+    pub p95_target_ms: Option<f64>,
     /// In the order of time.
     pub looks: Vec<Look>,
     /// What its clients saw.
@@ -154,13 +154,7 @@ mod tests {
             }
             Look { at: Duration::from_secs(second.into()), pods }
         });
-        Track {
-            service: "s",
-            title: "s",
-            p95_target_ms: 200.0,
-            looks: looks.collect(),
-            recording: Recording::default(),
-        }
+        Track { service: "s", title: "s", p95_target_ms: None, looks: looks.collect(), recording: Recording::default() }
     }
 
     #[test]
