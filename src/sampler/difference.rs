@@ -33,11 +33,10 @@ const CARRIED_OVER: f64 = 2.0;
 pub(super) fn difference(old: &RawSample, new: &RawSample) -> Result<Sample, ReadError> {
     no_reset(old, new)?;
     let step = Step { old, new, span_s: new.at_s - old.at_s };
-    let retries = step.count("yolo_retries_total", "");
     Ok(Sample {
         until: Timestamp::try_from(new.at_s).map_err(|_| ReadError::Malformed { what: "the time" })?,
         span: Seconds::try_from(step.span_s).map_err(|_| ReadError::Malformed { what: "the time" })?,
-        arrivals: step.count("yolo_arrivals_total", "").saturating_sub(retries),
+        arrivals: step.count("yolo_arrivals_total", ""),
         task_arrivals: step.count("yolo_task_arrivals_total", ""),
         per_second: step.per_second(),
         done: step.images(&["ok", "cached", "coalesced"]),
@@ -289,7 +288,7 @@ mod tests {
     fn counters_give_increases_and_gauges_their_end() {
         let sample = difference(&reading(10.0, 100.0), &reading(14.0, 105.0)).unwrap();
         assert_eq!((sample.until, sample.span), (Timestamp::whole(105), Seconds::whole(5)));
-        assert_eq!(sample.arrivals, 0, "arrivals and marked retries grew alike");
+        assert_eq!(sample.arrivals, 4);
         assert_eq!(sample.done, 4 * 3 * 2, "ok, cached and coalesced, sync and async");
         assert_eq!((sample.shed, sample.errors), (4 * 3, 4 * (2 + 2 + 1)));
         assert_eq!(sample.queued, 14);

@@ -63,7 +63,6 @@ const FAMILIES: &[Family] = &[
     ("yolo_queue_depth", &[], Always),
     ("yolo_rejected_total", &["reason"], Always),
     ("yolo_request_overhead_seconds_bucket", &["le"], Always),
-    ("yolo_retries_total", &[], Sometimes),
     ("yolo_stage_duration_seconds_bucket", &["stage", "le"], Always),
     ("yolo_stage_duration_seconds_count", &["stage"], Always),
     ("yolo_stage_duration_seconds_sum", &["stage"], Always),
