@@ -2,6 +2,14 @@
 //!
 //! One module a promise, one namespace a test, conditions instead of sleeps. See `yolo_testkit::cluster`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a helper that fails is a failed test"
+)]
+
 mod promise_cluster_leaves_nothing_behind;
 mod promise_cluster_runs_pods;
 

@@ -62,7 +62,10 @@ fn start_clears_what_a_killed_run_left() {
     let killed = LocalCluster::start_guarded(&name, Tier::T3).unwrap();
     run_a_pod(&killed);
     let old = killed.instance().members();
-    killed.instance().owner().unwrap().kill();
+    // Without its guard nothing stops the cluster any more: as after a SIGKILL to everything of a test run.
+    let guard = killed.instance().owner().unwrap();
+    guard.kill();
+    assert!(guard.wait_end(Duration::from_secs(10)));
     let again = LocalCluster::start_guarded(&name, Tier::T3).unwrap();
     assert!(!old.iter().any(|(_, process)| process.alive()), "{old:?}");
     run_a_pod(&again);
@@ -80,7 +83,7 @@ fn run_a_pod(cluster: &LocalCluster) {
             let created = async || pods.create(&PostParams::default(), &pod).await.ok();
             wait_for("the pod to be admitted", Duration::from_secs(20), created).await.unwrap();
             let running = async || (pods.get("sleep").await.ok()?.status?.phase? == "Running").then_some(());
-            wait_for("the pod to run", Duration::from_secs(60), running).await.unwrap();
+            wait_for("the pod to run", Duration::from_mins(1), running).await.unwrap();
         })
         .unwrap();
 }

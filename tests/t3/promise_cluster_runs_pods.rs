@@ -13,7 +13,7 @@ use kube::{
 use serde_json::{Value, json};
 use yolo_testkit::cluster::{LocalCluster, SANDBOX_IMAGE, Tier, wait_for};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// Requests over which two pods must share. One of them stays unused by chance once in 2³⁹ runs.
 const REQUESTS: usize = 40;

@@ -1,11 +1,6 @@
 //! Starts, stops and enters the local cluster by hand; the tests and the demo use `yolo_testkit::cluster` directly.
 
-use std::{
-    os::unix::process::CommandExt,
-    path::PathBuf,
-    process::{Command, ExitCode},
-    time::Instant,
-};
+use std::{os::unix::process::CommandExt, path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use yolo_testkit::cluster::{ClusterError, Instance, LocalCluster, Tier};
@@ -92,14 +87,14 @@ fn run(arguments: &Arguments) -> Result<(), ClusterError> {
             println!("{}", LocalCluster::attach(name)?.kubeconfig().display());
             Ok(())
         }
-        Action::Exec { command } => Err(exec(LocalCluster::attach(name)?, command)),
+        Action::Exec { command } => Err(exec(&LocalCluster::attach(name)?, command)),
         Action::LoadImage { archive } => LocalCluster::attach(name)?.load_image(archive),
     }
 }
 
 /// Replaces this program by the command; returns only if that fails.
-fn exec(cluster: LocalCluster, command: &[String]) -> ClusterError {
+fn exec(cluster: &LocalCluster, command: &[String]) -> ClusterError {
     let (program, arguments) = command.split_first().map_or(("true", [].as_slice()), |(p, rest)| (p, rest));
-    let mut inside: Command = cluster.command(program);
+    let mut inside = cluster.command(program);
     ClusterError::Spawn { program: program.to_owned(), source: inside.args(arguments).exec() }
 }

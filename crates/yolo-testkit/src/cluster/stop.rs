@@ -50,7 +50,10 @@ pub(crate) fn halt(instance: &Instance) -> Result<(), ClusterError> {
         if remaining.is_empty() {
             break;
         }
-        remaining.iter().for_each(|(_, identity)| identity.kill());
+        // All at once, then one after the other: the waits overlap.
+        for (_, identity) in &remaining {
+            identity.kill();
+        }
         for (name, identity) in remaining {
             end(&name, identity)?;
         }
