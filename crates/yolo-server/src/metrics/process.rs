@@ -18,12 +18,12 @@ impl Collector for ProcessCollector {
         let cpu = cgroup::cpu_stat();
         let memory = cgroup::memory_stat();
         let mut counter = |name, help, value: f64| write(&mut encoder, (name, help), &ConstCounter::new(value));
-        counter("yolo_cpu_usage_seconds", "CPU time used", cpu.usage_s)?;
-        counter("yolo_cpu_periods", "CPU quota periods", from_count(cpu.periods))?;
-        counter("yolo_cpu_throttled_periods", "CPU quota periods with throttling", from_count(cpu.throttled_periods))?;
-        counter("yolo_cpu_throttled_seconds", "Time throttled by the CPU quota", cpu.throttled_s)?;
+        counter("cpu_usage_seconds", "CPU time used", cpu.usage_s)?;
+        counter("cpu_periods", "CPU quota periods", from_count(cpu.periods))?;
+        counter("cpu_throttled_periods", "CPU quota periods with throttling", from_count(cpu.throttled_periods))?;
+        counter("cpu_throttled_seconds", "Time throttled by the CPU quota", cpu.throttled_s)?;
         let mut gauge = |name, help, value: f64| write(&mut encoder, (name, help), &ConstGauge::new(value));
-        gauge("yolo_cpu_quota_cores", "CPU quota, 0 if there is none", cgroup::cpu_quota_cores().unwrap_or(0.0))?;
+        gauge("cpu_quota_cores", "CPU quota, 0 if there is none", cgroup::cpu_quota_cores().unwrap_or(0.0))?;
         gauge(
             "yolo_memory_working_set_bytes",
             "Memory use less inactive file pages",
