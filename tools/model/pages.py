@@ -1,4 +1,4 @@
-"""Renders 23 pages of PDFs that Debian packages carry to $YOLO_CACHE/pages/{jpeg,png}: real pictures for demo and tests.
+"""Renders 23 pages of PDFs that Debian packages carry to $YOLO_CACHE/pages/{jpeg,png}: real pictures.
 
 The packages are unpacked into a temporary folder, not installed: container images often drop /usr/share/doc.
 """
@@ -50,7 +50,12 @@ def expected() -> list[Path]:
 
 def apt_get(*arguments: str, cwd: Path | None = None) -> None:
     """Runs apt-get; refreshes its lists and tries again if it fails."""
-    quiet = {"check": True, "stdout": subprocess.DEVNULL, "cwd": cwd, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}}
+    quiet = {
+        "check": True,
+        "stdout": subprocess.DEVNULL,
+        "cwd": cwd,
+        "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+    }
     try:
         subprocess.run(["apt-get", "-qq", *arguments], stderr=subprocess.DEVNULL, **quiet)
     except subprocess.CalledProcessError:

@@ -20,7 +20,7 @@ STRIDES_PX = (8, 16, 32)
 
 
 def anchor_centres(side_px: int) -> numpy.ndarray:
-    """Centres of the cells in units of their stride, `[1, 2, anchors]` f32: x, then y; scale after scale, row by row."""
+    """Centres of the cells in strides, `[1, 2, anchors]` f32: x, then y; scale after scale, row by row."""
     scales = []
     for stride_px in STRIDES_PX:
         line = numpy.arange(side_px // stride_px, dtype=numpy.float32) + 0.5
