@@ -24,16 +24,8 @@ impl Collector for ProcessCollector {
         counter("cpu_throttled_seconds", "Time throttled by the CPU quota", cpu.throttled_s)?;
         let mut gauge = |name, help, value: f64| write(&mut encoder, (name, help), &ConstGauge::new(value));
         gauge("cpu_quota_cores", "CPU quota, 0 if there is none", cgroup::cpu_quota_cores().unwrap_or(0.0))?;
-        gauge(
-            "yolo_memory_working_set_bytes",
-            "Memory use less inactive file pages",
-            from_count(memory.working_set_bytes),
-        )?;
-        gauge(
-            "yolo_memory_limit_bytes",
-            "Memory limit, 0 if there is none",
-            from_count(memory.limit_bytes.unwrap_or(0)),
-        )
+        gauge("memory_working_set_bytes", "Memory use less inactive file pages", from_count(memory.working_set_bytes))?;
+        gauge("memory_limit_bytes", "Memory limit, 0 if there is none", from_count(memory.limit_bytes.unwrap_or(0)))
     }
 }
 
