@@ -79,3 +79,11 @@ cluster-up: cluster-binaries ## Start a local Kubernetes that stays (INSTANCE=de
 	cargo run --quiet -p yolo-testkit --bin yolo-cluster -- --instance $(INSTANCE) up
 cluster-down: ## Stop it; nothing of it is left
 	cargo run --quiet -p yolo-testkit --bin yolo-cluster -- --instance $(INSTANCE) down
+
+.PHONY: demo demo-down
+CONTEXT ?=
+demo: $(if $(CONTEXT),,cluster-binaries image) pages ## Watch two services meet their targets (CONTEXT= uses your cluster)
+	@$(MODEL_PYTHON) tools/thumbnails.py
+	$(STAGE) demo 600 cargo run --quiet -p yolo-testkit --bin yolo-demo -- run --context "$(CONTEXT)" $(DEMO_ARGS)
+demo-down: ## Stop the demo's cluster; nothing of it is left
+	cargo run --quiet -p yolo-testkit --bin yolo-demo -- down
