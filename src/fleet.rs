@@ -119,8 +119,13 @@ impl Fleet {
 
     /// The pods of one service, in order of name.
     pub fn of(&self, service: &ServiceId) -> Vec<PodView> {
-        let mut pods: Vec<PodView> =
-            self.store.state().iter().filter_map(|pod| PodView::of(pod)).filter(|pod| pod.service == *service).collect();
+        let mut pods: Vec<PodView> = self
+            .store
+            .state()
+            .iter()
+            .filter_map(|pod| PodView::of(pod))
+            .filter(|pod| pod.service == *service)
+            .collect();
         pods.sort_by(|a, b| a.name.cmp(&b.name));
         pods
     }
@@ -170,7 +175,11 @@ pub fn trim(pod: &mut Pod) {
         creation_timestamp: pod.metadata.creation_timestamp.take(),
         deletion_timestamp: pod.metadata.deletion_timestamp.take(),
         labels: pod.metadata.labels.take(),
-        owner_references: pod.metadata.owner_references.take().map(|owners| owners.into_iter().map(trim_owner).collect()),
+        owner_references: pod
+            .metadata
+            .owner_references
+            .take()
+            .map(|owners| owners.into_iter().map(trim_owner).collect()),
         ..ObjectMeta::default()
     };
     pod.spec = pod.spec.take().map(|spec| PodSpec { node_name: spec.node_name, ..PodSpec::default() });

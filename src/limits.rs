@@ -25,9 +25,9 @@ pub const RETRY_FIRST: Duration = Duration::from_millis(200);
 /// Latest retry of a transient failure.
 pub const RETRY_TRANSIENT_MAX: Duration = Duration::from_secs(30);
 /// Latest retry of a refusal (quota, Pod Security, an invalid spec): only a person can end it.
-pub const RETRY_DENIED_MAX: Duration = Duration::from_secs(300);
+pub const RETRY_DENIED_MAX: Duration = Duration::from_mins(5);
 /// The net under all triggers while a service is at work: sampling rounds trigger reconciles long before.
-pub const REQUEUE: Duration = Duration::from_secs(60);
+pub const REQUEUE: Duration = Duration::from_mins(1);
 
 /// Nudges under way for one service.
 pub const NUDGES_IN_FLIGHT: usize = 16;
@@ -41,10 +41,10 @@ pub const STATUS_REFRESH: Duration = Duration::from_secs(30);
 /// A shown value that moved by less than this share is not worth a write.
 pub const STATUS_MOVED_RATIO: f64 = 0.10;
 /// `status.learned` is a hint for a successor: written at most this often.
-pub const LEARNED_REFRESH: Duration = Duration::from_secs(600);
+pub const LEARNED_REFRESH: Duration = Duration::from_mins(10);
 /// Decisions that the status keeps.
 pub const DECISIONS_KEPT: usize = 10;
 /// A second foreign write to replicas within this time means that another autoscaler is at work.
-pub const FOREIGN_WRITE_WINDOW: Duration = Duration::from_secs(600);
+pub const FOREIGN_WRITE_WINDOW: Duration = Duration::from_mins(10);
 /// Reconcile triggers waiting; a full channel loses nothing, because the requeue comes anyway.
 pub const TRIGGERS_WAITING: usize = 4096;

@@ -1,0 +1,135 @@
+//! Makes the live objects as desired, by server-side apply, in an order that a stop at any point leaves harmless.
+//!
+//! Reads: live objects from memory. Writes: the service's child objects, the nudge annotation of its pods. Does not: delete
+//! anything; the garbage collector does, by owner reference.
+
+mod covers;
+mod nudge;
+mod objects;
+mod release;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use yolo_planner::units::Replicas;
+
+pub use nudge::Nudges;
+pub use objects::{FIELD_MANAGER, HASH_ANNOTATION};
+pub use release::RELEASED_MANAGER;
+
+use crate::build::{self, Desired, KnobsDocument};
+use crate::call::{Access, WriteError};
+use crate::context::Context;
+use crate::leader::LeaderToken;
+use crate::live;
+use crate::observe::{Foreign, Ordered, Ownership, Seen};
+use crate::validate::Validated;
+use nudge::Nudged;
+use objects::{Receipts, Writer};
+
+/// What `apply` remembers of a service between two reconciles.
+#[derive(Debug, Clone, Default)]
+pub struct Kept {
+    /// The newest knobs document written.
+    pub knobs: Option<KnobsDocument>,
+    /// The number of pods as last written.
+    pub ordered: Option<Ordered>,
+    receipts: Receipts,
+    nudges: Nudges,
+}
+
+/// Evidence that everything desired is in place; the status is made from this.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Applied {
+    /// The numbered document in force.
+    pub knobs: KnobsDocument,
+    /// Hash of the pod template.
+    pub template: String,
+    /// Objects written.
+    pub sent: u32,
+}
+
+/// Applies `desired`, what `build` made of `spec` and the plan of `seen`.
+///
+/// # Errors
+/// The first [`WriteError`]; what was written before it stays, and the next reconcile goes on from there.
+///
+/// # Cancellation
+/// Any prefix of the writes converges at the next reconcile, of this process or a successor.
+pub async fn apply(
+    ctx: &Context,
+    leader: &LeaderToken,
+    spec: &Validated,
+    seen: &Seen,
+    desired: Desired,
+) -> Result<Applied, WriteError> {
+    let Desired { knobs, deployment, service, budget, network_policy } = desired; // no `..`
+    let mut kept = ctx.applied.of(&spec.id, &spec.uid).unwrap_or_default();
+    let access = Access { client: &ctx.client, leader, metrics: &ctx.metrics };
+    let (id, name, live) = (&spec.id, spec.id.name.as_str(), &ctx.live);
+    let outcome = async {
+        let mut writer = Writer { access, owner_uid: &spec.uid, receipts: &mut kept.receipts, sent: 0 };
+        // Knobs before the Deployment: a pod whose volume names a missing ConfigMap hangs in ContainerCreating.
+        let knobs = numbered(knobs, seen);
+        let config_map = build::config_map(spec, &knobs);
+        writer.apply(&config_map, seen.config_map.as_deref()).await?;
+        kept.knobs = Some(knobs);
+        // The network policy before the pods that it protects.
+        writer.apply(&network_policy, live::get(&live.network_policies, id, name).as_deref()).await?;
+        writer.apply(&service, live::get(&live.services, id, name).as_deref()).await?;
+        writer.apply(&budget, live::get(&live.budgets, id, name).as_deref()).await?;
+        // The count is handed over before the Deployment is applied without it: a field that its only owner stops
+        // applying falls back to its default, which is one pod.
+        if let Some(live) = seen.deployment.as_deref().filter(|_| !seen.ownership.ours()) {
+            release::release(access, live).await?;
+        }
+        let written = writer.apply(&deployment, seen.deployment.as_deref()).await?;
+        let sent = writer.sent;
+        remember_order(&mut kept.ordered, seen, written.as_ref().or(seen.deployment.as_deref()));
+        nudge_pods(access, seen, knobs.generation, &mut kept.nudges).await;
+        Ok(Applied { knobs, template: build::template_hash(&deployment), sent })
+    };
+    let outcome = outcome.await;
+    // Kept after a failure too: what was written is written.
+    ctx.applied.keep(&spec.id, &spec.uid, kept);
+    outcome
+}
+
+/// The document with its number: the present one if the content is the same, else one more than any that was ever seen,
+/// so that a ConfigMap restored from a backup never repeats a number that a pod already knows.
+fn numbered(knobs: KnobsDocument, seen: &Seen) -> KnobsDocument {
+    if let Some(now) = seen.knobs.filter(|now| knobs.numbered(now.generation) == *now) {
+        return now;
+    }
+    let reported = seen.pods.iter().filter_map(|pod| seen.snapshot.as_ref()?.knobs_generation(&pod.uid)).max();
+    let highest = reported.max(seen.knobs.map(|now| now.generation)).unwrap_or(0);
+    knobs.numbered(highest.saturating_add(1))
+}
+
+/// Remembers the number of pods as the API server now has it, and who else wrote it.
+fn remember_order(ordered: &mut Option<Ordered>, seen: &Seen, live: Option<&Deployment>) {
+    let foreign: Option<Foreign> = match &seen.ownership {
+        Ownership::Ours { foreign, .. } => foreign.clone(),
+        Ownership::Foreign { by, .. } => Some(by.clone()),
+        Ownership::Released { .. } => None,
+    };
+    let Some(live) = live else { return };
+    let replicas = live.spec.as_ref().and_then(|spec| spec.replicas).and_then(|count| u32::try_from(count).ok());
+    let (Some(replicas), Some(generation)) = (replicas, live.metadata.generation) else { return };
+    // A store that lags behind our last write must not take it back.
+    if ordered.as_ref().is_none_or(|ordered| ordered.generation <= generation) {
+        *ordered = Some(Ordered { replicas: Replicas::new(replicas), generation, foreign });
+    }
+}
+
+async fn nudge_pods(access: Access<'_>, seen: &Seen, generation: u64, nudges: &mut Nudges) {
+    let pods: Vec<Nudged> = seen
+        .pods
+        .iter()
+        .map(|pod| {
+            let reported = seen.snapshot.as_ref().and_then(|s| Some((s.knobs_generation(&pod.uid)?, s.taken_at)));
+            Nudged { pod: pod.clone(), reported }
+        })
+        .collect();
+    nudges.retain(|uid, _| pods.iter().any(|seen| seen.pod.uid == *uid));
+    let due = nudge::due(&pods, generation, nudges, seen.now);
+    nudges.extend(nudge::nudge(access, due).await);
+}

@@ -1,0 +1,45 @@
+//! The operator's settings: flags, each also an environment variable.
+
+use std::net::SocketAddr;
+
+/// Settings of the operator process.
+#[derive(Debug, Clone, clap::Parser)]
+#[command(name = "yolo-operator", version, about)]
+pub struct Config {
+    /// Namespace of the leader-election lease.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
+    pub namespace: String,
+
+    /// Name of this replica in the lease; must be unique among the replicas.
+    #[arg(long, env = "POD_NAME", default_value_t = default_identity())]
+    pub identity: String,
+
+    /// Serve only this namespace (default: all).
+    #[arg(long, env = "YOLO_WATCH_NAMESPACE")]
+    pub watch_namespace: Option<String>,
+
+    /// Image of the inference server where a `YoloInferenceService` names none.
+    #[arg(long, env = "YOLO_SERVER_IMAGE", default_value = "localhost/yolo-server:dev")]
+    pub server_image: String,
+
+    /// Read pod metrics from this Prometheus instead of from the pods.
+    #[arg(long, env = "YOLO_PROMETHEUS_URL")]
+    pub prometheus_url: Option<String>,
+
+    /// Address of the operator's own metrics.
+    #[arg(long, env = "YOLO_METRICS_ADDRESS", default_value = "0.0.0.0:8080")]
+    pub metrics_address: SocketAddr,
+
+    /// Address of the operator's liveness and readiness.
+    #[arg(long, env = "YOLO_HEALTH_ADDRESS", default_value = "0.0.0.0:8081")]
+    pub health_address: SocketAddr,
+
+    /// Log filter, such as `info` or `yolo_operator=debug`.
+    #[arg(long, env = "YOLO_LOG", default_value = "info")]
+    pub log: String,
+}
+
+/// Unique enough outside a pod: two processes of one machine differ in their id.
+fn default_identity() -> String {
+    format!("yolo-operator-{}", std::process::id())
+}

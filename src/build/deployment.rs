@@ -1,0 +1,280 @@
+//! The Deployment of inference pods: Pod Security `restricted`, read-only root, no API token.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
+use k8s_openapi::api::core::v1::{
+    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
+    LocalObjectReference, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+    ResourceFieldSelector, ResourceRequirements, SeccompProfile, SecurityContext, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use yolo_planner::units::Replicas;
+
+use super::knobs::{KNOBS_DIRECTORY, config_map_name};
+use super::{labels, metadata, selector};
+use crate::fleet::CLASS_LABEL;
+use crate::validate::{Engine, Validated, Workload};
+
+/// Port of the inference API.
+pub const API_PORT: i32 = 8080;
+/// Port of metrics and probes.
+pub const ADMIN_PORT: i32 = 8081;
+/// Where a model from a claim is mounted.
+pub const MODEL_DIRECTORY: &str = "/var/lib/yolo/model";
+/// The user of the server's image.
+const USER: i64 = 65532;
+/// Between the end of the server's own drain and the kubelet's SIGKILL.
+const GRACE_MARGIN_S: i64 = 5;
+/// A start may take 10 min (a large model from a slow volume) before the kubelet restarts it.
+const STARTUP_PERIODS: i32 = 600;
+
+/// Builds the Deployment. Without `replicas` the field is not ours.
+pub fn deployment(spec: &Validated, replicas: Option<Replicas>) -> Deployment {
+    Deployment {
+        metadata: metadata(spec, &spec.id.name),
+        spec: Some(DeploymentSpec {
+            replicas: replicas.and_then(|replicas| i32::try_from(replicas.get()).ok()),
+            selector: selector(spec),
+            strategy: Some(DeploymentStrategy {
+                type_: Some("RollingUpdate".to_owned()),
+                rolling_update: Some(RollingUpdateDeployment {
+                    // Capacity never falls below what was planned.
+                    max_surge: Some(IntOrString::Int(1)),
+                    max_unavailable: Some(IntOrString::Int(0)),
+                }),
+            }),
+            revision_history_limit: Some(3),
+            template: template(spec),
+            ..DeploymentSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn template(spec: &Validated) -> PodTemplateSpec {
+    let server = &spec.workload.pod;
+    let container = container(&spec.workload);
+    let mut labels = labels(spec);
+    labels.insert(CLASS_LABEL.to_owned(), class(&container));
+    // A person's labels never replace ours: the selector and the fleet rest on them.
+    for (key, value) in &server.pod_labels {
+        labels.entry(key.clone()).or_insert_with(|| value.clone());
+    }
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(labels),
+            annotations: filled(server.pod_annotations.clone()),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(PodSpec {
+            containers: vec![container],
+            volumes: Some(volumes(spec)),
+            automount_service_account_token: Some(false),
+            enable_service_links: Some(false),
+            termination_grace_period_seconds: Some(spec.workload.drain_budget_s.saturating_add(GRACE_MARGIN_S)),
+            security_context: Some(PodSecurityContext {
+                run_as_non_root: Some(true),
+                run_as_user: Some(USER),
+                seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+                ..PodSecurityContext::default()
+            }),
+            image_pull_secrets: some_list(
+                server.image_pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect(),
+            ),
+            node_selector: filled(server.node_selector.clone()),
+            tolerations: some_list(server.tolerations.clone()),
+            affinity: server.affinity.clone(),
+            topology_spread_constraints: some_list(server.topology_spread_constraints.clone()),
+            priority_class_name: server.priority_class_name.clone(),
+            runtime_class_name: server.runtime_class_name.clone(),
+            ..PodSpec::default()
+        }),
+    }
+}
+
+fn container(workload: &Workload) -> Container {
+    Container {
+        name: "server".to_owned(),
+        image: Some(workload.image.clone()),
+        args: Some(arguments(workload)),
+        env: Some(environment(workload)),
+        ports: Some(vec![port("http", API_PORT), port("admin", ADMIN_PORT)]),
+        startup_probe: Some(probe("/startupz", 1, STARTUP_PERIODS)),
+        readiness_probe: Some(probe("/readyz", 1, 2)),
+        liveness_probe: Some(probe("/livez", 10, 3)),
+        resources: Some(resources(workload)),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: Some(mounts(workload)),
+        ..Container::default()
+    }
+}
+
+/// The server's flags; their names are the contract with `yolo-server`.
+fn arguments(workload: &Workload) -> Vec<String> {
+    let model = &workload.model;
+    let mut flags = vec![
+        flag("model", &model.path),
+        flag("knobs-dir", KNOBS_DIRECTORY),
+        flag("conf", &model.confidence),
+        flag("iou", &model.iou),
+        flag("max-det", model.detections_max),
+        flag("drain-propagation-seconds", workload.drain_propagation_s),
+        flag("drain-budget-seconds", workload.drain_budget_s),
+    ];
+    flags.extend(model.sha256.as_ref().map(|digest| flag("model-sha256", digest)));
+    flags.extend(model.image_side_px.map(|side| flag("imgsz", side)));
+    match &workload.engine {
+        Engine::Cpu { profile } => {
+            flags.extend([flag("engine", "ort"), flag("provider", "cpu"), flag("profile", profile)]);
+        }
+        Engine::Nvidia { provider, .. } => flags.extend([flag("engine", "ort"), flag("provider", provider)]),
+        Engine::Emulated { alpha_micros, beta_micros, device } => flags.extend([
+            flag("engine", "emulated"),
+            flag("emulated-alpha-micros", alpha_micros),
+            flag("emulated-beta-micros", beta_micros),
+            flag("emulated-device", device),
+        ]),
+    }
+    flags
+}
+
+fn flag(name: &str, value: impl std::fmt::Display) -> String {
+    format!("--{name}={value}")
+}
+
+fn environment(workload: &Workload) -> Vec<EnvVar> {
+    let request = EnvVar {
+        name: "YOLO_CPU_REQUEST".to_owned(),
+        value_from: Some(EnvVarSource {
+            resource_field_ref: Some(ResourceFieldSelector {
+                resource: "requests.cpu".to_owned(),
+                divisor: Some(Quantity("1m".to_owned())),
+                container_name: Some("server".to_owned()),
+            }),
+            ..EnvVarSource::default()
+        }),
+        value: None,
+    };
+    let own = workload.pod.env.iter().map(|variable| EnvVar {
+        name: variable.name.clone(),
+        // The API server drops an empty value; sending it would look like drift for ever.
+        value: Some(variable.value.clone()).filter(|value| !value.is_empty()),
+        value_from: None,
+    });
+    std::iter::once(request).chain(own).collect()
+}
+
+/// Limits equal requests: the pod's speed must not depend on its neighbours, or no curve could be learned.
+fn resources(workload: &Workload) -> ResourceRequirements {
+    let mut amounts = BTreeMap::from([
+        ("cpu".to_owned(), cores(workload.cpu_millis)),
+        ("memory".to_owned(), bytes(workload.memory.get())),
+    ]);
+    if let Engine::Nvidia { count, resource, .. } = &workload.engine {
+        amounts.insert(resource.clone(), Quantity(count.to_string()));
+    }
+    ResourceRequirements { requests: Some(amounts.clone()), limits: Some(amounts), claims: None }
+}
+
+/// In the form in which the API server stores it, so that what is read back equals what was sent.
+fn cores(millis: u64) -> Quantity {
+    Quantity(if millis.is_multiple_of(1000) { (millis / 1000).to_string() } else { format!("{millis}m") })
+}
+
+/// See [`cores`].
+fn bytes(mut value: u64) -> Quantity {
+    let mut unit = "";
+    for larger in ["Ki", "Mi", "Gi", "Ti"] {
+        if value == 0 || !value.is_multiple_of(1024) {
+            break;
+        }
+        value /= 1024;
+        unit = larger;
+    }
+    Quantity(format!("{value}{unit}"))
+}
+
+fn port(name: &str, number: i32) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: number,
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
+    }
+}
+
+fn probe(path: &str, period_s: i32, failures: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String("admin".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period_s),
+        timeout_seconds: Some(2),
+        failure_threshold: Some(failures),
+        ..Probe::default()
+    }
+}
+
+fn volumes(spec: &Validated) -> Vec<Volume> {
+    let knobs = Volume {
+        name: "knobs".to_owned(),
+        config_map: Some(ConfigMapVolumeSource {
+            name: config_map_name(&spec.id.name),
+            ..ConfigMapVolumeSource::default()
+        }),
+        ..Volume::default()
+    };
+    let model = spec.workload.model.claim.as_ref().map(|claim| Volume {
+        name: "model".to_owned(),
+        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+            claim_name: claim.clone(),
+            read_only: Some(true),
+        }),
+        ..Volume::default()
+    });
+    std::iter::once(knobs).chain(model).collect()
+}
+
+fn mounts(workload: &Workload) -> Vec<VolumeMount> {
+    let mount = |name: &str, path: &str| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: Some(true),
+        ..VolumeMount::default()
+    };
+    // The whole directory: a `subPath` mount would never show a changed ConfigMap.
+    let knobs = mount("knobs", KNOBS_DIRECTORY);
+    let model = workload.model.claim.as_ref().map(|_| mount("model", MODEL_DIRECTORY));
+    std::iter::once(knobs).chain(model).collect()
+}
+
+/// The class of the pods of `deployment`: changes with everything that makes a rollout worth a look.
+pub fn template_hash(deployment: &Deployment) -> String {
+    let metadata = deployment.spec.as_ref().and_then(|spec| spec.template.metadata.as_ref());
+    metadata.and_then(|metadata| metadata.labels.as_ref()?.get(CLASS_LABEL)).cloned().unwrap_or_default()
+}
+
+/// FNV-1a of what decides a pod's speed: image, flags, environment and resources.
+fn class(container: &Container) -> String {
+    let text = format!("{:?}{:?}{:?}{:?}", container.image, container.args, container.env, container.resources);
+    let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    format!("{hash:08x}")
+}
+
+fn filled(map: BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
+    (!map.is_empty()).then_some(map)
+}
+
+fn some_list<T>(list: Vec<T>) -> Option<Vec<T>> {
+    (!list.is_empty()).then_some(list)
+}

@@ -1,0 +1,61 @@
+//! What every reconcile works with. Built once; shared by reference.
+
+use std::sync::Arc;
+
+use kube::Client;
+use kube::runtime::events::Recorder;
+
+use crate::build::Defaults;
+use crate::clock::Clock;
+use crate::leader::Leader;
+use crate::live::Live;
+use crate::memory::Memory;
+use crate::metrics::Metrics;
+use crate::sampler::Snapshots;
+use crate::{apply, report};
+
+/// Handles and memory of the operator.
+pub struct Context {
+    /// The API client.
+    pub client: Client,
+    /// The election.
+    pub leader: Leader,
+    /// The live objects.
+    pub live: Live,
+    /// The latest samples.
+    pub snapshots: Snapshots,
+    /// The one clock.
+    pub clock: Clock,
+    /// The operator's own series.
+    pub metrics: Arc<Metrics>,
+    /// What the installation decides.
+    pub defaults: Defaults,
+    /// The planner's state of each service.
+    pub states: Memory<yolo_planner::State>,
+    /// What `apply` remembers.
+    pub applied: Memory<apply::Kept>,
+    /// What `report` remembers.
+    pub reported: Memory<report::Kept>,
+    /// Failures in a row.
+    pub failures: Memory<u32>,
+    /// Publishes Events.
+    pub recorder: Recorder,
+}
+
+impl Context {
+    /// Forgets everything that a term of leadership learned: a successor may have moved on meanwhile.
+    pub fn forget_all(&self) {
+        self.states.clear();
+        self.applied.clear();
+        self.reported.clear();
+        self.failures.clear();
+    }
+
+    /// Forgets a service that is gone.
+    pub fn forget(&self, service: &crate::fleet::ServiceId) {
+        self.states.forget(service);
+        self.applied.forget(service);
+        self.reported.forget(service);
+        self.failures.forget(service);
+    }
+}

@@ -1,0 +1,115 @@
+//! Who sets the number of pods: us, or somebody else (design.md section 4, last lines).
+//!
+//! The first foreign write is reverted, with an Event. A second one within ten minutes means that another autoscaler is
+//! at work: hands off, until the object's spec changes.
+
+use k8s_openapi::api::apps::v1::Deployment;
+use yolo_planner::policy::Mode;
+use yolo_planner::units::{Replicas, Timestamp};
+
+use crate::apply::{FIELD_MANAGER, RELEASED_MANAGER};
+use crate::limits;
+use crate::validate::Validated;
+
+/// The number of pods as we last wrote it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ordered {
+    /// Pods.
+    pub replicas: Replicas,
+    /// `metadata.generation` of the Deployment after the write.
+    pub generation: i64,
+    /// The last foreign write that was reverted, or that ended in hands off.
+    pub foreign: Option<Foreign>,
+}
+
+/// A write by somebody else.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Foreign {
+    /// Its field manager.
+    pub manager: String,
+    /// When it was seen.
+    pub seen: Timestamp,
+    /// Of our object, not of the Deployment; set once the hands are off.
+    pub hands_off_generation: Option<i64>,
+}
+
+/// Who sets the number of pods.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ownership {
+    /// We do.
+    Ours {
+        /// As the Deployment has it, or as we last wrote it; absent before the first.
+        replicas: Option<Replicas>,
+        /// A write by somebody else that the next apply reverts, or has reverted before.
+        foreign: Option<Foreign>,
+        /// `foreign` is new.
+        reverting: bool,
+    },
+    /// Not us, by the object's own mode.
+    Released {
+        /// As the Deployment has it.
+        replicas: Option<Replicas>,
+    },
+    /// Somebody else, again and again.
+    Foreign {
+        /// As the Deployment has it.
+        replicas: Option<Replicas>,
+        /// Who.
+        by: Foreign,
+    },
+}
+
+impl Ownership {
+    /// The present number of pods.
+    pub fn replicas(&self) -> Option<Replicas> {
+        match self {
+            Self::Ours { replicas, .. } | Self::Released { replicas } | Self::Foreign { replicas, .. } => *replicas,
+        }
+    }
+
+    /// Whether the next apply writes the number of pods.
+    pub fn ours(&self) -> bool {
+        matches!(self, Self::Ours { .. })
+    }
+}
+
+/// Decides who owns the number of pods of `live`, given our last write.
+pub fn judge(spec: &Validated, live: Option<&Deployment>, ordered: Option<&Ordered>, now: Timestamp) -> Ownership {
+    let replicas = live.and_then(count);
+    if spec.policy.replicas.mode != Mode::Auto {
+        return Ownership::Released { replicas };
+    }
+    let Some(ordered) = ordered else { return Ownership::Ours { replicas, foreign: None, reverting: false } };
+    let before = ordered.foreign.clone();
+    if let Some(by) = before.clone().filter(|by| by.hands_off_generation == Some(spec.generation)) {
+        return Ownership::Foreign { replicas, by };
+    }
+    let ours = Ownership::Ours { replicas: Some(ordered.replicas), foreign: before.clone(), reverting: false };
+    // An older generation is our own write that the watch has not shown yet; the same number is nobody's concern.
+    let newer = live.and_then(|live| live.metadata.generation).is_some_and(|seen| seen > ordered.generation);
+    let Some(manager) = live.filter(|_| newer && replicas != Some(ordered.replicas)).and_then(manager) else {
+        return ours;
+    };
+    let window_s = limits::FOREIGN_WRITE_WINDOW.as_secs_f64();
+    if before.is_some_and(|before| now.since(before.seen) < window_s) {
+        let by = Foreign { manager, seen: now, hands_off_generation: Some(spec.generation) };
+        return Ownership::Foreign { replicas, by };
+    }
+    let foreign = Foreign { manager, seen: now, hands_off_generation: None };
+    Ownership::Ours { replicas: Some(ordered.replicas), foreign: Some(foreign), reverting: true }
+}
+
+fn count(deployment: &Deployment) -> Option<Replicas> {
+    let replicas = deployment.spec.as_ref()?.replicas?;
+    u32::try_from(replicas).ok().map(Replicas::new)
+}
+
+/// The other field manager that owns `spec.replicas`, if there is one.
+fn manager(deployment: &Deployment) -> Option<String> {
+    let entries = deployment.metadata.managed_fields.iter().flatten();
+    let foreign = entries.filter(|entry| {
+        entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
+            && !matches!(entry.manager.as_deref(), Some(FIELD_MANAGER | RELEASED_MANAGER))
+    });
+    foreign.max_by_key(|entry| entry.time.as_ref().map(|time| time.0)).and_then(|entry| entry.manager.clone())
+}

@@ -1,0 +1,224 @@
+//! The status document of one reconcile.
+
+use yolo_api::v1alpha1::YoloInferenceServiceStatus;
+use yolo_api::v1alpha1::status::{
+    Advice, Bottleneck, Constraint, DECISIONS_MAX, DecisionStatus, Engine as EngineStatus, Evidence, KnobValues,
+    KnobsStatus, LoadStatus, ModelStatus, Outcome, RolloutStatus, Severity, TargetName, TargetStatus, Verdict, clip,
+};
+use yolo_planner::units::{Bytes, Timestamp};
+use yolo_planner::{Explanation, Knobs, Record, decision, explain};
+
+use super::conditions;
+use super::text::{figure, seconds, time, trigger, two_digits, word};
+use crate::error::Error;
+use crate::fleet::PodPhase;
+use crate::reconcile::Done;
+use crate::validate::{Engine, Validated};
+
+/// Most advice shown; the schema's bound.
+const ADVICE_MAX: usize = 16;
+
+/// The status after a whole reconcile. `before` is the one that it replaces: conditions keep their times, decisions add up.
+pub fn status(done: &Done, before: &YoloInferenceServiceStatus, now: Timestamp) -> YoloInferenceServiceStatus {
+    let Done { spec, seen, decision, applied } = done;
+    let explanation = &decision.explanation;
+    let pods = |phases: fn(PodPhase) -> bool| count(seen.pods.iter().filter(|pod| phases(pod.phase)).count());
+    YoloInferenceServiceStatus {
+        observed_generation: Some(spec.generation),
+        replicas: Some(pods(|phase| phase != PodPhase::Draining)),
+        ready_replicas: Some(pods(|phase| phase == PodPhase::Ready)),
+        url: Some(url(spec)),
+        engine: Some(match spec.workload.engine {
+            Engine::Emulated { .. } => EngineStatus::Emulated,
+            Engine::Cpu { .. } | Engine::Nvidia { .. } => EngineStatus::Ort,
+        }),
+        model: Some(ModelStatus {
+            name: spec.workload.model.path.clone(),
+            desired_digest: spec.workload.model.sha256.clone(),
+            active_digest: None,
+        }),
+        load: Some(load(&explanation.load)),
+        knobs: Some(KnobsStatus {
+            current: Some(values(&seen.observation.current)),
+            desired: Some(values(&decision.desired)),
+            generation: i64::try_from(applied.knobs.generation).unwrap_or(i64::MAX),
+            applied_pods: applied_pods(done),
+        }),
+        targets: explanation.targets.iter().map(target).collect(),
+        targets_summary: Some(explanation.targets_summary.clone()),
+        bottleneck: explanation.bottlenecks.first().map(bottleneck),
+        advice: advice(explanation, &spec.inactive),
+        decisions: decisions(&before.decisions, decision),
+        learned: None, // `report` decides when.
+        rollout: Some(RolloutStatus {
+            hash: applied.template.clone(),
+            phase: if seen.observation.rolling { "Progressing" } else { "Complete" }.to_owned(),
+            rejected_hash: None,
+        }),
+        conditions: conditions::conditions(done, &before.conditions, &time(now)),
+    }
+}
+
+/// The status after a failure: everything stays but the conditions.
+pub fn failed(
+    error: &Error,
+    before: &YoloInferenceServiceStatus,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> YoloInferenceServiceStatus {
+    YoloInferenceServiceStatus {
+        observed_generation: generation,
+        conditions: conditions::failed(error, &before.conditions, generation, &time(now)),
+        ..before.clone()
+    }
+}
+
+fn url(spec: &Validated) -> String {
+    let host = format!("http://{}.{}.svc", spec.id.name, spec.id.namespace);
+    if spec.front.port == 80 { host } else { format!("{host}:{}", spec.front.port) }
+}
+
+/// Pods that report the generation in force; none yet if it has just been written.
+fn applied_pods(done: &Done) -> i32 {
+    let same = done.seen.knobs.is_some_and(|knobs| knobs.generation == done.applied.knobs.generation);
+    if same { i32::try_from(done.seen.observation.applied_pods).unwrap_or(i32::MAX) } else { 0 }
+}
+
+fn load(load: &explain::Load) -> LoadStatus {
+    LoadStatus {
+        images_per_second: two_digits(load.images_per_second.get()),
+        shed_per_second: two_digits(load.shed_per_second.get()),
+        hit_ratio: load.hit_ratio.map(|ratio| two_digits(ratio.get())),
+        p95: load.p95.map(|p95| seconds(two_digits(p95.get()))),
+    }
+}
+
+fn values(knobs: &Knobs) -> KnobValues {
+    let replicas = i32::try_from(knobs.replicas.get()).unwrap_or(i32::MAX);
+    let batch = i32::try_from(knobs.max_batch_size.get()).unwrap_or(i32::MAX);
+    KnobValues::new(replicas, batch, signed(knobs.cache_bytes))
+}
+
+fn target(row: &explain::TargetRow) -> TargetStatus {
+    TargetStatus {
+        name: match row.name {
+            explain::TargetName::InferenceLatency => TargetName::InferenceLatency,
+            explain::TargetName::ApiLatency => TargetName::ApiLatency,
+            explain::TargetName::Throughput => TargetName::Throughput,
+            explain::TargetName::MemoryPerWorker => TargetName::MemoryPerWorker,
+            explain::TargetName::GpuUtilization => TargetName::GpuUtilization,
+            explain::TargetName::Availability => TargetName::Availability,
+        },
+        threshold: figure(row.name, row.threshold),
+        observed: row.observed.map(|value| figure(row.name, shown(row.name, value))),
+        margin: row.margin.map(|margin| format!("{}%", two_digits(margin * 100.0))),
+        verdict: match row.verdict {
+            explain::Verdict::Met => Verdict::Met,
+            explain::Verdict::Missed => Verdict::Missed,
+            explain::Verdict::Predicted => Verdict::Predicted,
+            explain::Verdict::Unknown => Verdict::Unknown,
+            explain::Verdict::NotApplicable => Verdict::NotApplicable,
+        },
+        reason: word(&row.reason),
+        since: time(row.since),
+    }
+}
+
+/// Two digits of an availability would turn 99.4 % into 99 %: there it is the unanswered share that has two.
+fn shown(target: explain::TargetName, value: f64) -> f64 {
+    match target {
+        explain::TargetName::Availability => 1.0 - two_digits(1.0 - value),
+        _ => two_digits(value),
+    }
+}
+
+fn bottleneck(found: &explain::Bottleneck) -> Bottleneck {
+    let evidence = |evidence: &explain::Evidence| Evidence {
+        name: evidence.name.clone(),
+        value: two_digits(evidence.value),
+        limit: two_digits(evidence.limit),
+    };
+    Bottleneck {
+        kind: word(&found.kind),
+        confidence: two_digits(found.confidence.get()),
+        evidence: found.evidence.iter().take(8).map(evidence).collect(),
+    }
+}
+
+fn advice(explanation: &Explanation, inactive: &[&'static str]) -> Vec<Advice> {
+    let planned = explanation.advice.iter().map(|advice| Advice {
+        id: word(&advice.id),
+        severity: match advice.severity {
+            explain::Severity::Info => Severity::Info,
+            explain::Severity::Warning => Severity::Warning,
+            explain::Severity::Critical => Severity::Critical,
+        },
+        message: clip(&advice.message),
+        action: clip(&advice.action),
+        predicted: Some(clip(&advice.predicted)).filter(|text| !text.is_empty()),
+    });
+    let inactive = (!inactive.is_empty()).then(|| Advice {
+        id: "FieldsNotYetActive".to_owned(),
+        severity: Severity::Warning,
+        message: clip(&format!("Accepted, but without effect in this version: {}.", inactive.join(", "))),
+        action: "Remove these fields, or wait for the version that serves them.".to_owned(),
+        predicted: None,
+    });
+    inactive.into_iter().chain(planned).take(ADVICE_MAX).collect()
+}
+
+/// The last decisions, newest last: the new one appended, judged ones replaced.
+fn decisions(before: &[DecisionStatus], decision: &decision::Decision) -> Vec<DecisionStatus> {
+    let mut all = before.to_vec();
+    for record in decision.judged.iter().chain(&decision.record).map(record) {
+        match all.iter_mut().find(|known| known.id == record.id) {
+            Some(known) => *known = record,
+            None => all.push(record),
+        }
+    }
+    let extra = all.len().saturating_sub(DECISIONS_MAX);
+    all.split_off(extra)
+}
+
+fn record(record: &Record) -> DecisionStatus {
+    DecisionStatus {
+        id: i64::try_from(record.id).unwrap_or(i64::MAX),
+        time: time(record.time),
+        trigger: trigger(record.trigger).to_owned(),
+        from: values(&record.from),
+        to: values(&record.to),
+        reason: clip(&record.reason),
+        constraints: record.constraints.iter().take(12).map(constraint).collect(),
+        predicted: Some(outcome(&record.predicted)),
+        actual: record.actual.as_ref().map(outcome),
+        verdict: record.verdict.as_ref().map(word),
+    }
+}
+
+fn constraint(constraint: &explain::Constraint) -> Constraint {
+    Constraint {
+        kind: word(&constraint.kind),
+        value: two_digits(constraint.value),
+        limit: two_digits(constraint.limit),
+        binding: constraint.binding,
+    }
+}
+
+fn outcome(outcome: &decision::Outcome) -> Outcome {
+    Outcome {
+        p50_seconds: outcome.p50.map(|value| two_digits(value.get())),
+        p95_seconds: outcome.p95.map(|value| two_digits(value.get())),
+        capacity: two_digits(outcome.capacity.get()),
+        rss_bytes: signed(outcome.rss),
+        utilization: two_digits(outcome.utilization.get()),
+        hit_ratio: two_digits(outcome.hit_ratio.get()),
+    }
+}
+
+fn signed(bytes: Bytes) -> i64 {
+    i64::try_from(bytes.get()).unwrap_or(i64::MAX)
+}
+
+fn count(pods: usize) -> i32 {
+    i32::try_from(pods).unwrap_or(i32::MAX)
+}

@@ -1,0 +1,249 @@
+//! The object as checked data: what the planner and `build` need, parsed once.
+//!
+//! Reads: the object and the installation's defaults. Writes: nothing. Does not: trust the schema: an object may have been
+//! stored before a rule existed.
+
+mod policy;
+
+use std::collections::BTreeMap;
+
+use kube::ResourceExt;
+use yolo_api::v1alpha1::YoloInferenceService;
+use yolo_api::v1alpha1::model::{Accelerator, CpuProfile, EmulatedDevice, Model as SpecModel, Provider};
+use yolo_api::v1alpha1::pod::Server;
+use yolo_api::v1alpha1::spec::{Service, ServiceType};
+use yolo_api::v1alpha1::validate::FieldError;
+use yolo_planner::Policy;
+use yolo_planner::units::Bytes;
+
+use crate::build::{Defaults, MODEL_DIRECTORY};
+use crate::fleet::ServiceId;
+
+/// A service that can be planned and built.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Validated {
+    /// Which.
+    pub id: ServiceId,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// What the planner must hold to.
+    pub policy: Policy,
+    /// What the pods run.
+    pub workload: Workload,
+    /// What stands in front of them.
+    pub front: Front,
+    /// Fields that were accepted but do not act yet.
+    pub inactive: Vec<&'static str>,
+}
+
+/// What the pods run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Workload {
+    /// The server's image.
+    pub image: String,
+    /// The model.
+    pub model: Model,
+    /// What runs it.
+    pub engine: Engine,
+    /// CPU request and limit, thousandths of a core.
+    pub cpu_millis: u64,
+    /// Memory request and limit.
+    pub memory: Bytes,
+    /// How long a leaving pod still takes new connections.
+    pub drain_propagation_s: i64,
+    /// How long a leaving pod may take in all.
+    pub drain_budget_s: i64,
+    /// Scheduling, labels, environment: handed through.
+    pub pod: Server,
+}
+
+/// The model of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Model {
+    /// The file's path in the container.
+    pub path: String,
+    /// The claim that holds it, mounted at [`MODEL_DIRECTORY`]; absent for a model in the image.
+    pub claim: Option<String>,
+    /// Its digest, if one is demanded.
+    pub sha256: Option<String>,
+    /// Side of the square input; absent: the model's own.
+    pub image_side_px: Option<u32>,
+    /// Default confidence threshold, as text: handed through.
+    pub confidence: String,
+    /// Default `IoU` threshold, as text: handed through.
+    pub iou: String,
+    /// Most detections an image.
+    pub detections_max: u32,
+}
+
+/// What runs the model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Engine {
+    /// ONNX Runtime on CPU cores.
+    Cpu {
+        /// The server's word for how sessions share the cores.
+        profile: &'static str,
+    },
+    /// ONNX Runtime on GPUs.
+    Nvidia {
+        /// Devices a pod.
+        count: u32,
+        /// The extended resource.
+        resource: String,
+        /// The server's word for the execution provider.
+        provider: &'static str,
+    },
+    /// A declared service curve.
+    Emulated {
+        /// Time of a batch.
+        alpha_micros: u64,
+        /// Time that each image adds.
+        beta_micros: u64,
+        /// The server's word for what it pretends to be.
+        device: &'static str,
+    },
+}
+
+/// The Service in front of the pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Front {
+    /// `ClusterIP`.
+    pub kind: String,
+    /// Its port.
+    pub port: i32,
+    /// Annotations, handed through.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Why a spec cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum Invalid {
+    /// A field holds what it must not.
+    #[error(transparent)]
+    Field(#[from] FieldError),
+    /// Accepted by the schema, not served by this version.
+    #[error("{field} is not served by this version; use {instead}")]
+    NotServed {
+        /// Path of the field.
+        field: &'static str,
+        /// What works.
+        instead: &'static str,
+    },
+    /// The objects of the service carry its name, in labels too.
+    #[error(
+        "metadata.name: {name:?} has to be a lower-case name of at most {NAME_CHARS_MAX} letters, digits and dashes that starts with a letter"
+    )]
+    Name {
+        /// The name.
+        name: String,
+    },
+}
+
+/// A Service's name has at most 63 characters; the knobs' ConfigMap adds six, and pods their suffixes.
+const NAME_CHARS_MAX: usize = 50;
+
+/// Checks `service` and parses every text in it.
+///
+/// # Errors
+/// [`Invalid`] names the first field that is wrong and says what it should be.
+pub fn validate(service: &YoloInferenceService, defaults: &Defaults) -> Result<Validated, Invalid> {
+    let spec = &service.spec;
+    let server = &spec.server;
+    Ok(Validated {
+        id: ServiceId { namespace: service.namespace().unwrap_or_default(), name: name(service.name_any())? },
+        uid: service.uid().unwrap_or_default(),
+        generation: service.metadata.generation.unwrap_or(0),
+        policy: policy::policy(spec)?,
+        workload: Workload {
+            image: server.image.clone().unwrap_or_else(|| defaults.server_image.clone()),
+            model: model(&spec.model)?,
+            engine: engine(&spec.accelerator()),
+            cpu_millis: server.resources.cpu.millicores("spec.server.resources.cpu")?,
+            memory: Bytes::new(server.resources.memory.bytes("spec.server.resources.memory")?),
+            drain_propagation_s: whole_s(server.drain.propagation.parse("spec.server.drain.propagation")?),
+            drain_budget_s: whole_s(server.drain.budget.parse("spec.server.drain.budget")?),
+            pod: server.clone(),
+        },
+        front: front(&spec.service)?,
+        inactive: yolo_api::inactive_fields(spec),
+    })
+}
+
+fn name(name: String) -> Result<String, Invalid> {
+    let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    let lettered = name.starts_with(|first: char| first.is_ascii_lowercase());
+    if plain && lettered && name.len() <= NAME_CHARS_MAX { Ok(name) } else { Err(Invalid::Name { name }) }
+}
+
+fn model(spec: &SpecModel) -> Result<Model, Invalid> {
+    // Texts go to the server as they are; parsing them here refuses what the server would refuse at its start.
+    spec.confidence.number("spec.model.confidence")?;
+    spec.iou.number("spec.model.iou")?;
+    let source = &spec.source;
+    let (path, claim) = match (&source.image_path, &source.persistent_volume_claim) {
+        (Some(path), _) => (path.clone(), None),
+        (None, Some(file)) => (format!("{MODEL_DIRECTORY}/{}", file.path), Some(file.claim_name.clone())),
+        (None, None) => {
+            let instead = "spec.model.source.imagePath or persistentVolumeClaim";
+            return Err(Invalid::NotServed { field: "spec.model.source.uri", instead });
+        }
+    };
+    Ok(Model {
+        path,
+        claim,
+        sha256: spec.sha256.clone(),
+        image_side_px: spec.image_size.and_then(|side| u32::try_from(side).ok()),
+        confidence: spec.confidence.to_string(),
+        iou: spec.iou.to_string(),
+        detections_max: u32::try_from(spec.max_detections).unwrap_or(0),
+    })
+}
+
+fn engine(accelerator: &Accelerator) -> Engine {
+    if let Some(emulated) = &accelerator.emulated {
+        return Engine::Emulated {
+            alpha_micros: u64::try_from(emulated.alpha_micros).unwrap_or(0),
+            beta_micros: u64::try_from(emulated.beta_micros).unwrap_or(0),
+            device: match emulated.device {
+                EmulatedDevice::Gpu => "gpu",
+                EmulatedDevice::Cpu => "cpu",
+            },
+        };
+    }
+    if let Some(nvidia) = &accelerator.nvidia {
+        return Engine::Nvidia {
+            count: u32::try_from(nvidia.count).unwrap_or(1),
+            resource: nvidia.resource_name.clone(),
+            provider: match nvidia.provider {
+                Provider::Auto => "auto",
+                Provider::Cuda => "cuda",
+                Provider::TensorRt => "tensorrt",
+            },
+        };
+    }
+    let profile = match accelerator.cpu.as_ref().map(|cpu| cpu.profile).unwrap_or_default() {
+        CpuProfile::Throughput => "throughput",
+        CpuProfile::Latency => "latency",
+    };
+    Engine::Cpu { profile }
+}
+
+fn front(spec: &Service) -> Result<Front, Invalid> {
+    match spec.r#type {
+        ServiceType::ClusterIP => {
+            Ok(Front { kind: "ClusterIP".to_owned(), port: spec.port, annotations: spec.annotations.clone() })
+        }
+        // What opens a port of a node or costs money needs the operator's allow-list, which this version does not have.
+        ServiceType::NodePort | ServiceType::LoadBalancer => {
+            Err(Invalid::NotServed { field: "spec.service.type", instead: "ClusterIP" })
+        }
+    }
+}
+
+/// Rounded up, so that a budget never shrinks to nothing.
+fn whole_s(duration: std::time::Duration) -> i64 {
+    let whole = duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0));
+    i64::try_from(whole).unwrap_or(i64::MAX)
+}

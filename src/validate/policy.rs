@@ -1,0 +1,148 @@
+//! Targets, ranges and behaviour of the spec as the planner's `Policy`.
+
+use yolo_api::v1alpha1::model::{Accelerator as SpecAccelerator, EmulatedDevice};
+use yolo_api::v1alpha1::scaling::{Mode as SpecMode, Scaling, ScalingPolicyType, ScalingRules};
+use yolo_api::v1alpha1::spec::{OverloadPolicy as SpecOverload, Routing as SpecRouting};
+use yolo_api::v1alpha1::targets::{Percentile, Provision as SpecProvision, Targets as SpecTargets};
+use yolo_api::v1alpha1::validate::FieldError;
+use yolo_api::v1alpha1::{DurationText, YoloInferenceServiceSpec};
+use yolo_planner::policy::{
+    Accelerator, Knob, LatencyTarget, Mode, Overload, OverloadPolicy, Policy, Provision, Routing, Targets,
+    ThroughputTarget,
+};
+use yolo_planner::units::{BatchSize, Bytes, Rate, Ratio, Replicas, Seconds};
+
+/// Period of [`Policy::max_down`].
+const DOWN_PERIOD_S: u32 = 30;
+/// Period of [`Policy::max_up`].
+const UP_PERIOD_S: u32 = 15;
+
+/// The policy of `spec`.
+///
+/// # Errors
+/// [`FieldError`] names the first field that is no quantity.
+pub fn policy(spec: &YoloInferenceServiceSpec) -> Result<Policy, FieldError> {
+    let scaling = &spec.scaling;
+    let (up, down) = (scaling.behavior.scale_up.as_ref(), scaling.behavior.scale_down.as_ref());
+    let usual = Policy::default();
+    Ok(Policy {
+        targets: targets(&spec.targets())?,
+        replicas: replicas(scaling),
+        batch: batch(scaling),
+        cache: Knob {
+            mode: mode(scaling.cache.mode, scaling.mode),
+            min: Bytes::new(scaling.cache.min.bytes("spec.scaling.cache.min")?),
+            max: Bytes::new(scaling.cache.max.bytes("spec.scaling.cache.max")?),
+        },
+        cache_ttl: seconds(&scaling.cache.ttl, "spec.scaling.cache.ttl")?,
+        stabilization: down.and_then(|rules| rules.stabilization_window_seconds).map(|s| Seconds::whole(count(s))),
+        max_down: down.and_then(|rules| percent(rules, DOWN_PERIOD_S)).unwrap_or(usual.max_down),
+        max_up: up.and_then(|rules| percent(rules, UP_PERIOD_S)),
+        memory_limit: Bytes::new(spec.server.resources.memory.bytes("spec.server.resources.memory")?),
+        overload: Overload {
+            policy: match spec.overload.policy {
+                SpecOverload::Queue => OverloadPolicy::Queue,
+                SpecOverload::Shed => OverloadPolicy::Shed,
+            },
+            queue_timeout: seconds(&spec.overload.queue_timeout, "spec.overload.queueTimeout")?,
+        },
+        complete_within: seconds(&spec.tasks.complete_within, "spec.tasks.completeWithin")?,
+        accelerator: accelerator(&spec.accelerator()),
+        routing: match spec.service.routing {
+            SpecRouting::Random => Routing::Random,
+            SpecRouting::RoundRobin => Routing::RoundRobin,
+            SpecRouting::LeastOutstanding => Routing::LeastOutstanding,
+        },
+        paused: spec.paused,
+        ..usual
+    })
+}
+
+fn targets(spec: &SpecTargets) -> Result<Targets, FieldError> {
+    let latency = |threshold: &DurationText, percentile: Percentile, path| {
+        let quantile = Ratio::try_from(percentile.quantile()).unwrap_or_default();
+        seconds(threshold, path).map(|threshold| LatencyTarget { threshold, quantile })
+    };
+    let inference = spec.inference_latency.as_ref();
+    let api = spec.api_latency.as_ref();
+    let availability = spec.availability.as_ref();
+    Ok(Targets {
+        inference: inference
+            .map(|row| latency(&row.threshold, row.percentile, "spec.targets.inferenceLatency.threshold"))
+            .transpose()?,
+        api: api.map(|row| latency(&row.threshold, row.percentile, "spec.targets.apiLatency.threshold")).transpose()?,
+        throughput: spec.throughput.as_ref().map(|row| ThroughputTarget {
+            rate: Rate::whole(count(row.images_per_second)),
+            provision: match row.provision {
+                SpecProvision::OnDemand => Provision::OnDemand,
+                SpecProvision::Always => Provision::Always,
+            },
+        }),
+        memory: spec
+            .memory_per_worker
+            .as_ref()
+            .map(|quantity| quantity.bytes("spec.targets.memoryPerWorker").map(Bytes::new))
+            .transpose()?,
+        gpu: spec.gpu_utilization.as_ref().map(|row| Ratio::percent(count(row.min_percent))),
+        availability: availability
+            .map(|row| row.min_percent.number("spec.targets.availability.minPercent"))
+            .transpose()?
+            .and_then(|percent| Ratio::try_from(percent / 100.0).ok()),
+        window: seconds(&spec.window, "spec.targets.window")?,
+        budget: Ratio::percent(count(spec.violation_budget_percent)),
+    })
+}
+
+fn replicas(scaling: &Scaling) -> Knob<Replicas> {
+    let range = &scaling.replicas;
+    let mode = mode(range.mode, scaling.mode);
+    let (min, max) = range.fixed.map_or((range.min, range.max), |fixed| (fixed, fixed));
+    // `kubectl scale` sets `fixed`, which no CEL rule compares with the range: what it says is what is held.
+    Knob { mode, min: Replicas::new(count(min).max(1)), max: Replicas::new(count(max).max(1)) }
+}
+
+fn batch(scaling: &Scaling) -> Knob<BatchSize> {
+    let range = &scaling.batch;
+    let size = |value: i32| BatchSize::try_from(count(value).clamp(1, BatchSize::MAX.get())).unwrap_or_default();
+    Knob { mode: mode(range.mode, scaling.mode), min: size(range.min), max: size(range.max) }
+}
+
+/// The knob's own mode wins.
+fn mode(own: Option<SpecMode>, all: SpecMode) -> Mode {
+    match own.unwrap_or(all) {
+        SpecMode::Auto => Mode::Auto,
+        SpecMode::Recommend => Mode::Recommend,
+        SpecMode::Off => Mode::Off,
+    }
+}
+
+/// The fastest percentage rule, as a share in `period_s`. Rules in pods have no such form and do not act.
+fn percent(rules: &ScalingRules, period_s: u32) -> Option<Ratio> {
+    let rules = rules.policies.iter().filter(|rule| rule.r#type == ScalingPolicyType::Percent);
+    rules
+        .filter_map(|rule| {
+            let share = f64::from(rule.value) / 100.0 * f64::from(period_s) / f64::from(rule.period_seconds.max(1));
+            Ratio::try_from(share).ok()
+        })
+        .max_by(|a, b| a.get().total_cmp(&b.get()))
+}
+
+fn accelerator(spec: &SpecAccelerator) -> Accelerator {
+    match (&spec.emulated, &spec.nvidia) {
+        (Some(emulated), _) => match emulated.device {
+            EmulatedDevice::Gpu => Accelerator::Gpu,
+            EmulatedDevice::Cpu => Accelerator::Cpu,
+        },
+        (None, Some(_)) => Accelerator::Gpu,
+        (None, None) => Accelerator::Cpu,
+    }
+}
+
+fn seconds(text: &DurationText, path: &'static str) -> Result<Seconds, FieldError> {
+    text.parse(path).map(Seconds::from)
+}
+
+/// Negative numbers were refused by the schema; they count as none.
+fn count(value: i32) -> u32 {
+    u32::try_from(value).unwrap_or(0)
+}
