@@ -11,6 +11,7 @@
 )]
 
 mod promise_cluster_starts;
+mod promise_crd_refuses;
 mod promise_metrics_sources_agree;
 
 yolo_testkit::cluster_guard!();

@@ -1,4 +1,4 @@
-//! The CustomResourceDefinition, made from the types.
+//! The `CustomResourceDefinition`, made from the types.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, ValidationRule};
 use kube::CustomResourceExt;
@@ -8,7 +8,7 @@ use crate::v1alpha1::YoloInferenceService;
 /// Longest name of a service: `<name>-knobs` and a pod's `<name>-<hash>-<hash>` have to stay within 63 characters.
 pub const NAME_CHARS_MAX: u32 = 46;
 
-/// The CustomResourceDefinition.
+/// The `CustomResourceDefinition`.
 pub fn definition() -> CustomResourceDefinition {
     let mut crd = YoloInferenceService::crd();
     for version in &mut crd.spec.versions {

@@ -1,11 +1,13 @@
 //! The schema's own promises, without a cluster: every rule accepts and refuses, everything is bounded, and the
 //! defaults of the schema and of the types are the same.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "helpers of tests fail by panicking")]
+
 use kube_cel::Validator;
 use serde_json::{Value, json};
 use yolo_api::v1alpha1::{YoloInferenceService, targets::Targets};
 
-/// The CRD's OpenAPI schema of `v1alpha1`.
+/// The CRD's `OpenAPI` schema of `v1alpha1`.
 fn schema() -> Value {
     let crd = serde_json::to_value(yolo_api::crd::definition()).unwrap();
     crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
@@ -145,7 +147,9 @@ fn every_example_is_what_the_types_read() {
 /// The first field of `written` that `read` does not have: a field that the types do not know.
 fn lost(written: &Value, read: &Value, path: &str) -> Option<String> {
     match written {
-        Value::Object(fields) => fields.iter().find_map(|(name, value)| lost(value, &read[name], &format!("{path}.{name}"))),
+        Value::Object(fields) => {
+            fields.iter().find_map(|(name, value)| lost(value, &read[name], &format!("{path}.{name}")))
+        }
         Value::Array(items) => {
             items.iter().enumerate().find_map(|(at, value)| lost(value, &read[at], &format!("{path}[{at}]")))
         }

@@ -43,16 +43,13 @@ fn conditions() -> String {
             let _ = writeln!(text, "| {} | `{}` | {} |", row.status.as_str(), row.reason, row.sentence);
         }
     }
-    text.push_str("\n## Why the planner holds still\n\n| hold reason | condition | status | reason |\n|---|---|---|---|\n");
+    text.push_str(
+        "\n## Why the planner holds still\n\n| hold reason | condition | status | reason |\n|---|---|---|---|\n",
+    );
     for (hold, reason) in HOLD_REASONS {
         let row = reason.row();
-        let _ = writeln!(
-            text,
-            "| `{hold}` | {} | {} | `{}` |",
-            row.condition.as_str(),
-            row.status.as_str(),
-            row.reason
-        );
+        let _ =
+            writeln!(text, "| `{hold}` | {} | {} | `{}` |", row.condition.as_str(), row.status.as_str(), row.reason);
     }
     text
 }

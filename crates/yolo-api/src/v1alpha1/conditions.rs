@@ -240,7 +240,10 @@ mod tests {
         seen.dedup();
         assert_eq!(seen.len(), all);
         for condition in ConditionType::ALL {
-            assert!(Reason::ALL.iter().any(|reason| reason.row().condition == condition), "{condition:?} has no reason");
+            assert!(
+                Reason::ALL.iter().any(|reason| reason.row().condition == condition),
+                "{condition:?} has no reason"
+            );
         }
     }
 }

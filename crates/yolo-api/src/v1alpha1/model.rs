@@ -168,7 +168,7 @@ pub struct Nvidia {
     /// Arithmetic of the engine.
     #[serde(default)]
     pub precision: Precision,
-    /// Where built TensorRT engines are kept.
+    /// Where built `TensorRT` engines are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine_cache: Option<EngineCache>,
 }
@@ -181,7 +181,7 @@ pub enum Provider {
     Auto,
     /// CUDA.
     Cuda,
-    /// TensorRT.
+    /// `TensorRT`.
     TensorRt,
 }
 

@@ -65,7 +65,7 @@ pub struct Server {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::embedded::<Option<Affinity>>")]
     pub affinity: Option<Affinity>,
-    /// How pods spread over nodes and zones (core/v1 TopologySpreadConstraint).
+    /// How pods spread over nodes and zones (core/v1 `TopologySpreadConstraint`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::embedded::<Vec<TopologySpreadConstraint>>")]
     pub topology_spread_constraints: Vec<TopologySpreadConstraint>,

@@ -228,7 +228,7 @@ pub enum Routing {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Network {
-    /// Peers (networking.k8s.io/v1 NetworkPolicyPeer) that may use the API; empty: the whole cluster.
+    /// Peers (networking.k8s.io/v1 `NetworkPolicyPeer`) that may use the API; empty: the whole cluster.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::embedded::<Vec<NetworkPolicyPeer>>")]
     pub allowed_clients: Vec<NetworkPolicyPeer>,

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::{
+    model::Precision,
     scalars::{Decimal, DurationText, Quantity},
     spec::{RolloutStrategy, YoloInferenceServiceSpec},
     targets::SOURCE_SERVER,
@@ -128,7 +129,7 @@ pub fn inactive_fields(spec: &YoloInferenceServiceSpec) -> Vec<&'static str> {
     [
         ("spec.model.source.uri", spec.model.source.uri.is_some()),
         ("spec.model.credentialsSecretName", spec.model.credentials_secret_name.is_some()),
-        ("spec.accelerator.nvidia.precision", nvidia.is_some_and(|gpu| gpu.precision != Default::default())),
+        ("spec.accelerator.nvidia.precision", nvidia.is_some_and(|gpu| gpu.precision != Precision::default())),
         ("spec.accelerator.nvidia.engineCache", nvidia.is_some_and(|gpu| gpu.engine_cache.is_some())),
         ("spec.server.serviceAccountName", spec.server.service_account_name.is_some()),
         ("spec.targets.apiLatency.source", api_source),
@@ -161,7 +162,9 @@ mod tests {
 
     #[test]
     fn quantities_are_read_as_kubernetes_does() {
-        for (text, bytes) in [("0", 0), ("256Mi", 268_435_456), ("2Gi", 2_147_483_648), ("1.5Ki", 1536), ("1M", 1_000_000)] {
+        for (text, bytes) in
+            [("0", 0), ("256Mi", 268_435_456), ("2Gi", 2_147_483_648), ("1.5Ki", 1536), ("1M", 1_000_000)]
+        {
             assert_eq!(Quantity::from(text).bytes(PATH).unwrap(), bytes, "{text}");
         }
         for (text, millis) in [("500m", 500), ("1", 1000), ("2.5", 2500)] {
