@@ -154,7 +154,9 @@ mod tests {
         let slow = Load { deadline: Duration::from_millis(1), ..load() };
         assert_eq!(slow.capacity(), 16, "two rounds");
         assert_eq!(load().capacity(), 50, "half a second at 100 images/s");
-        assert_eq!(Load { deadline: Duration::from_mins(10), ..load() }.capacity(), limits::QUEUE_IMAGES_MAX);
+        let patient = Load { deadline: Duration::from_mins(10), ..load() };
+        assert_eq!(patient.capacity(), limits::QUEUE_BYTES_MAX / (3 * 640 * 640));
+        assert_eq!(Load { image_bytes: 3 * 320 * 320, ..patient }.capacity(), limits::QUEUE_IMAGES_MAX);
         assert_eq!(Load { image_bytes: 64 << 20, ..load() }.capacity(), 4);
         let full = Load { queued: 16, deadline: Duration::from_millis(141), ..slow };
         assert!(matches!(full.admit(), Err(Refusal::QueueFull { .. })));

@@ -106,6 +106,11 @@ impl Server {
         Ok(())
     }
 
+    /// What the handlers share: for tests that call the router without a socket.
+    pub fn app(&self) -> Arc<App> {
+        Arc::clone(&self.app)
+    }
+
     /// Where the API listens; the port is the real one if 0 was asked.
     pub const fn api_address(&self) -> SocketAddr {
         self.api_address

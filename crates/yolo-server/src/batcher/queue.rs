@@ -33,8 +33,13 @@ impl Item {
 pub(super) enum Pull {
     /// Run these.
     Batch(Vec<Item>),
-    /// Nothing to do: time a batch of this size.
-    Time(usize),
+    /// Nothing to do: time a batch of this size, once. One run a pull, so that an image which comes waits for no more.
+    Time {
+        /// Images in it.
+        size: usize,
+        /// Whether it is the size's last timed run.
+        last: bool,
+    },
     /// End.
     Stop,
 }
@@ -53,6 +58,16 @@ struct Running {
     size: usize,
 }
 
+/// Runs of one size at idle. The first one pays for memory; it does not count.
+#[derive(Debug, Default)]
+struct Timed {
+    size: usize,
+    runs: Vec<Duration>,
+}
+
+/// Runs that a size is timed by, after the first one.
+const TIMED_RUNS: usize = 3;
+
 struct State {
     queue: VecDeque<Item>,
     /// Images admitted and not queued yet: they are being decoded.
@@ -64,8 +79,8 @@ struct State {
     closing: bool,
     /// Whether the first worker has ended: nothing is pulled any more.
     stopped: bool,
-    /// Whether a worker times sizes at idle now; one at a time, so that they do not disturb each other.
-    timing: bool,
+    /// The size that is being timed at idle, and its runs.
+    timed: Timed,
 }
 
 /// State shared by the handlers and the workers.
@@ -93,7 +108,7 @@ impl Shared {
             failures: 0,
             closing: false,
             stopped: false,
-            timing: false,
+            timed: Timed::default(),
         };
         Self { model, metrics, state: Mutex::new(state), changed: Condvar::new() }
     }
@@ -140,7 +155,7 @@ impl Shared {
                 Next::Do(pull) => {
                     let size = match &pull {
                         Pull::Batch(items) => items.len(),
-                        Pull::Time(size) => *size,
+                        Pull::Time { size, .. } => *size,
                         Pull::Stop => 0,
                     };
                     if let Some(running) = state.running.get_mut(index).filter(|_| size > 0) {
@@ -175,9 +190,22 @@ impl Shared {
         self.changed.notify_one();
     }
 
-    /// Ends the idle timing of a size.
-    pub(super) fn finish_timing(&self) {
-        self.state().timing = false;
+    /// Ends worker `index`'s run at idle, and publishes the size's time so far.
+    pub(super) fn finish_timing(&self, index: usize, size: usize, time: Duration) {
+        let mut state = self.state();
+        if state.timed.size != size {
+            state.timed = Timed { size, runs: Vec::new() };
+        }
+        state.timed.runs.push(time);
+        let counted: Vec<_> = state.timed.runs.iter().skip(1).map(Duration::as_secs_f64).collect();
+        drop(state);
+        if counted.is_empty() {
+            self.finish(index, &[], false);
+            return;
+        }
+        let mean_s = counted.iter().sum::<f64>() / f64::from(u32::try_from(counted.len()).unwrap_or(u32::MAX));
+        self.metrics.batch.set_curve(size, mean_s, counted.iter().copied().fold(0.0, f64::max));
+        self.finish(index, &[(size, time)], false);
     }
 
     pub(super) fn load(&self, decode_wait: Duration) -> Load {
@@ -273,12 +301,13 @@ impl State {
             self.stopped = self.reserved == 0;
             return if self.stopped { Next::Do(Pull::Stop) } else { Next::Wait(None) };
         }
-        let alone = self.reserved == 0 && !self.timing && self.running.iter().all(Option::is_none);
+        // One worker at a time, so that they do not disturb each other.
+        let alone = self.reserved == 0 && self.running.iter().all(Option::is_none);
         let untimed = self.curve.next_untimed(self.knobs.timed_batch_max, self.knobs.inference_threshold);
         match untimed.filter(|_| alone) {
             Some(size) => {
-                self.timing = true;
-                Next::Do(Pull::Time(size))
+                let last = self.timed.size == size && self.timed.runs.len() >= TIMED_RUNS;
+                Next::Do(Pull::Time { size, last })
             }
             None => Next::Wait(None),
         }

@@ -11,8 +11,10 @@ use super::{Inferred, JobError};
 use crate::engine::{BatchOutput, Engine, EngineError, EngineInput, Memory};
 use crate::metrics::add_seconds;
 
-/// Runs of one image before a session counts as warm, and of each size that is timed at idle.
+/// Runs of one image before a session counts as warm.
 const WARM_RUNS: usize = 3;
+/// A size that cannot be run counts as slow as can be: known, and never chosen.
+const TIME_OF_A_FAILURE: Duration = Duration::from_hours(1);
 /// Steps by which inference is nicer than the rest, so that a refusal is quick however busy the engine is.
 const NICENESS: i32 = 5;
 /// A grey of no meaning, for runs without a picture.
@@ -58,29 +60,21 @@ impl Worker {
                     add_seconds(&self.shared.metrics.batch.busy, start.elapsed());
                     self.shared.finish(self.index, &outcome.times, outcome.failed);
                 }
-                Pull::Time(size) => self.time_at_idle(size),
+                Pull::Time { size, last } => self.time_at_idle(size, last),
                 Pull::Stop => return,
             }
         }
     }
 
-    /// Times a size that has not run yet and publishes it.
-    fn time_at_idle(&mut self, size: usize) {
-        let memory = if size == 1 { Memory::Keep } else { Memory::Release };
-        // The first run pays for memory; it does not count.
-        let outcome: Result<Vec<Duration>, _> =
-            self.time(size, memory).and_then(|_| (0..WARM_RUNS).map(|_| self.time(size, memory)).collect());
-        let runs = outcome.unwrap_or_else(|error| {
+    /// Runs a batch of a size that is not known yet.
+    fn time_at_idle(&mut self, size: usize, last: bool) {
+        // Rare sizes give their memory back after the last run only: to get it anew would be part of the time.
+        let memory = if last && size > 1 { Memory::Release } else { Memory::Keep };
+        let time = self.time(size, memory).unwrap_or_else(|error| {
             tracing::warn!(size, %error, "Timing a batch at idle failed.");
-            // As slow as can be: known, and never chosen.
-            vec![Duration::from_hours(1); WARM_RUNS]
+            TIME_OF_A_FAILURE
         });
-        let times: Vec<_> = runs.into_iter().map(|time| (size, time)).collect();
-        let seconds = || times.iter().map(|(_, time)| time.as_secs_f64());
-        let mean_s = seconds().sum::<f64>() / f64::from(u32::try_from(times.len()).unwrap_or(u32::MAX));
-        self.shared.metrics.batch.set_curve(size, mean_s, seconds().fold(0.0, f64::max));
-        self.shared.finish(self.index, &times, false);
-        self.shared.finish_timing();
+        self.shared.finish_timing(self.index, size, time);
     }
 
     fn time(&mut self, size: usize, memory: Memory) -> Result<Duration, EngineError> {

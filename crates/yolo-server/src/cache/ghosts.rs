@@ -153,30 +153,42 @@ mod tests {
         }
     }
 
+    /// Hits of each size, references and expected references so far.
     #[expect(clippy::cast_precision_loss, reason = "small counts")]
-    fn hit_ratio(metrics: &CacheMetrics, size: u64) -> f64 {
-        let hits = metrics.ghost_hits.of(byte_size(size)).get() as f64;
-        let (references, expected) = (metrics.ghost_references.get() as f64, metrics.ghost_expected.get());
-        (hits + expected - references) / expected
+    fn totals(metrics: &CacheMetrics) -> ([f64; 8], f64, f64) {
+        let hits = GHOST_SIZES_BYTES.map(|size| metrics.ghost_hits.of(byte_size(size)).get() as f64);
+        (hits, metrics.ghost_references.get() as f64, metrics.ghost_expected.get())
+    }
+
+    /// Estimated hit ratio of each size during `run`.
+    fn hit_ratios(metrics: &CacheMetrics, run: impl FnOnce()) -> [f64; 8] {
+        let (hits_before, references_before, expected_before) = totals(metrics);
+        run();
+        let (hits, references, expected) = totals(metrics);
+        let expected = expected - expected_before;
+        let correction = expected - (references - references_before);
+        std::array::from_fn(|size| (hits[size] - hits_before[size] + correction) / expected)
     }
 
     #[test]
     fn a_loop_that_fits_hits_in_all_but_its_first_round() {
         let metrics = Metrics::new().cache;
-        run_loop(&Ghosts::new(metrics.clone()), 200, 10);
-        assert!((hit_ratio(&metrics, 256 << 10) - 0.9).abs() < 1e-9);
-        assert!(hit_ratio(&metrics, 64 << 10) < 0.5, "200 KiB do not fit 64 KiB");
+        let ghosts = Ghosts::new(metrics.clone());
+        let ratios = hit_ratios(&metrics, || run_loop(&ghosts, 200, 10));
+        assert!((ratios[1] - 0.9).abs() < 1e-9, "200 KiB fit 256 KiB: {ratios:?}");
+        assert!(ratios[0] < 0.5, "and not 64 KiB: {ratios:?}");
     }
 
     #[test]
     fn many_keys_halve_the_sample_and_the_estimate_stays() {
         let metrics = Metrics::new().cache;
         let ghosts = Ghosts::new(metrics.clone());
-        run_loop(&ghosts, 30_000, 4);
-        assert!(ghosts.state().share <= 0.5);
+        run_loop(&ghosts, 30_000, 1);
+        assert!(ghosts.state().share <= 0.25);
         assert!(ghosts.state().ghosts.iter().all(|ghost| ghost.len() <= KEYS_MAX + 1));
-        assert!((hit_ratio(&metrics, 64 << 20) - 0.75).abs() < 0.02, "{}", hit_ratio(&metrics, 64 << 20));
-        assert!(hit_ratio(&metrics, 1 << 20) < 0.2, "{}", hit_ratio(&metrics, 1 << 20));
+        let ratios = hit_ratios(&metrics, || run_loop(&ghosts, 30_000, 2));
+        assert!((ratios[5] - 1.0).abs() < 0.02, "30 MiB fit 64 MiB: {ratios:?}");
+        assert!(ratios[2] < 0.2, "and not 1 MiB: {ratios:?}");
     }
 
     #[test]

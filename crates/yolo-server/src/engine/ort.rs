@@ -48,8 +48,9 @@ pub fn load(options: &Options) -> Result<LoadedModel, LoadError> {
     let opener = OrtSessions {
         model: options.model.clone(),
         threads: options.threads.max(1),
-        weights: PrepackedWeights::new(),
+        // First: whatever touches ONNX Runtime before the environment is there panics if the library is missing.
         environment: environment().map_err(LoadError::Engine)?,
+        weights: PrepackedWeights::new(),
     };
     let session = opener.session().map_err(|error| refused(&error, file.clone()))?;
     let unsupported = |detail: String| LoadError::Unsupported { file: file.clone(), detail };

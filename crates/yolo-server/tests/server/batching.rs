@@ -1,0 +1,80 @@
+//! The batcher learns what pays, obeys its knobs in place, and drops what nobody waits for.
+
+use std::time::Duration;
+
+use crate::support::{Answer, admin};
+use crate::support::{emulated, eventually, metric, png, predict, start, start_patient, value_of};
+use yolo_server::Server;
+
+const NO_CACHE: &str = r#""cacheBytes":0,"deadlineMillis":60000"#;
+
+/// Sends `count` different pictures at once.
+async fn burst(server: &Server, count: u8) -> Vec<Answer> {
+    let pictures: Vec<_> = (0..count).map(|shade| png(8, 8, [shade, 1, 1])).collect();
+    futures::future::join_all(pictures.iter().map(|picture| predict(server, picture))).await
+}
+
+async fn idle_timing_is_done(server: &Server, sizes: &[usize]) {
+    for size in sizes {
+        let series = format!(r#"yolo_batch_curve_seconds{{size="{size}",stat="mean"}}"#);
+        eventually(&series, async || value_of(&admin(server, "/metrics").await.1, &series).is_some()).await;
+    }
+}
+
+fn largest_batch(answers: &[Answer]) -> u64 {
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    answers.iter().map(|answer| answer.body["batch_size"].as_u64().unwrap()).max().unwrap()
+}
+
+#[tokio::test]
+async fn on_a_gpu_like_curve_it_learns_at_idle_to_batch_and_obeys_the_limit_at_once() {
+    let server = start(emulated(20, 1)).await;
+    server.app().offer_knobs(format!(r#"{{"generation":1,"maxBatchSize":8,"batchMax":8,{NO_CACHE}}}"#).as_bytes());
+    idle_timing_is_done(&server, &[1, 2, 4, 8]).await;
+    assert!((metric(&server, "yolo_batch_limit_effective").await - 8.0).abs() < 1e-9);
+    assert!(largest_batch(&burst(&server, 24).await) == 8);
+    server.app().offer_knobs(br#"{"generation":2,"maxBatchSize":2}"#);
+    assert_eq!(largest_batch(&burst(&server, 12).await), 2);
+    server.app().offer_knobs(br#"{"generation":3,"maxBatchSize":1}"#);
+    assert_eq!(largest_batch(&burst(&server, 4).await), 1);
+    assert!((metric(&server, "yolo_knobs_generation").await - 3.0).abs() < 1e-9);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn on_a_linear_curve_it_stays_with_single_images() {
+    let server = start(emulated(0, 10)).await;
+    server.app().offer_knobs(format!(r#"{{"maxBatchSize":16,"batchMax":16,{NO_CACHE}}}"#).as_bytes());
+    idle_timing_is_done(&server, &[1, 2, 4]).await;
+    assert_eq!(largest_batch(&burst(&server, 8).await), 1);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_delay_lets_a_batch_fill() {
+    let server = start(emulated(10, 1)).await;
+    server.app().offer_knobs(format!(r#"{{"maxBatchSize":4,"batchMax":4,{NO_CACHE}}}"#).as_bytes());
+    idle_timing_is_done(&server, &[1, 2, 4]).await;
+    server.app().offer_knobs(br#"{"maxQueueDelayMicros":1000000}"#);
+    let answers = burst(&server, 4).await;
+    assert!(answers.iter().all(|answer| answer.body["batch_size"] == 4), "the fourth image completes the batch");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn images_past_their_deadline_are_dropped_before_they_cost() {
+    let server = start_patient(emulated(150, 0)).await;
+    idle_timing_is_done(&server, &[1]).await;
+    let before = metric(&server, "yolo_batched_images_total").await;
+    let (first, second) = (png(8, 8, [1; 3]), png(8, 8, [2; 3]));
+    let running = predict(&server, &first);
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(30)).await; // behind the first, which runs for 150 ms
+        crate::support::call(&server, crate::support::post("/predict?timeout_ms=60", second)).await
+    };
+    let (running, late) = tokio::join!(running, late);
+    assert_eq!((running.status.as_u16(), late.status.as_u16(), late.code()), (200, 504, "deadline_exceeded"));
+    eventually("queue empty", async || metric(&server, "yolo_queue_depth").await < 0.5).await;
+    assert!((metric(&server, "yolo_batched_images_total").await - before - 1.0).abs() < 1e-9, "only one image ran");
+    server.stop().await;
+}

@@ -1,0 +1,102 @@
+//! The real ONNX Runtime on tiny YOLO-shaped models, one for every output layout.
+
+use std::fs;
+
+use serde_json::Value;
+use yolo_server::{Config, Server, StartError};
+
+use crate::support::{fixture, on_free_ports, png, predict, start};
+
+/// Where the library is: set by `make`, which also fetches it.
+fn runtime_is_there(test: &str) -> bool {
+    let there = std::env::var_os("ORT_DYLIB_PATH").is_some_and(|path| std::path::Path::new(&path).exists());
+    if !there {
+        println!("SKIPPED {test}: ORT_DYLIB_PATH names no ONNX Runtime (make model)");
+        assert!(std::env::var_os("CI").is_none(), "ONNX Runtime is required in CI");
+    }
+    there
+}
+
+fn config(model: std::path::PathBuf) -> Config {
+    Config { sessions: Some(1), ..on_free_ports(Config::new(model)) }
+}
+
+async fn refused(config: Config) -> String {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let config = Config { termination_log: log.path().to_owned(), ..config };
+    let failed = Box::pin(yolo_server::run(config, std::future::pending())).await;
+    assert!(matches!(failed, Err(StartError::Model(_))), "{failed:?}");
+    fs::read_to_string(log.path()).unwrap()
+}
+
+#[tokio::test]
+async fn every_layout_finds_the_coloured_picture() {
+    if !runtime_is_there("every_layout_finds_the_coloured_picture") {
+        return;
+    }
+    for model in ["standard.onnx", "standard-batch-2.onnx", "transposed.onnx", "yolov5.onnx", "end2end.onnx"] {
+        let server = start(config(fixture(model))).await;
+        for (colour, name) in [([250, 4, 4], "red"), ([4, 250, 4], "green"), ([4, 4, 250], "driver's blue")] {
+            let answer = predict(&server, &png(64, 64, colour)).await;
+            let detections = answer.body["detections"].as_array().unwrap();
+            assert!(!detections.is_empty(), "{model} found nothing {name}: {}", answer.body);
+            assert!(detections.iter().all(|detection| detection["name"] == name), "{model}: {}", answer.body);
+            assert_eq!(answer.body["emulated"], false);
+        }
+        server.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_batch_gives_each_picture_its_own_answer() {
+    if !runtime_is_there("a_batch_gives_each_picture_its_own_answer") {
+        return;
+    }
+    let server = start(config(fixture("standard.onnx"))).await;
+    // Waiting makes batches of what is sent together, whatever the curve says about their worth.
+    server.app().offer_knobs(br#"{"cacheBytes":0,"maxBatchSize":4}"#);
+    let colours = [[250, 4, 4], [4, 250, 4], [4, 4, 250], [250, 8, 8]];
+    let pictures: Vec<_> = colours.iter().map(|colour| png(64, 64, *colour)).collect();
+    let alone: Vec<Value> = one_by_one(&server, &pictures).await;
+    let together = futures::future::join_all(pictures.iter().map(|picture| predict(&server, picture))).await;
+    for (together, alone) in together.iter().zip(&alone) {
+        assert_eq!(&together.body["detections"], alone);
+    }
+    server.stop().await;
+}
+
+async fn one_by_one(server: &Server, pictures: &[Vec<u8>]) -> Vec<Value> {
+    let mut answers = Vec::new();
+    for picture in pictures {
+        answers.push(predict(server, picture).await.body["detections"].clone());
+    }
+    answers
+}
+
+#[tokio::test]
+async fn a_model_that_cannot_be_served_says_why_and_names_the_file() {
+    if !runtime_is_there("a_model_that_cannot_be_served_says_why_and_names_the_file") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let whole = fs::read(fixture("standard.onnx")).unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        config(path)
+    };
+    let digest = Some("0".repeat(64));
+    for (config, code, name) in [
+        (config(folder.path().join("absent.onnx")), "model_missing", "absent.onnx"),
+        (file("empty.onnx", b""), "model_truncated", "empty.onnx"),
+        (file("half.onnx", &whole[..whole.len() / 2]), "model_truncated", "half.onnx"),
+        (file("text.onnx", b"this is no model"), "model_truncated", "text.onnx"),
+        (Config { model_sha256: digest, ..file("other.onnx", &whole) }, "model_digest_mismatch", "other.onnx"),
+        (config(fixture("segment.onnx")), "model_unsupported", "segment.onnx"),
+        (Config { imgsz: Some(33), ..file("odd.onnx", &whole) }, "model_unsupported", "odd.onnx"),
+    ] {
+        let log: Value = serde_json::from_str(&refused(config).await).unwrap();
+        assert_eq!(log["code"], code, "{log}");
+        assert!(log["message"].as_str().unwrap().contains(name), "{log}");
+    }
+}

@@ -1,0 +1,126 @@
+//! Servers, pictures and requests for the tests.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tower::ServiceExt;
+use yolo_server::args::EngineKind;
+use yolo_server::{Config, Server, http};
+
+/// Longest wait for anything that a test awaits.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An emulated server on free ports: a batch of `b` takes `alpha + beta * b` milliseconds.
+pub fn emulated(alpha_ms: u64, beta_ms: u64) -> Config {
+    Config {
+        engine: EngineKind::Emulated,
+        emulated_alpha_micros: 1_000 * alpha_ms,
+        emulated_beta_micros: 1_000 * beta_ms,
+        imgsz: Some(64),
+        sessions: Some(1),
+        ..on_free_ports(Config::new("pretended.onnx"))
+    }
+}
+
+pub fn on_free_ports(config: Config) -> Config {
+    let free = SocketAddr::from(([127, 0, 0, 1], 0));
+    Config { api_address: free, admin_address: free, drain_propagation_seconds: 0, ..config }
+}
+
+pub async fn start(config: Config) -> Server {
+    Box::pin(Server::start(config)).await.unwrap()
+}
+
+/// Starts a server that lets images wait and remembers no answer.
+pub async fn start_patient(config: Config) -> Server {
+    let server = start(config).await;
+    server.app().offer_knobs(br#"{"cacheBytes":0,"deadlineMillis":60000,"batchMax":1,"maxBatchSize":1}"#);
+    server
+}
+
+/// An ONNX file of this crate's fixtures.
+pub fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/onnx").join(name)
+}
+
+/// A PNG of one colour.
+pub fn png(width: u32, height: u32, rgb: [u8; 3]) -> Vec<u8> {
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    let pixels: Vec<u8> = rgb.into_iter().cycle().take(3 * (width * height) as usize).collect();
+    encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+    file
+}
+
+/// An answered request.
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Value,
+}
+
+impl Answer {
+    pub fn code(&self) -> &str {
+        self.body["error"]["code"].as_str().unwrap_or("")
+    }
+}
+
+/// Calls the router without a socket.
+pub async fn call(server: &Server, request: Request<Body>) -> Answer {
+    let response = http::router(server.app()).oneshot(request).await.unwrap();
+    let (status, headers) = (response.status(), response.headers().clone());
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    Answer { status, headers, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) }
+}
+
+pub fn post(uri: &str, body: impl Into<Body>) -> Request<Body> {
+    Request::post(uri).body(body.into()).unwrap()
+}
+
+pub async fn predict(server: &Server, picture: &[u8]) -> Answer {
+    call(server, post("/predict", picture.to_vec())).await
+}
+
+/// The status and body of `GET path` on the admin port, over a socket.
+pub async fn admin(server: &Server, path: &str) -> (u16, String) {
+    get(server.admin_address(), path).await.unwrap()
+}
+
+pub async fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await?;
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+    Ok((status, body.to_owned()))
+}
+
+/// The value of a series, by its full name with labels.
+pub async fn metric(server: &Server, series: &str) -> f64 {
+    let (status, text) = admin(server, "/metrics").await;
+    assert_eq!(status, 200);
+    value_of(&text, series).unwrap_or_else(|| panic!("no series {series} in:\n{text}"))
+}
+
+pub fn value_of(exposition: &str, series: &str) -> Option<f64> {
+    exposition.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+}
+
+/// Polls until the condition holds; fails after [`PATIENCE`].
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let start = Instant::now();
+    while !condition().await {
+        assert!(start.elapsed() < PATIENCE, "still not: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
