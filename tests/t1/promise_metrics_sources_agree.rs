@@ -46,6 +46,7 @@ async fn both_sources_count_each_image_once_and_an_outage_is_stale_not_zero() {
     by_pod.until("all images in the pod's samples", |seen| seen.sum.done >= sent).await;
     by_prometheus.until("all images in the samples through Prometheus", |seen| seen.sum.done >= sent).await;
     assert_eq!(by_pod.sum, by_prometheus.sum);
+    assert_filled(by_pod.busiest.as_ref().unwrap());
     assert_eq!((by_pod.sum.arrivals, by_pod.sum.done, by_pod.sum.answers), (sent, sent, sent));
     let (direct, through) = (by_pod.last.clone().unwrap(), by_prometheus.last.clone().unwrap());
     assert_eq!((&direct.curve, direct.workers, direct.applied), (&through.curve, through.workers, through.applied));
@@ -106,6 +107,7 @@ struct Follower {
     rounds: mpsc::Receiver<ServiceId>,
     clock: Clock,
     last: Option<Sample>,
+    busiest: Option<Sample>,
     batch_s: f64,
     sum: Sum,
 }
@@ -122,7 +124,16 @@ impl Follower {
             clock,
             metrics: Arc::new(Metrics::new()),
         });
-        Self { _running: running, snapshots, rounds, clock, last: None, batch_s: 0.0, sum: Sum::default() }
+        Self {
+            _running: running,
+            snapshots,
+            rounds,
+            clock,
+            last: None,
+            busiest: None,
+            batch_s: 0.0,
+            sum: Sum::default(),
+        }
     }
 
     fn signal(&self) -> Signal<Sample> {
@@ -171,8 +182,31 @@ impl Follower {
         sum.body_bytes += sample.body_bytes.get();
         sum.decoded += sample.stages.decode.count;
         sum.cache_misses += sample.cache.misses;
+        if self.busiest.as_ref().is_none_or(|busiest| busiest.arrivals < sample.arrivals) {
+            self.busiest = Some(sample.clone());
+        }
         self.last = Some(sample);
     }
+}
+
+/// The two halves of the metrics contract meet: a name that one of them spells differently would leave a zero here.
+fn assert_filled(sample: &Sample) {
+    let stages = &sample.stages;
+    let passed = [stages.read, stages.hash, stages.decode, stages.preprocess, stages.inference, stages.postprocess];
+    assert!(
+        passed.iter().chain([&stages.encode]).all(|stage| stage.count > 0 && stage.seconds.get() > 0.0),
+        "{stages:?}"
+    );
+    assert!(stages.decode.workers > 0 && stages.inference.workers > 0, "{stages:?}");
+    assert!(sample.per_second.sum > 0 && sample.per_second.sum_sq >= sample.per_second.sum, "{:?}", sample.per_second);
+    assert!(sample.batches.iter().all(|batch| batch.seconds_squared.get() > 0.0), "{:?}", sample.batches);
+    assert_eq!(sample.ghosts.sizes.len(), 8);
+    assert!(sample.ghosts.refs > 0 && sample.ghosts.expected.get() > 0.0, "{:?}", sample.ghosts);
+    assert!(sample.cpu_seconds.get() > 0.0 && sample.rss.get() > 0, "{sample:?}");
+    assert!(sample.gpu.is_some_and(|gpu| gpu.duty.get() > 0.0), "{:?}", sample.gpu);
+    assert!(sample.workers > 0 && !sample.curve.is_empty() && sample.applied.batch.get() > 1, "{sample:?}");
+    assert!(sample.overhead.count() > 0 && sample.read.count() > 0, "{sample:?}");
+    assert!(sample.cache_bytes.get() > 0 && sample.applied.cache.get() > 0, "{sample:?}");
 }
 
 /// The distribution's Prometheus, scraping one pod; ends with this value.
