@@ -3,15 +3,32 @@
 //! **Invariant:** no clock, randomness, environment or I/O; [`plan`] is total and deterministic.
 #![forbid(unsafe_code)]
 
+mod arrivals;
+mod capacity;
+mod choose;
+mod conditions;
+mod control;
+mod curve;
 pub mod decision;
+mod diagnose;
 pub mod explain;
 pub mod histogram;
-mod hold;
+mod hits;
+mod intake;
+mod normal;
 pub mod observation;
+mod outcome;
 mod plan;
+mod pod_model;
 pub mod policy;
+mod queue;
+mod reason;
+mod relax;
+mod report;
 pub mod state;
+mod targets;
 pub mod units;
+mod window;
 
 pub use decision::{Action, Decision, HoldReason, Record, Trigger};
 pub use explain::Explanation;

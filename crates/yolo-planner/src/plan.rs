@@ -1,12 +1,401 @@
-//! The decision, top to bottom.
+//! The decision, top to bottom: `take -> model -> choose -> gate -> step -> explain`. Nothing here fails: what cannot
+//! be decided is a [`HoldReason`].
 
-use crate::decision::Decision;
-use crate::observation::Observation;
-use crate::policy::Policy;
+use crate::arrivals::backlog_rate;
+use crate::capacity::Model;
+use crate::choose::{self, Choice, Load, choose, pinned, rate, ratio};
+use crate::control::{self, Tick};
+use crate::decision::{Action, Decision, HoldReason, Outcome, Record, Trigger};
+use crate::explain::{Candidate, Capacity, Expert, Forecast};
+use crate::intake::{self, COVERAGE_MIN, Seen};
+use crate::observation::{Knobs, Observation};
+use crate::outcome::{self, Open};
+use crate::policy::{LatencyTarget, Mode, Policy};
+use crate::reason::{self, Facts};
 use crate::state::State;
-use crate::units::Timestamp;
+use crate::units::{Bytes, Replicas, Seconds, Timestamp, real, whole_bytes, whole_seconds_since_epoch};
+use crate::window::Sums;
+use crate::{arrivals, report};
+
+/// Blind for longer than this, the past peak is assumed (control.md §2).
+const BLIND_S: f64 = 120.0;
+/// Answers from which the overhead's quantile is one.
+const OVERHEAD_ANSWERS: u64 = 20;
+/// Longest queue wait that an overload adds to the backlog, seconds of arrivals (control.md §5).
+const OVERLOAD_S: f64 = 0.5;
 
 /// Decides the knobs of one service.
+///
+/// `observation` is one look at it, `state` what the last call returned (or [`State::default`], or
+/// [`State::seeded`]), `now` the time of the look. The caller applies [`Decision::desired`] and hands
+/// [`Decision::state`] to the next call.
+///
+/// # Guarantees
+/// Total and deterministic: whatever the inputs hold, the answer is a decision, the same for the same inputs and for
+/// any order of pods. Knobs in Auto lie within their ranges; others are as observed. Without usable samples replicas
+/// never fall.
+///
+/// # Assumptions
+/// Between ticks (`policy.tick`, at least the scrape interval) the previous knobs are repeated. Time that does not
+/// advance is answered with [`HoldReason::NonFinite`] and the unchanged state.
 pub fn plan(policy: &Policy, observation: &Observation, state: &State, now: Timestamp) -> Decision {
-    crate::hold::hold(policy, observation, state, now)
+    if state.last.is_some_and(|last| now <= last) {
+        return report::backwards(policy, observation, state);
+    }
+    let mut next = state.clone();
+    next.last = Some(now);
+    next.verdicts.notice_policy(policy, now);
+    next.control.notice_fleet(observation, now);
+    let seen = intake::take(policy, observation, &mut next, now);
+    learn_overhead(policy, observation, &mut next, &seen);
+    let view = View::new(policy, observation, &next, seen, now);
+    let (action, desired) = decide(policy, observation, &mut next, &view, now);
+    let (record, judged) = keep_record(policy, observation, &mut next, (&view, action, desired, now));
+    let explanation = report::explain(policy, observation, &mut next, (&view, action, desired, now));
+    next.control.previous = Some(desired);
+    next.control.held = match action {
+        Action::Hold { reason } => Some(reason),
+        Action::Change { .. } => None,
+    };
+    let recommended = view.recommended(policy, observation, desired);
+    Decision { action, desired, recommended, state: next, record, judged, explanation }
+}
+
+/// Everything that one call concludes from policy, observation and state.
+pub(crate) struct View {
+    pub(crate) seen: Seen,
+    pub(crate) model: Model,
+    pub(crate) forecast: Forecast,
+    /// Share of the images that the cache surely answers.
+    pub(crate) hit_ratio: f64,
+    /// The cheapest setting of the knobs that may move.
+    pub(crate) choice: Option<Choice>,
+    /// The cheapest setting if all might.
+    free: Option<Choice>,
+    pub(crate) sums: Sums,
+    pub(crate) startup_s: f64,
+}
+
+impl View {
+    fn new(policy: &Policy, observation: &Observation, state: &State, seen: Seen, now: Timestamp) -> Self {
+        let startup_s = state.startup.expected_s(now);
+        let hit_ratio = surely_hit(policy, observation, state, &seen);
+        let model = Model::new(policy, state, &seen, hit_ratio);
+        let forecast = forecast(policy, observation, state, (&model, &seen, startup_s));
+        let load = Load { plan: forecast.plan.get(), hit_ratio };
+        let current = &observation.current;
+        let choice = choose(&pinned(policy, current), &model, state, current, load);
+        let free = choose(policy, &model, state, current, load);
+        let sums = state.window.sums();
+        Self { seen, model, forecast, hit_ratio, choice, free, sums, startup_s }
+    }
+
+    /// Images/s that reach the engines.
+    pub(crate) fn engine_rate(&self) -> f64 {
+        self.forecast.level.get() * (1.0 - self.hit_ratio)
+    }
+
+    /// The knobs as they would be if all were in Auto: as desired where they are.
+    fn recommended(&self, policy: &Policy, observation: &Observation, desired: Knobs) -> Knobs {
+        let mut knobs = desired;
+        let Some(free) = &self.free else { return knobs };
+        let hands_off = policy.paused || observation.other_manager;
+        if hands_off || policy.replicas.mode != Mode::Auto {
+            knobs.replicas = Replicas::new(free.replicas);
+        }
+        if hands_off || policy.batch.mode != Mode::Auto {
+            knobs.max_batch_size = free.batch;
+        }
+        if hands_off || policy.cache.mode != Mode::Auto {
+            knobs.cache_bytes = free.cache;
+        }
+        knobs
+    }
+
+    pub(crate) fn facts<'a>(&'a self, policy: &'a Policy, state: &State) -> Option<Facts<'a>> {
+        let hold_s = state.control.hold_s(policy, self.startup_s);
+        let (model, forecast, hit_ratio) = (&self.model, &self.forecast, self.hit_ratio);
+        self.choice.as_ref().map(|choice| Facts { policy, model, choice, forecast, hit_ratio, hold_s })
+    }
+
+    /// What the model expects of `knobs` at the arrivals of now.
+    fn expect(&self, state: &State, knobs: &Knobs) -> Outcome {
+        let (batch, pods) = (knobs.max_batch_size.get(), knobs.replicas.get());
+        let overhead_s = state.overhead_s.unwrap_or(0.0);
+        let latency = |q: f64| {
+            let engine_s = self.model.latency_s(batch, pods, self.engine_rate(), q)?;
+            Seconds::try_from(engine_s + overhead_s).ok()
+        };
+        let pod = self.model.pod(batch, pods);
+        let fleet = |each: f64| each * f64::from(pods);
+        Outcome {
+            p50: latency(0.5),
+            p95: latency(0.95),
+            capacity: rate(pod.map_or(0.0, |pod| fleet(pod.carried))),
+            rss: state.memory.bytes(batch, knobs.cache_bytes).map_or_else(Bytes::default, whole_bytes),
+            utilization: ratio(pod.map_or(0.0, |pod| self.engine_rate() / fleet(pod.saturation).max(1e-9))),
+            hit_ratio: ratio(self.hit_ratio),
+        }
+    }
+
+    /// What is measured now.
+    fn measure(&self, state: &State, current: &Knobs) -> Outcome {
+        let quantile = |q: f64| self.sums.api.quantile(q).map(crate::histogram::Quantile::seconds);
+        let hit_ratio = ratio(self.sums.hits / self.sums.lookups.max(1.0));
+        let expected = self.expect(state, current);
+        Outcome { p50: quantile(0.5), p95: quantile(0.95), rss: self.sums.rss, hit_ratio, ..expected }
+    }
+}
+
+/// Learns the overhead, but not from overloaded pods: there it holds waits that capacity, not overhead, explains.
+fn learn_overhead(policy: &Policy, observation: &Observation, state: &mut State, seen: &Seen) {
+    if !seen.ticked {
+        return;
+    }
+    let overhead = state.window.sums().overhead;
+    let model = Model::new(policy, state, seen, 0.0);
+    let batch = observation.current.max_batch_size.get().min(model.times.largest());
+    let carried = model.pod_regardless_of_latency(batch).map_or(f64::MAX, |pod| pod.carried * f64::from(seen.ready));
+    if overhead.count() >= OVERHEAD_ANSWERS && state.arrivals.level(policy.tick_s()) <= carried {
+        state.overhead_s = overhead.quantile(policy.quantile()).map(|value| value.seconds().get());
+    }
+}
+
+/// Share of the arrivals that the cache surely answers: what is measured, but no more than the policy trusts, and
+/// nothing on pods whose cache is still cold (control.md §6, h̃).
+fn surely_hit(policy: &Policy, observation: &Observation, state: &State, seen: &Seen) -> f64 {
+    if observation.rolling || observation.current.cache_bytes == Bytes::default() {
+        return 0.0;
+    }
+    let warm = f64::from(seen.warm) / f64::from(seen.ready).max(1.0);
+    (state.hits.measured() * warm).min(policy.cache_credit.get()).clamp(0.0, 0.99)
+}
+
+/// Arrivals now, and the rate that pods are ordered for.
+fn forecast(
+    policy: &Policy,
+    observation: &Observation,
+    state: &State,
+    (model, seen, startup_s): (&Model, &Seen, f64),
+) -> Forecast {
+    let tick_s = policy.tick_s();
+    let level = state.arrivals.level(tick_s);
+    let batch = observation.current.max_batch_size.get();
+    let ready = f64::from(seen.ready);
+    let running = f64::from(batch) * seen.workers * ready;
+    let saturation =
+        model.pod_regardless_of_latency(batch.min(model.times.largest())).map(|pod| pod.saturation * ready);
+    let excess = saturation.map_or(0.0, |most| (level - most).max(0.0));
+    let backlog = (seen.queued - running).max(0.0) + (excess * startup_s).min(OVERLOAD_S * level);
+    Forecast {
+        level: rate(level),
+        expert: Expert::Level,
+        q: ratio(arrivals::COVER),
+        a: ratio(0.05),
+        backlog,
+        plan: rate(state.arrivals.plan(level) + backlog_rate(backlog)),
+        horizon: Seconds::try_from(startup_s + tick_s).unwrap_or_default(),
+    }
+}
+
+/// Whether something keeps the planner from steering at all.
+fn gate(policy: &Policy, observation: &Observation, state: &State, view: &View) -> Option<HoldReason> {
+    let modes = [policy.replicas.mode, policy.batch.mode, policy.cache.mode];
+    let reason = if policy.paused {
+        HoldReason::Paused
+    } else if observation.other_manager {
+        HoldReason::OtherManager
+    } else if !modes.contains(&Mode::Auto) {
+        if modes.contains(&Mode::Recommend) { HoldReason::ModeRecommend } else { HoldReason::ModeOff }
+    } else if state.last_live.is_none() {
+        HoldReason::NoData
+    } else if view.seen.sampled == 0 || view.seen.coverage() < COVERAGE_MIN {
+        HoldReason::Stale
+    } else if view.choice.is_none() {
+        HoldReason::CurveUnknown
+    } else {
+        return None;
+    };
+    Some(reason)
+}
+
+/// The action and the knobs.
+fn decide(
+    policy: &Policy,
+    observation: &Observation,
+    state: &mut State,
+    view: &View,
+    now: Timestamp,
+) -> (Action, Knobs) {
+    let current = observation.current;
+    let (proposed, reason, trigger) = match (gate(policy, observation, state, view), &view.choice) {
+        (Some(HoldReason::Paused), _) => return (Action::Hold { reason: HoldReason::Paused }, current),
+        (Some(HoldReason::OtherManager), _) => return (Action::Hold { reason: HoldReason::OtherManager }, current),
+        (Some(HoldReason::Stale), choice) => {
+            state.control.lose_sight();
+            (blind(policy, state, (view, choice.as_ref()), current, now), HoldReason::Stale, Trigger::Blind)
+        }
+        (Some(reason), _) => (previous(state, current), reason, Trigger::Policy),
+        (None, Some(choice)) if view.seen.ticked => {
+            let tick = tick(policy, state, view, choice, now);
+            let step = state.control.step(policy, observation, choice, tick);
+            (step.knobs, settled(observation, view, step.barred), step.trigger)
+        }
+        (None, _) => (previous(state, current), state.control.held.unwrap_or(HoldReason::Settled), Trigger::Policy),
+    };
+    let mut desired = control::restrain(policy, &current, proposed);
+    let spare_s = policy
+        .targets
+        .api
+        .and(view.model.budget_s)
+        .zip(view.model.times.upper(desired.max_batch_size.get(), policy.quantile()));
+    let feasible = view.choice.as_ref().is_some_and(|choice| choice.infeasible.is_none());
+    let wait_s = spare_s.filter(|_| feasible).map(|(budget_s, batch_s)| budget_s - batch_s);
+    desired.deadline_millis = control::deadline_millis(policy, &current, wait_s);
+    if desired == current || matches!(reason, HoldReason::ModeOff | HoldReason::ModeRecommend) {
+        let desired = if matches!(reason, HoldReason::ModeOff | HoldReason::ModeRecommend) { current } else { desired };
+        return (Action::Hold { reason }, desired);
+    }
+    let repeated = state.control.previous == Some(desired);
+    (if repeated { Action::Hold { reason: HoldReason::Pending } } else { Action::Change { trigger } }, desired)
+}
+
+/// What the last call answered; without one, what is there. Replicas never below what is there: this is not a
+/// decision to shrink.
+fn previous(state: &State, current: Knobs) -> Knobs {
+    let previous = state.control.previous.unwrap_or(current);
+    Knobs { replicas: previous.replicas.max(current.replicas), ..previous }
+}
+
+/// Knobs without sight: as they are; after [`BLIND_S`] enough pods for the past peak.
+fn blind(
+    policy: &Policy,
+    state: &State,
+    (view, choice): (&View, Option<&Choice>),
+    current: Knobs,
+    now: Timestamp,
+) -> Knobs {
+    let held = previous(state, current);
+    let long = state.last_live.is_some_and(|last| now.since(last) >= BLIND_S);
+    let Some(choice) = choice.filter(|_| long) else { return held };
+    let peak = view.model.pods_for(choice.batch.get(), state.arrivals.peak()).unwrap_or(0);
+    let replicas = policy.replicas.clamp(held.replicas.max(Replicas::new(peak)));
+    Knobs { replicas, ..held }
+}
+
+fn tick(policy: &Policy, state: &State, view: &View, choice: &Choice, now: Timestamp) -> Tick {
+    let carried = |rate: f64| {
+        let pods = view.model.pods_for(choice.batch.get(), rate).unwrap_or(choice.replicas);
+        policy.replicas.clamp(Replicas::new(pods)).get().max(policy.schedule_floor.get().min(policy.replicas.max.get()))
+    };
+    let silent = f64::from(view.seen.ready - view.seen.live) * choice.pod.saturation;
+    let plan = view.forecast.plan.get() * (1.0 - view.hit_ratio);
+    let without_backlog = plan - backlog_rate(view.forecast.backlog) * (1.0 - view.hit_ratio);
+    Tick {
+        now,
+        need_to_shrink: carried(1.05 * plan + silent).max(choice.replicas),
+        backlog: carried(without_backlog) < choice.replicas,
+        startup_s: view.startup_s,
+        ticks: state.arrivals.ticks,
+    }
+}
+
+/// Why a tick without a change is one.
+fn settled(observation: &Observation, view: &View, barred: Option<HoldReason>) -> HoldReason {
+    let coming = view.seen.ready < observation.current.replicas.get();
+    barred.unwrap_or(if coming { HoldReason::Pending } else { HoldReason::Settled })
+}
+
+/// Opens a record for a change; closes the one before when its outcome is known.
+fn keep_record(
+    policy: &Policy,
+    observation: &Observation,
+    state: &mut State,
+    (view, action, desired, now): (&View, Action, Knobs, Timestamp),
+) -> (Option<Record>, Vec<Record>) {
+    let level = view.forecast.level.get();
+    let changed = matches!(action, Action::Change { .. });
+    let actual = view.measure(state, &observation.current);
+    let after_s = view.startup_s.max(policy.window_s());
+    let mut open = state.open.take();
+    let judged = outcome::close(&mut open, actual, level, changed, (now, after_s));
+    let Action::Change { trigger } = action else {
+        state.open = open;
+        return (None, judged);
+    };
+    let from = observation.current;
+    let record = Record {
+        id: whole_seconds_since_epoch(now),
+        time: now,
+        trigger,
+        from,
+        to: desired,
+        reason: view.facts(policy, state).map_or_else(
+            || reason::hold(HoldReason::CurveUnknown, None, &desired),
+            |facts| reason::change(facts, &from, &desired),
+        ),
+        constraints: view.choice.as_ref().map(|choice| choice.constraints.clone()).unwrap_or_default(),
+        predicted: view.expect(state, &desired),
+        actual: None,
+        verdict: None,
+    };
+    state.open = Some(Open { record: record.clone(), level });
+    (Some(record), judged)
+}
+
+/// What the pods can carry, as the explanation shows it.
+pub(crate) fn capacity(view: &View, observation: &Observation, desired: &Knobs) -> Capacity {
+    let Some(pod) = view.model.pod(desired.max_batch_size.get(), desired.replicas.get()) else {
+        return Capacity { kappa: ratio(1.0), ..Capacity::default() };
+    };
+    let ready = view.model.pod(observation.current.max_batch_size.get(), view.seen.ready);
+    Capacity {
+        mu_sat: rate(pod.saturation),
+        mu_star: rate(pod.carried),
+        f_c: ratio(pod.share),
+        kappa: ratio(1.0),
+        ready: rate(ready.map_or(0.0, |pod| pod.carried) * f64::from(view.seen.ready)),
+        desired: rate(pod.carried * f64::from(desired.replicas.get())),
+    }
+}
+
+/// Prices of the chosen setting and of its nearest alternatives.
+pub(crate) fn candidates(policy: &Policy, view: &View, desired: &Knobs) -> Vec<Candidate> {
+    let Some(free) = &view.free else { return Vec::new() };
+    let gib = real(Bytes::mebi(1024).get());
+    let price = |knobs: &Knobs| {
+        let pods = f64::from(knobs.replicas.get());
+        policy.cost.pod.get() * pods + policy.cost.cache_gib.get() * pods * real(knobs.cache_bytes.get()) / gib
+    };
+    let least = Knobs {
+        replicas: Replicas::new(free.replicas),
+        max_batch_size: free.batch,
+        cache_bytes: free.cache,
+        ..*desired
+    };
+    let mut all = vec![*desired];
+    if least != *desired {
+        all.push(least);
+    }
+    all.into_iter().map(|knobs| Candidate { cost: price(&knobs), knobs }).collect()
+}
+
+/// The API target's figure for the present knobs: overhead, waiting and running, seconds.
+pub(crate) fn expected_api_s(policy: &Policy, state: &State, view: &View, current: &Knobs) -> Option<f64> {
+    let q = policy.targets.api.map(LatencyTarget::at)?;
+    let engine_s =
+        view.model.latency_s(current.max_batch_size.get(), current.replicas.get().max(1), view.engine_rate(), q)?;
+    Some(engine_s + state.overhead_s.unwrap_or(0.0))
+}
+
+/// Images/s that `replicas.max` pods would carry with the chosen batch.
+pub(crate) fn reachable_rate(policy: &Policy, view: &View) -> Option<f64> {
+    let max = policy.replicas.max.max(policy.replicas.min).get();
+    let batch = view.choice.as_ref()?.batch.get();
+    view.model.pod(batch, max).map(|pod| pod.carried * f64::from(max))
+}
+
+/// Images/s that the pods must carry, as a relaxation must know it.
+pub(crate) fn required_rate(policy: &Policy, view: &View) -> f64 {
+    choose::required_rate(policy, Load { plan: view.forecast.plan.get(), hit_ratio: view.hit_ratio })
 }

@@ -74,6 +74,33 @@ impl Default for Policy {
     }
 }
 
+impl Policy {
+    /// Length of a series tick: never shorter than the interval between two samples.
+    pub(crate) fn tick_s(&self) -> f64 {
+        self.tick.get().max(self.scrape.get()).clamp(1.0, 300.0)
+    }
+
+    /// Interval between two samples of a pod.
+    pub(crate) const fn scrape_s(&self) -> f64 {
+        self.scrape.get().clamp(1.0, 300.0)
+    }
+
+    /// The targets' window; at least two ticks, or a verdict would rest on one sample.
+    pub(crate) fn window_s(&self) -> f64 {
+        self.targets.window.get().clamp(2.0 * self.tick_s(), 86_400.0)
+    }
+
+    /// The quantile that latency is judged at: the API target's, else the inference target's, else 0.95.
+    pub(crate) fn quantile(&self) -> f64 {
+        self.targets.api.or(self.targets.inference).map_or(0.95, LatencyTarget::at)
+    }
+
+    /// What a person declared, without what is measured or follows from the time of day.
+    pub(crate) fn declared(&self) -> Self {
+        Self { scrape: Seconds::ZERO, schedule_floor: Replicas::default(), ..self.clone() }
+    }
+}
+
 /// The targets; an absent one is not judged.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Targets {
@@ -119,6 +146,18 @@ pub struct LatencyTarget {
     pub threshold: Seconds,
     /// Which quantile, 0.95 for p95.
     pub quantile: Ratio,
+}
+
+impl LatencyTarget {
+    /// The quantile as a probability that closed forms can take.
+    pub(crate) fn at(self) -> f64 {
+        self.quantile.get().clamp(0.5, 0.999)
+    }
+
+    /// The threshold in seconds, at most a day.
+    pub(crate) const fn limit_s(self) -> f64 {
+        self.threshold.get().clamp(0.0, 86_400.0)
+    }
 }
 
 /// A rate that must be possible.

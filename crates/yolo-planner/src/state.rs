@@ -2,7 +2,19 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::arrivals::Arrivals;
+use crate::control::Control;
+use crate::curve::Curve;
+use crate::hits::Hits;
+use crate::intake::Tally;
+use crate::outcome::Open;
+use crate::pod_model::{self, Cpu, Memory, Startup};
+use crate::targets::Verdicts;
 use crate::units::{BatchSize, Bytes, Ratio, Seconds, Timestamp};
+use crate::window::Window;
+
+/// Slots that remember which samples were taken. Pods that share a slot lose a sample now and then, no more.
+const MARKS: usize = 128;
 
 /// What was learned about a service; the operator keeps it in `status.learned` for the next leader.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -80,18 +92,77 @@ pub struct MemoryModel {
 
 /// Everything that one call hands to the next. Opaque; serialisable for tests and simulators.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct State {
+    /// Time of the last call.
     pub(crate) last: Option<Timestamp>,
+    /// Number of the last series tick.
+    pub(crate) tick: Option<f64>,
+    /// Time of the last tick.
+    pub(crate) last_live: Option<Timestamp>,
+    /// End of the newest sample taken, by slot of pods.
+    marks: Vec<f64>,
+    pub(crate) tally: Tally,
+    pub(crate) arrivals: Arrivals,
+    pub(crate) curve: Curve,
+    pub(crate) hits: Hits,
+    pub(crate) cpu: Cpu,
+    pub(crate) memory: Memory,
+    pub(crate) startup: Startup,
+    pub(crate) window: Window,
+    /// Overhead quantile while the pods were not overloaded, seconds.
+    pub(crate) overhead_s: Option<f64>,
+    pub(crate) control: Control,
+    pub(crate) verdicts: Verdicts,
+    /// The newest change, until its outcome is known.
+    pub(crate) open: Option<Open>,
 }
 
 impl State {
     /// The state of a new leader that knows what the last one learned.
-    pub fn seeded(_learned: &Learned) -> Self {
-        Self::default()
+    pub fn seeded(learned: &Learned) -> Self {
+        let (cpu, memory, startup) = pod_model::seeded(learned);
+        Self {
+            arrivals: Arrivals::seeded(learned.dispersion.map_or(0.0, Ratio::get)),
+            curve: learned.curve.as_ref().map(Curve::seeded).unwrap_or_default(),
+            hits: Hits::seeded(&learned.hit_curve),
+            cpu,
+            memory,
+            startup,
+            overhead_s: learned.overhead.map(Seconds::get),
+            ..Self::default()
+        }
     }
 
     /// What was learned so far.
     pub fn learned(&self) -> Learned {
-        Learned::default()
+        let mut learned = Learned {
+            time: self.last.unwrap_or_default(),
+            curve: self.curve.learned(),
+            overhead: self.overhead_s.and_then(|value| Seconds::try_from(value).ok()),
+            dispersion: Ratio::try_from(self.arrivals.dispersion()).ok(),
+            hit_curve: self.hits.learned(),
+            kappa: Some(Ratio::whole(1)),
+            ..Learned::default()
+        };
+        pod_model::learn(&mut learned, &self.cpu, &self.memory, &self.startup);
+        learned
     }
+
+    /// Whether a pod's sample that ends at `until` was not taken yet.
+    pub(crate) fn is_new(&self, pod: u64, until: Timestamp) -> bool {
+        self.marks.get(slot(pod)).is_none_or(|mark| until.get() > *mark)
+    }
+
+    /// Remembers that a pod's sample up to `until` was taken.
+    pub(crate) fn mark(&mut self, pod: u64, until: Timestamp) {
+        self.marks.resize(MARKS, 0.0);
+        if let Some(mark) = self.marks.get_mut(slot(pod)) {
+            *mark = mark.max(until.get());
+        }
+    }
+}
+
+fn slot(pod: u64) -> usize {
+    usize::try_from(pod % MARKS as u64).unwrap_or(0)
 }

@@ -238,6 +238,12 @@ pub(crate) fn whole_seconds(value: Seconds) -> u64 {
     value.get() as u64
 }
 
+/// `value` as whole seconds since the epoch, rounded down; saturating.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates, which is the contract")]
+pub(crate) fn whole_seconds_since_epoch(value: Timestamp) -> u64 {
+    value.get() as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

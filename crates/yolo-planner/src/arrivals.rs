@@ -1,0 +1,146 @@
+//! Arrivals: their level, their burstiness, their peak, and the rate that pods are ordered for.
+
+use serde::{Deserialize, Serialize};
+
+use crate::observation::PerSecond;
+use crate::units::real;
+
+/// Ticks that the level looks back: r30 at ticks of 5 s.
+const TICKS: usize = 6;
+/// The peak's half-life, 12 h: a peak of this morning counts tonight, last week's does not.
+const PEAK_HALF_LIFE_S: f64 = 12.0 * 3600.0;
+/// Factor over the level that covers its error one start-up time ahead, until errors are counted (control.md §5, q).
+pub(crate) const COVER: f64 = 1.15;
+/// Least factor over the level, whatever the past peak (control.md §5).
+const COVER_MIN: f64 = 1.05;
+/// Time in which a queue is worked off.
+const BACKLOG_S: f64 = 15.0;
+/// Seconds over which the dispersion is smoothed.
+const DISPERSION_S: f64 = 60.0;
+/// Above it the closed forms do not hold (control.md §3).
+const DISPERSION_MAX: f64 = 8.0;
+
+/// What is known of the arrivals.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub(crate) struct Arrivals {
+    /// Images/s of the last ticks, oldest first.
+    rates: Vec<f64>,
+    /// Greatest r10, halved every [`PEAK_HALF_LIFE_S`].
+    peak: f64,
+    /// Variance over mean of a second's arrivals; 0: not known.
+    dispersion: f64,
+    /// Ticks seen, saturating.
+    pub(crate) ticks: u32,
+}
+
+impl Arrivals {
+    /// Arrivals of which only the dispersion is known.
+    pub(crate) fn seeded(dispersion: f64) -> Self {
+        Self { dispersion, ..Self::default() }
+    }
+
+    /// Adds a tick of `length_s` seconds with `rate` images/s.
+    pub(crate) fn tick(&mut self, rate: f64, length_s: f64) {
+        if self.rates.len() >= TICKS {
+            self.rates.remove(0);
+        }
+        self.rates.push(rate);
+        self.peak = (self.peak * libm::exp2(-length_s / PEAK_HALF_LIFE_S)).max(self.mean(2));
+        self.ticks = self.ticks.saturating_add(1);
+    }
+
+    /// Adds one pod's bins of a second.
+    pub(crate) fn add_bins(&mut self, bins: PerSecond) {
+        let (n, sum) = (real(bins.n), real(bins.sum));
+        if n < 2.0 || sum <= 0.0 {
+            return;
+        }
+        let mean = sum / n;
+        let variance = ((real(bins.sum_sq) - sum * mean) / (n - 1.0)).max(0.0);
+        let index = (variance / mean).min(2.0 * DISPERSION_MAX);
+        let gain = (n / DISPERSION_S).min(1.0);
+        self.dispersion = if self.dispersion > 0.0 { self.dispersion + gain * (index - self.dispersion) } else { 1.0 };
+    }
+
+    /// Mean of the last `ticks` ticks.
+    fn mean(&self, ticks: usize) -> f64 {
+        let taken = self.rates.iter().rev().take(ticks);
+        let n = real(u64::try_from(taken.len()).unwrap_or(1));
+        taken.sum::<f64>() / n.max(1.0)
+    }
+
+    /// Variance over mean, 1..=8.
+    pub(crate) const fn dispersion(&self) -> f64 {
+        self.dispersion.clamp(1.0, DISPERSION_MAX)
+    }
+
+    /// Arrivals now, images/s: the long mean, unless the short one differs by more than three standard deviations of
+    /// a count, or the last tick exceeds it by three and a half (control.md §5).
+    pub(crate) fn level(&self, tick_s: f64) -> f64 {
+        let (last, short, long) = (self.mean(1), self.mean(3), self.mean(TICKS));
+        let deviation = |rate: f64, seconds: f64| (self.dispersion() * rate / seconds.max(1e-3)).sqrt();
+        let level = if (short - long).abs() > 3.0 * deviation(long, 3.0 * tick_s) { short } else { long };
+        if last > level + 3.5 * deviation(level, tick_s) { last } else { level }
+    }
+
+    /// The rate that pods are ordered for, without the backlog: the level with its cover, but not above the past peak
+    /// unless the level itself is.
+    pub(crate) fn plan(&self, level: f64) -> f64 {
+        (COVER * level).min((COVER_MIN * level).max(self.peak))
+    }
+
+    /// The past peak, images/s.
+    pub(crate) const fn peak(&self) -> f64 {
+        self.peak
+    }
+}
+
+/// Images/s to add so that `images` waiting are served within [`BACKLOG_S`].
+pub(crate) const fn backlog_rate(images: f64) -> f64 {
+    images / BACKLOG_S
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn steady(rate: f64) -> Arrivals {
+        let mut arrivals = Arrivals::default();
+        for _ in 0..TICKS {
+            arrivals.tick(rate, 5.0);
+        }
+        arrivals
+    }
+
+    #[test]
+    fn a_step_is_believed_at_once_and_noise_is_not() {
+        let mut arrivals = steady(20.0);
+        arrivals.tick(22.0, 5.0);
+        assert!((arrivals.level(5.0) - 20.333).abs() < 0.01, "one sigma is noise");
+        arrivals.tick(60.0, 5.0);
+        assert!((arrivals.level(5.0) - 60.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_cover_ends_at_the_past_peak() {
+        let arrivals = steady(20.0);
+        assert!((arrivals.plan(20.0) - 21.0).abs() < 1e-9, "never seen more than 20/s: the least cover");
+        let mut arrivals = steady(60.0);
+        arrivals.tick(20.0, 5.0);
+        assert!((arrivals.plan(20.0) - 23.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn dispersion_is_one_for_regular_and_rises_for_bursty_arrivals() {
+        let mut arrivals = Arrivals::default();
+        for _ in 0..100 {
+            arrivals.add_bins(PerSecond { n: 5, sum: 50, sum_sq: 500 });
+        }
+        assert!(arrivals.dispersion() <= 1.0);
+        for _ in 0..100 {
+            // 50 images in one of five seconds: variance 500, mean 10.
+            arrivals.add_bins(PerSecond { n: 5, sum: 50, sum_sq: 2500 });
+        }
+        assert!(arrivals.dispersion() >= DISPERSION_MAX);
+    }
+}

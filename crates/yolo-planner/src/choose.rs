@@ -1,0 +1,244 @@
+//! The cheapest setting that carries the planned load within the targets: batch first (free), then cache (memory),
+//! then replicas (money).
+
+use crate::capacity::{Binding, Model, PODS_MAX, PodRate};
+use crate::explain::{Constraint, ConstraintKind};
+use crate::observation::Knobs;
+use crate::policy::{LatencyTarget, Mode, Policy, Provision};
+use crate::state::State;
+use crate::units::{BatchSize, Bytes, Rate, Ratio, Replicas, ceil_u32, real};
+
+/// Batch sizes that are tried, beside the range's ends and the present one (control.md §4).
+const BATCHES: [u32; 8] = [1, 2, 4, 8, 12, 16, 24, 32];
+/// A smaller batch that carries this share of the best is as good and answers sooner.
+const BATCH_AS_GOOD: f64 = 0.98;
+/// The present batch stays while it carries this share of the best: between this and [`BATCH_AS_GOOD`] noise decides.
+const BATCH_GOOD_ENOUGH: f64 = 0.95;
+/// Gain in hit ratio below which a larger cache is not worth a change (control.md §9, `CacheTooSmall`).
+pub(crate) const HITS_GAIN_MIN: f64 = 0.02;
+/// Loss in hit ratio up to which a smaller cache is as good; below the gain, so that noise cannot swing it.
+const HITS_LOSS_MAX: f64 = 0.01;
+/// Share of the memory target that batch and cache may fill (control.md §6).
+pub(crate) const MEMORY_SHARE: f64 = 0.9;
+
+/// Rates that the choice must carry, images/s.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load {
+    /// Arrivals that pods are ordered for, the backlog included.
+    pub(crate) plan: f64,
+    /// Share of them that the cache surely answers.
+    pub(crate) hit_ratio: f64,
+}
+
+/// A setting and why it is one.
+#[derive(Debug, Clone)]
+pub(crate) struct Choice {
+    pub(crate) batch: BatchSize,
+    pub(crate) cache: Bytes,
+    /// Least replicas that carry the load, within the range.
+    pub(crate) replicas: u32,
+    /// The same without the range's upper end; `None` if no number of pods does.
+    pub(crate) needed: Option<u32>,
+    /// What one of `replicas` pods carries.
+    pub(crate) pod: PodRate,
+    /// Hit ratio of `cache`, as the ghosts see it.
+    pub(crate) cache_hits: f64,
+    pub(crate) constraints: Vec<Constraint>,
+    /// The constraint that cannot be met, if any.
+    pub(crate) infeasible: Option<ConstraintKind>,
+}
+
+/// `policy` with each knob that the planner does not move fixed where it is.
+pub(crate) fn pinned(policy: &Policy, current: &Knobs) -> Policy {
+    let mut pinned = policy.clone();
+    if policy.replicas.mode != Mode::Auto {
+        (pinned.replicas.min, pinned.replicas.max) = (current.replicas, current.replicas);
+    }
+    if policy.batch.mode != Mode::Auto {
+        (pinned.batch.min, pinned.batch.max) = (current.max_batch_size, current.max_batch_size);
+    }
+    if policy.cache.mode != Mode::Auto {
+        (pinned.cache.min, pinned.cache.max) = (current.cache_bytes, current.cache_bytes);
+    }
+    pinned
+}
+
+/// The cheapest setting within `policy`; `None` while the service curve is not known.
+pub(crate) fn choose(policy: &Policy, model: &Model, state: &State, current: &Knobs, load: Load) -> Option<Choice> {
+    let (batch, batch_infeasible) = choose_batch(policy, model, state, current)?;
+    let size = batch.get();
+    let rate = required_rate(policy, load);
+    let needed = model.pods_for(size, rate);
+    let fallback = || {
+        // Pods do not help against a lone image that is too slow: as many as carry the load, never the maximum for
+        // nothing (control.md §6).
+        let each = model.pod_regardless_of_latency(size).map_or(0.0, |pod| pod.carried);
+        (1..=PODS_MAX).contains(&ceil_u32(rate / each)).then(|| ceil_u32(rate / each))
+    };
+    let wanted = needed.or_else(fallback).unwrap_or(1).max(policy.schedule_floor.get());
+    let replicas = policy.replicas.clamp(Replicas::new(wanted)).get();
+    let pod =
+        model.pod(size, replicas).filter(|pod| pod.carried > 0.0).or_else(|| model.pod_regardless_of_latency(size))?;
+    let (cache, cache_hits) = choose_cache(policy, state, current, size, load.plan / pod.carried.max(1e-9));
+    let constraints = constraints(policy, model, state, Setting { batch: size, cache, replicas, rate, pod });
+    let infeasible = batch_infeasible.or_else(|| unmet(policy, model, size, needed));
+    Some(Choice { batch, cache, replicas, needed, pod, cache_hits, constraints, infeasible })
+}
+
+/// What the pods must carry: arrivals that miss the cache, and the throughput target where it is always held.
+pub(crate) fn required_rate(policy: &Policy, load: Load) -> f64 {
+    let offered = load.plan * (1.0 - load.hit_ratio);
+    let always = policy.targets.throughput.filter(|target| target.provision == Provision::Always);
+    offered.max(always.map_or(0.0, |target| target.rate.get()))
+}
+
+/// The constraint that even the best setting breaks.
+fn unmet(policy: &Policy, model: &Model, batch: u32, needed: Option<u32>) -> Option<ConstraintKind> {
+    let max = policy.replicas.max.max(policy.replicas.min).get();
+    let Some(needed) = needed else { return Some(ConstraintKind::ApiLatency) };
+    if needed > max {
+        return Some(ConstraintKind::ReplicasMax);
+    }
+    let reachable = model.pod(batch, max)?.carried * f64::from(max);
+    let target = policy.targets.throughput.map_or(0.0, |target| target.rate.get());
+    (reachable < target).then_some(ConstraintKind::Throughput)
+}
+
+/// The batch that carries most within the targets; the smallest of those that are as good.
+fn choose_batch(
+    policy: &Policy,
+    model: &Model,
+    state: &State,
+    current: &Knobs,
+) -> Option<(BatchSize, Option<ConstraintKind>)> {
+    let knob = policy.batch;
+    let now = knob.clamp(current.max_batch_size).get();
+    let mut sizes: Vec<u32> = BATCHES.into_iter().chain([knob.min.get(), knob.max.get(), now]).collect();
+    sizes.retain(|size| knob.clamp(BatchSize::try_from(*size).unwrap_or_default()).get() == *size);
+    sizes.sort_unstable();
+    sizes.dedup();
+    let known = |size: &u32| *size <= model.times.largest();
+    let least = BatchSize::try_from(*sizes.first()?).ok()?;
+    let quick = |size: u32| {
+        let limit_s = policy.targets.inference.map_or(f64::INFINITY, LatencyTarget::limit_s);
+        let q = policy.targets.inference.map_or(0.95, LatencyTarget::at);
+        model.times.upper(size, q).is_some_and(|upper| upper <= limit_s)
+    };
+    let small = |size: u32| fits(policy, state, size, policy.cache.min);
+    if !sizes.iter().any(known) {
+        // Nothing measured at any allowed size: what is known of smaller ones says nothing about this range.
+        return None;
+    }
+    let allowed: Vec<(u32, f64)> = sizes
+        .iter()
+        .copied()
+        .filter(|size| known(size) && quick(*size) && small(*size))
+        .filter_map(|size| Some((size, model.pod(size, current.replicas.get())?.carried)))
+        .collect();
+    let Some(best) = allowed.iter().map(|(_, carried)| *carried).max_by(f64::total_cmp) else {
+        let kind = if small(least.get()) { ConstraintKind::InferenceLatency } else { ConstraintKind::Memory };
+        return Some((least, Some(kind)));
+    };
+    let as_good = |share: f64| allowed.iter().find(|(_, carried)| *carried >= share * best).map(|(size, _)| *size);
+    let smallest = as_good(BATCH_AS_GOOD)?;
+    let stays = allowed.iter().any(|(size, carried)| *size == now && *carried >= BATCH_GOOD_ENOUGH * best);
+    // Where the gain had not ended at the largest known size, a larger one may well be better still.
+    let may_gain = now > model.times.largest() && allowed.last().is_some_and(|(size, _)| *size == smallest);
+    let chosen = if may_gain || (stays && now < smallest) { now } else { smallest };
+    BatchSize::try_from(chosen).ok().map(|size| (size, None))
+}
+
+/// Whether batch and cache fit into memory; true while memory is not known.
+fn fits(policy: &Policy, state: &State, batch: u32, cache: Bytes) -> bool {
+    match (memory_max(policy), state.memory.bytes(batch, cache)) {
+        (Some(limit), Some(bytes)) => bytes <= limit,
+        _ => true,
+    }
+}
+
+/// Bytes that a pod may use: 90 % of the smaller of target and limit.
+pub(crate) fn memory_max(policy: &Policy) -> Option<f64> {
+    let limit = Some(policy.memory_limit).filter(|limit| limit.get() > 0);
+    limit.into_iter().chain(policy.targets.memory).min().map(|least| MEMORY_SHARE * real(least.get()))
+}
+
+/// The cache worth its memory, and its hit ratio. `load_pods`: pods' worth of work that arrives.
+///
+/// A hit saves its share of that work; a cached GiB has its price. Of the sizes within two points of the best, the
+/// smallest: memory that answers nothing more is waste.
+fn choose_cache(policy: &Policy, state: &State, current: &Knobs, batch: u32, load_pods: f64) -> (Bytes, f64) {
+    let knob = policy.cache;
+    let now = knob.clamp(current.cache_bytes);
+    let curve = state.hits.curve();
+    let ratio = |bytes: Bytes| {
+        curve.iter().filter(|(size, _)| *size <= bytes).map(|(_, ratio)| *ratio).next_back().unwrap_or(0.0)
+    };
+    if curve.is_empty() {
+        return (now, 0.0);
+    }
+    let price = policy.cost.cache_gib.get() / real(Bytes::mebi(1024).get()) * f64::from(current.replicas.get());
+    let worth = |bytes: Bytes| ratio(bytes) * load_pods * policy.cost.pod.get() - price * real(bytes.get());
+    let mut sizes: Vec<Bytes> = curve.iter().map(|(bytes, _)| *bytes).chain([knob.min, now]).collect();
+    sizes.retain(|bytes| knob.clamp(*bytes) == *bytes && (*bytes == knob.min || fits(policy, state, batch, *bytes)));
+    sizes.sort_unstable();
+    let Some(best) = sizes.iter().copied().max_by(|a, b| worth(*a).total_cmp(&worth(*b))) else {
+        return (now, ratio(now));
+    };
+    let smallest = sizes.iter().copied().find(|bytes| ratio(*bytes) >= ratio(best) - HITS_LOSS_MAX).unwrap_or(best);
+    let moves = if smallest > now {
+        ratio(smallest) - ratio(now) > HITS_GAIN_MIN
+    } else {
+        // What the cache does not answer it need not hold; what no longer fits must go.
+        ratio(now) - ratio(smallest) < HITS_LOSS_MAX || !fits(policy, state, batch, now) || worth(now) < worth(smallest)
+    };
+    let chosen = if moves { smallest } else { now };
+    (chosen, ratio(chosen))
+}
+
+/// A setting under test.
+#[derive(Clone, Copy)]
+struct Setting {
+    batch: u32,
+    cache: Bytes,
+    replicas: u32,
+    rate: f64,
+    pod: PodRate,
+}
+
+/// What the setting had to satisfy, with values and limits.
+fn constraints(policy: &Policy, model: &Model, state: &State, setting: Setting) -> Vec<Constraint> {
+    let Setting { batch, cache, replicas, rate, pod } = setting;
+    let carried = pod.carried * f64::from(replicas);
+    let (min, max) = (policy.replicas.min.get(), policy.replicas.max.get());
+    let constraint = |kind, value: f64, limit: f64, binding| Constraint { kind, value, limit, binding };
+    let mut all = vec![constraint(ConstraintKind::Capacity, carried, rate, replicas > min && replicas < max)];
+    if let Some((target, upper)) = policy.targets.inference.and_then(|t| Some((t, model.times.upper(batch, t.at())?))) {
+        let limit_s = target.limit_s();
+        all.push(constraint(ConstraintKind::InferenceLatency, upper, limit_s, upper > limit_s));
+    }
+    if let Some((target, time)) = policy.targets.api.zip(model.times.mean(1)) {
+        let used_s = target.limit_s() - model.budget_s.unwrap_or(0.0) + time;
+        let latency_binds = pod.binding == Binding::Latency;
+        all.push(constraint(ConstraintKind::ApiLatency, used_s, target.limit_s(), latency_binds));
+    }
+    if let Some((limit, bytes)) = memory_max(policy).zip(state.memory.bytes(batch, cache)) {
+        all.push(constraint(ConstraintKind::Memory, bytes, limit, bytes > limit));
+    }
+    if pod.binding == Binding::CpuQuota {
+        all.push(constraint(ConstraintKind::CpuQuota, rate / f64::from(replicas.max(1)), pod.carried, true));
+    }
+    let pods = f64::from(replicas);
+    all.push(constraint(ConstraintKind::ReplicasMin, pods, f64::from(min), replicas == min));
+    all.push(constraint(ConstraintKind::ReplicasMax, pods, f64::from(max), replicas == max && carried < rate));
+    all
+}
+
+/// A rate as a quantity; what cannot be one is none.
+pub(crate) fn rate(value: f64) -> Rate {
+    Rate::try_from(value).unwrap_or_default()
+}
+
+/// A ratio as a quantity; what cannot be one is none.
+pub(crate) fn ratio(value: f64) -> Ratio {
+    Ratio::try_from(value).unwrap_or_default()
+}

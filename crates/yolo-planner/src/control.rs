@@ -1,0 +1,273 @@
+//! From the cheapest setting to the next one: up at once, down only after a lower need has lasted.
+//!
+//! Holding a pod costs its price, taking one away too early costs a start-up: ski rental, so holding for as long as a
+//! start-up takes is at most twice as dear as knowing the future (control.md §1, finding 9).
+
+use serde::{Deserialize, Serialize};
+
+use crate::choose::Choice;
+use crate::decision::{HoldReason, Trigger};
+use crate::observation::{Knobs, Observation, Phase};
+use crate::policy::{Mode, OverloadPolicy, Policy};
+use crate::units::{Bytes, Replicas, Timestamp, whole_millis, whole_seconds};
+
+/// Least hold before pods go, unless the policy says otherwise (control.md §7).
+const HOLD_MIN_S: f64 = 60.0;
+/// Between two steps down (control.md §7).
+const DOWN_EVERY_S: f64 = 30.0;
+/// Over which `max_up` counts (autoscaling/v2's usual period).
+const UP_EVERY_S: f64 = 15.0;
+/// Ticks that must be seen before pods of a new service go, and of a fleet that was there before (a new leader).
+const COLD_TICKS: u32 = 12;
+const COLD_TICKS_EXISTING: u32 = 60;
+/// Age of a pod at the first look that makes a fleet an existing one.
+const EXISTING_S: f64 = 60.0;
+/// Changes of direction within an hour beyond which the hold is doubled.
+const TURNS_MAX: usize = 6;
+const HOUR_S: f64 = 3600.0;
+/// Needs remembered; neighbours are merged beyond that, towards more pods.
+const NEEDS_MAX: usize = 64;
+/// Share by which the deadline must move to be worth a change of the knobs document.
+const DEADLINE_STEP: f64 = 0.1;
+
+/// What steering remembers.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub(crate) struct Control {
+    /// What the last call answered.
+    pub(crate) previous: Option<Knobs>,
+    /// Why it held; `None` after a change.
+    pub(crate) held: Option<HoldReason>,
+    /// Pods needed at (time), the newest last; an entry is dropped when a later one is at least as high.
+    needs: Vec<(f64, u32)>,
+    /// Since when needs are known without a gap.
+    needs_since_s: Option<f64>,
+    last_down_s: Option<f64>,
+    /// Start of the current `max_up` period and the pods at that time.
+    up_from: Option<(f64, u32)>,
+    /// Times at which the direction changed within the last hour.
+    turns: Vec<f64>,
+    /// Whether the last move was upwards.
+    rising: Option<bool>,
+    /// Since when a smaller cache would do.
+    cache_low_since_s: Option<f64>,
+    /// The fleet is older than this state.
+    existing: Option<bool>,
+}
+
+/// What a tick offers to steer by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tick {
+    pub(crate) now: Timestamp,
+    /// Pods needed if arrivals were a little higher and silent pods busy: what a scale-down must satisfy.
+    pub(crate) need_to_shrink: u32,
+    /// Whether the backlog, not the arrivals, made the need.
+    pub(crate) backlog: bool,
+    /// How long a pod ordered now takes to serve, seconds.
+    pub(crate) startup_s: f64,
+    pub(crate) ticks: u32,
+}
+
+/// The next knobs, and whether the way to a cheaper setting is still barred.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Step {
+    pub(crate) knobs: Knobs,
+    pub(crate) trigger: Trigger,
+    /// Why fewer pods (or a smaller cache) must wait, if they must.
+    pub(crate) barred: Option<HoldReason>,
+}
+
+impl Control {
+    /// How long a lower need must last, seconds.
+    pub(crate) fn hold_s(&self, policy: &Policy, startup_s: f64) -> f64 {
+        let hold_s =
+            policy.stabilization.map_or_else(|| (2.0 * startup_s).max(HOLD_MIN_S), |hold| hold.get().min(86_400.0));
+        if self.turns.len() > TURNS_MAX { 2.0 * hold_s } else { hold_s }
+    }
+
+    /// Forgets what a gap in the data makes worthless: a need that was not seen is not a low need.
+    pub(crate) fn lose_sight(&mut self) {
+        self.needs.clear();
+        self.needs_since_s = None;
+        self.cache_low_since_s = None;
+    }
+
+    /// Notes at the first look whether pods were there before this state.
+    pub(crate) fn notice_fleet(&mut self, observation: &Observation, now: Timestamp) {
+        if self.existing.is_none() && !observation.pods.is_empty() {
+            let ready = |pod: &crate::observation::Pod| pod.phase == Phase::Ready;
+            let old = |pod: &crate::observation::Pod| pod.ready.is_some_and(|at| now.since(at) > EXISTING_S);
+            self.existing = Some(observation.pods.iter().any(|pod| ready(pod) && old(pod)));
+        }
+    }
+
+    /// The knobs after this tick; knobs that are not in Auto stay as observed.
+    pub(crate) fn step(&mut self, policy: &Policy, observation: &Observation, choice: &Choice, tick: Tick) -> Step {
+        let current = observation.current;
+        let hold_s = self.hold_s(policy, tick.startup_s);
+        let now_s = tick.now.get();
+        self.need(now_s, tick.need_to_shrink, hold_s);
+        let cold = tick.ticks < if self.existing == Some(true) { COLD_TICKS_EXISTING } else { COLD_TICKS };
+        let mut knobs = Knobs {
+            max_batch_size: choice.batch,
+            max_queue_delay_micros: 0,
+            cache_ttl_seconds: whole_seconds(policy.cache_ttl),
+            ..current
+        };
+        let (cache, cache_barred) = self.cache(policy, observation, choice.cache, (now_s, hold_s));
+        knobs.cache_bytes = cache;
+        let (replicas, replicas_barred) = self.replicas(policy, observation, choice, (tick, hold_s, cold));
+        knobs.replicas = Replicas::new(replicas);
+        let knobs = restrain(policy, &current, knobs);
+        self.turn(knobs.replicas.cmp(&current.replicas), now_s);
+        Step { knobs, trigger: trigger(policy, &current, &knobs, tick), barred: replicas_barred.or(cache_barred) }
+    }
+
+    /// Remembers the need of this tick for `hold_s`.
+    fn need(&mut self, now_s: f64, need: u32, hold_s: f64) {
+        self.needs_since_s.get_or_insert(now_s);
+        self.needs.retain(|(at, _)| *at >= now_s - hold_s);
+        while self.needs.last().is_some_and(|(_, last)| *last <= need) {
+            self.needs.pop();
+        }
+        let full = self.needs.len() >= NEEDS_MAX;
+        match self.needs.last_mut() {
+            Some((at, _)) if full => *at = now_s,
+            _ => self.needs.push((now_s, need)),
+        }
+    }
+
+    /// Pods after this tick: more at once, fewer once the need has been lower for the whole hold.
+    fn replicas(
+        &mut self,
+        policy: &Policy,
+        observation: &Observation,
+        choice: &Choice,
+        (tick, hold_s, cold): (Tick, f64, bool),
+    ) -> (u32, Option<HoldReason>) {
+        let now_s = tick.now.get();
+        let current = observation.current.replicas.get();
+        if choice.replicas > current {
+            return (self.limit_up(policy, current, choice.replicas, now_s), None);
+        }
+        let lasting = self.needs.first().map_or(current, |(_, need)| *need).max(choice.replicas);
+        if tick.need_to_shrink.max(choice.replicas) >= current {
+            return (current, None);
+        }
+        let covered = self.needs_since_s.is_some_and(|since| now_s - since >= hold_s);
+        let recent = self.last_down_s.is_some_and(|last| now_s - last < DOWN_EVERY_S);
+        if cold {
+            return (current, Some(HoldReason::ColdStart));
+        }
+        if lasting >= current || !covered || recent || observation.rolling {
+            let damped = self.turns.len() > TURNS_MAX;
+            return (current, Some(if damped { HoldReason::FlapDamped } else { HoldReason::Stabilizing }));
+        }
+        let share = policy.max_down.get().clamp(0.0, 1.0) * f64::from(current);
+        let step = crate::units::ceil_u32(share.floor()).max(1);
+        self.last_down_s = Some(now_s);
+        (lasting.max(current.saturating_sub(step)), None)
+    }
+
+    /// At most `max_up` of the pods of the period's start, at least one.
+    fn limit_up(&mut self, policy: &Policy, current: u32, wanted: u32, now_s: f64) -> u32 {
+        let Some(max_up) = policy.max_up else { return wanted };
+        let (_, base) = match self.up_from {
+            Some((since_s, base)) if now_s - since_s < UP_EVERY_S => (since_s, base),
+            _ => *self.up_from.insert((now_s, current)),
+        };
+        let more = crate::units::ceil_u32((max_up.get() * f64::from(base)).floor()).max(1);
+        wanted.min(base.saturating_add(more)).max(current)
+    }
+
+    /// The cache after this tick: larger at once, smaller once that has been enough for the whole hold.
+    fn cache(
+        &mut self,
+        policy: &Policy,
+        observation: &Observation,
+        wanted: Bytes,
+        (now_s, hold_s): (f64, f64),
+    ) -> (Bytes, Option<HoldReason>) {
+        let now = policy.cache.clamp(observation.current.cache_bytes);
+        if wanted >= now {
+            self.cache_low_since_s = None;
+            return (wanted, None);
+        }
+        let since_s = *self.cache_low_since_s.get_or_insert(now_s);
+        if now_s - since_s < hold_s || observation.rolling {
+            return (now, Some(HoldReason::Stabilizing));
+        }
+        self.cache_low_since_s = None;
+        (wanted, None)
+    }
+
+    /// Counts a change of direction.
+    fn turn(&mut self, moved: std::cmp::Ordering, now_s: f64) {
+        self.turns.retain(|at| now_s - at < HOUR_S);
+        if moved.is_ne() {
+            let rising = moved.is_gt();
+            if self.rising.is_some_and(|before| before != rising) && self.turns.len() <= TURNS_MAX {
+                self.turns.push(now_s);
+            }
+            self.rising = Some(rising);
+        }
+    }
+}
+
+/// Knobs moved into their ranges; those that are not in Auto as observed.
+pub(crate) fn restrain(policy: &Policy, current: &Knobs, mut knobs: Knobs) -> Knobs {
+    if policy.replicas.mode == Mode::Auto {
+        knobs.replicas = policy.replicas.clamp(knobs.replicas);
+    } else {
+        knobs.replicas = current.replicas;
+    }
+    if policy.batch.mode == Mode::Auto {
+        knobs.max_batch_size = policy.batch.clamp(knobs.max_batch_size);
+    } else {
+        knobs.max_batch_size = current.max_batch_size;
+        knobs.max_queue_delay_micros = current.max_queue_delay_micros;
+    }
+    if policy.cache.mode == Mode::Auto {
+        knobs.cache_bytes = policy.cache.clamp(knobs.cache_bytes);
+    } else {
+        knobs.cache_bytes = current.cache_bytes;
+        knobs.cache_ttl_seconds = current.cache_ttl_seconds;
+    }
+    knobs
+}
+
+/// Longest wait before a batch starts. Shedding refuses what would miss the target anyway; while the targets cannot be
+/// met it falls back to the queue's time-out, or nothing would be served (design.md §3, Overload).
+///
+/// `wait_s`: what the API target leaves for waiting. The present deadline stays while the new one is within 10 %.
+pub(crate) fn deadline_millis(policy: &Policy, current: &Knobs, wait_s: Option<f64>) -> u64 {
+    let timeout_s = policy.overload.queue_timeout.get().min(86_400.0);
+    let deadline_s = match policy.overload.policy {
+        OverloadPolicy::Queue => timeout_s,
+        OverloadPolicy::Shed => wait_s.filter(|wait| *wait > 0.0).unwrap_or(timeout_s),
+    };
+    let wanted = whole_millis(deadline_s);
+    let near = current.deadline_millis.abs_diff(wanted);
+    let shed = policy.overload.policy == OverloadPolicy::Shed;
+    if shed && crate::units::real(near) <= DEADLINE_STEP * crate::units::real(wanted) {
+        current.deadline_millis
+    } else {
+        wanted
+    }
+}
+
+fn trigger(policy: &Policy, current: &Knobs, next: &Knobs, tick: Tick) -> Trigger {
+    let outside = policy.replicas.clamp(current.replicas) != current.replicas
+        || policy.batch.clamp(current.max_batch_size) != current.max_batch_size
+        || policy.cache.clamp(current.cache_bytes) != current.cache_bytes;
+    if outside {
+        Trigger::Policy
+    } else if next.replicas == current.replicas {
+        Trigger::Model
+    } else if next.replicas > current.replicas && next.replicas == policy.schedule_floor {
+        Trigger::Schedule
+    } else if next.replicas > current.replicas && tick.backlog {
+        Trigger::Backlog
+    } else {
+        Trigger::Load
+    }
+}

@@ -1,0 +1,206 @@
+//! Takes the samples into the state, each once, and says how much of the fleet was seen.
+
+use crate::observation::{Observation, Phase, Pod, Sample, Signal};
+use crate::policy::{Accelerator, Policy};
+use crate::state::State;
+use crate::units::{Timestamp, real};
+
+/// Shortest and longest useful sample, seconds: below, rates are noise; above, they are history.
+const SPAN_S: (f64, f64) = (0.1, 600.0);
+/// Beyond these a figure is a broken source, not a pod: images (or calls) in a sample, seconds in a sample, bytes.
+const COUNT_MAX: u64 = 1_000_000_000;
+const SECONDS_MAX: f64 = 1e7;
+const BYTES_MAX: u64 = 1 << 50;
+/// Share of the ready pods that must be seen for a decision (control.md §2).
+pub(crate) const COVERAGE_MIN: f64 = 0.6;
+/// Sample age, in scrape intervals, from which a pod counts as silent (control.md §2).
+const STALE_SCRAPES: f64 = 3.0;
+
+/// How much of the fleet was seen.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Seen {
+    /// Pods that serve.
+    pub(crate) ready: u32,
+    /// Of those, pods with a fresh sample, or so new that there cannot be one.
+    pub(crate) live: u32,
+    /// Of those, pods with a fresh sample.
+    pub(crate) sampled: u32,
+    /// Pods with a fresh sample, draining ones too.
+    sources: u32,
+    /// Images that wait for an engine now.
+    pub(crate) queued: f64,
+    /// Parallel engine sessions of a pod.
+    pub(crate) workers: f64,
+    /// CPU quota of a pod, cores; 0: none.
+    pub(crate) quota_cores: f64,
+    /// Ready pods that have served long enough for their cache to be warm.
+    pub(crate) warm: u32,
+    /// Whether a series tick ended with this call.
+    pub(crate) ticked: bool,
+    /// No node has room for a pod.
+    pub(crate) unschedulable: bool,
+}
+
+impl Seen {
+    /// Share of the ready pods that were seen, 0..=1.
+    pub(crate) fn coverage(&self) -> f64 {
+        f64::from(self.live) / f64::from(self.ready).max(1.0)
+    }
+}
+
+/// Arrivals since the last tick.
+#[derive(Debug, Clone, PartialEq, Default, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Tally {
+    /// Pods' rates summed over the looks since the last tick.
+    rate_sum: f64,
+    /// How often the fleet was looked at; a look that finds half of the pods' samples new counts half.
+    looks: f64,
+}
+
+/// Takes what is new in `observation` into `state`; ends a tick when one is due.
+pub(crate) fn take(policy: &Policy, observation: &Observation, state: &mut State, now: Timestamp) -> Seen {
+    let window_s = policy.window_s();
+    state.window.advance(now.get(), window_s);
+    state.startup.add(&observation.pods, now);
+    let mut fresh: Vec<(&Pod, &Sample)> = Vec::new();
+    for pod in &observation.pods {
+        if let Some(sample) = usable(policy, pod, now).filter(|sample| state.is_new(pod.id, sample.until)) {
+            fresh.push((pod, sample));
+        }
+    }
+    // Sums of floating-point numbers depend on their order; a decision must not depend on the pods' order.
+    fresh.sort_by_key(|(pod, _)| pod.id);
+    let typical_s = median_span_s(&fresh);
+    for (pod, sample) in &fresh {
+        // A pod that came in the middle of the interval counts for its share of it; one that missed a look does not
+        // count twice.
+        state.tally.rate_sum += real(sample.arrivals) / sample.span.get().max(typical_s);
+        learn(sample, state);
+        state.mark(pod.id, sample.until);
+    }
+    let mut seen = survey(policy, observation, state, now);
+    state.tally.looks += real(fresh.len() as u64) / f64::from(seen.sources).max(1.0);
+    seen.ticked = end_tick(policy, state, &seen, now);
+    seen
+}
+
+/// The pod's sample, if it is fresh, plausible and of a pod that serves.
+fn usable<'a>(policy: &Policy, pod: &'a Pod, now: Timestamp) -> Option<&'a Sample> {
+    let Signal::Live { value, age } = &pod.sample else { return None };
+    let serving = matches!(pod.phase, Phase::Ready | Phase::Draining);
+    let age_s = age.get().max(now.since(value.until));
+    let fresh = age_s <= STALE_SCRAPES * policy.scrape_s() && now.since(value.until) >= -policy.scrape_s();
+    (serving && fresh && plausible(value)).then_some(value)
+}
+
+/// Whether a sample's figures can be a pod's.
+fn plausible(sample: &Sample) -> bool {
+    let counts = [
+        sample.arrivals,
+        sample.done,
+        sample.shed,
+        sample.errors,
+        sample.queued,
+        sample.inflight,
+        sample.cpu_periods,
+        sample.cpu_throttled,
+        sample.cache.hits,
+        sample.cache.misses,
+        sample.ghosts.refs,
+        sample.per_second.sum,
+        sample.inference.count(),
+        sample.api.count(),
+        sample.overhead.count(),
+    ];
+    let calls = sample.batches.iter().all(|batch| {
+        batch.count <= COUNT_MAX
+            && batch.seconds.get() <= SECONDS_MAX
+            && batch.seconds_squared.get() <= SECONDS_MAX * SECONDS_MAX
+    });
+    let curve = sample.curve.iter().all(|point| point.mean.get() <= SECONDS_MAX);
+    let ghosts = sample.ghosts.sizes.iter().all(|size| size.hits <= COUNT_MAX && size.bytes.get() <= BYTES_MAX);
+    (SPAN_S.0..=SPAN_S.1).contains(&sample.span.get())
+        && counts.iter().all(|count| *count <= COUNT_MAX)
+        && sample.ghosts.expected.get() <= real(COUNT_MAX)
+        && sample.cpu_seconds.get() <= SECONDS_MAX
+        && sample.cpu_quota.get() <= 1e6
+        && sample.rss.get() <= BYTES_MAX
+        && sample.cache_bytes.get() <= BYTES_MAX
+        && calls
+        && curve
+        && ghosts
+}
+
+fn median_span_s(fresh: &[(&Pod, &Sample)]) -> f64 {
+    let mut spans: Vec<f64> = fresh.iter().map(|(_, sample)| sample.span.get()).collect();
+    spans.sort_by(f64::total_cmp);
+    spans.get(spans.len() / 2).copied().unwrap_or(SPAN_S.0)
+}
+
+/// One sample into the estimators.
+fn learn(sample: &Sample, state: &mut State) {
+    let mut engine_images = 0.0;
+    let mut largest = 0;
+    state.curve.time_at_idle(&sample.curve);
+    for batch in &sample.batches {
+        state.curve.add(batch);
+        engine_images += real(batch.count) * f64::from(batch.size.get());
+        largest = if batch.count > 0 { largest.max(batch.size.get()) } else { largest };
+    }
+    state.arrivals.add_bins(sample.per_second);
+    state.hits.add(&sample.ghosts, sample.cache);
+    state.cpu.add(sample, engine_images);
+    state.memory.add(sample, largest);
+    state.window.add(sample);
+}
+
+/// Counts pods and reads gauges; a gauge is read again at each look, unlike an increase.
+fn survey(policy: &Policy, observation: &Observation, state: &State, now: Timestamp) -> Seen {
+    let mut seen = Seen { workers: 1.0, ..Seen::default() };
+    let start_s = state.startup.expected_s(now);
+    for pod in &observation.pods {
+        seen.unschedulable |= pod.phase == Phase::Unschedulable;
+        let sample = usable(policy, pod, now);
+        seen.sources += u32::from(sample.is_some());
+        if pod.phase != Phase::Ready {
+            continue;
+        }
+        seen.ready += 1;
+        let age_s = pod.ready.map_or(f64::INFINITY, |ready| now.since(ready));
+        seen.warm += u32::from(age_s >= start_s);
+        if let Some(sample) = sample {
+            seen.live += 1;
+            seen.sampled += 1;
+            seen.queued += real(sample.queued);
+            seen.quota_cores = seen.quota_cores.max(sample.cpu_quota.get());
+            if policy.accelerator == Accelerator::Cpu {
+                seen.workers = seen.workers.max(f64::from(sample.workers.min(1024)));
+            }
+        } else if age_s < STALE_SCRAPES * policy.scrape_s() {
+            // Two looks make a sample: a pod younger than that is not silent.
+            seen.live += 1;
+        }
+    }
+    seen
+}
+
+/// Ends the tick if one is due and something was seen in it.
+fn end_tick(policy: &Policy, state: &mut State, seen: &Seen, now: Timestamp) -> bool {
+    let tick_s = policy.tick_s();
+    let tick = (now.get() / tick_s).floor();
+    if state.tick.is_some_and(|last| tick <= last) || state.tally.looks < COVERAGE_MIN {
+        return false;
+    }
+    let length_s = state.tick.map_or(tick_s, |last| (tick - last) * tick_s);
+    // Silent pods are taken to get what the others get.
+    let silent = f64::from(seen.ready - seen.live) / f64::from(seen.sampled).max(1.0);
+    let rate = state.tally.rate_sum / state.tally.looks * (1.0 + silent);
+    state.arrivals.tick(rate, length_s);
+    state.curve.tick();
+    state.hits.tick();
+    state.cpu.tick();
+    state.tally = Tally::default();
+    state.tick = Some(tick);
+    state.last_live = Some(now);
+    true
+}

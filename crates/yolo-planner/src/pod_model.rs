@@ -1,0 +1,239 @@
+//! What a pod costs besides the engine: CPU time an image, memory, and the time to start.
+
+use serde::{Deserialize, Serialize};
+
+use crate::observation::{Phase, Pod, Sample};
+use crate::state::{Learned, MemoryModel};
+use crate::units::{Bytes, Seconds, Timestamp, real, whole_bytes};
+
+/// What one tick leaves of the weight of earlier CPU readings: a time constant of 20 ticks (100 s).
+const CPU_DECAY: f64 = 0.95;
+/// Images from which CPU time an image counts as known.
+const CPU_IMAGES_MIN: f64 = 30.0;
+/// Share of answers from the cache up to which CPU time is all the engine's path: a hit costs a hash, not a decode.
+const CPU_HITS_MAX: f64 = 0.2;
+/// Start-ups remembered; p90 of 20 is the second slowest.
+const STARTS_MAX: usize = 20;
+/// Until one was seen (control.md §3).
+const START_WARM_S: f64 = 30.0;
+const START_COLD_S: f64 = 180.0;
+/// An unschedulable pod makes starts count as cold for an hour: nodes come and go on that scale.
+const COLD_FOR_S: f64 = 3600.0;
+/// Bytes that a cached byte costs: allocator slack and keys (control.md §3).
+pub(crate) const CACHE_FACTOR: f64 = 1.15;
+/// Step towards a lower working set; a higher one counts at once.
+const MEMORY_DOWN: f64 = 0.05;
+
+/// CPU time an image, all stages, less what a pod uses when idle.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub(crate) struct Cpu {
+    seconds: f64,
+    images: f64,
+    /// Cores that an idle pod uses; the least seen.
+    idle_cores: Option<f64>,
+    prior_s: Option<f64>,
+}
+
+impl Cpu {
+    /// Adds one pod's sample, of which `engine_images` went through the engine.
+    pub(crate) fn add(&mut self, sample: &Sample, engine_images: f64) {
+        let (cpu_s, span_s) = (sample.cpu_seconds.get(), sample.span.get());
+        if cpu_s <= 0.0 || sample.model_loads > 0 {
+            return;
+        }
+        if sample.arrivals == 0 && sample.inflight == 0 && engine_images <= 0.0 {
+            let cores = cpu_s / span_s;
+            self.idle_cores = Some(self.idle_cores.map_or(cores, |idle| idle.min(cores)));
+        } else if real(sample.cache.hits) <= CPU_HITS_MAX * engine_images {
+            let busy_s = cpu_s - self.idle_cores.unwrap_or(0.0) * span_s;
+            self.seconds += busy_s.max(0.0);
+            self.images += engine_images;
+        }
+    }
+
+    pub(crate) fn tick(&mut self) {
+        // Without new images nothing is forgotten below the least that counts.
+        if self.images > 2.0 * CPU_IMAGES_MIN {
+            self.seconds *= CPU_DECAY;
+            self.images *= CPU_DECAY;
+        }
+    }
+
+    /// CPU seconds an image, if known.
+    pub(crate) fn per_image_s(&self) -> Option<f64> {
+        if self.images >= CPU_IMAGES_MIN { Some(self.seconds / self.images) } else { self.prior_s }
+    }
+}
+
+/// Working set = base + `per_image`·b + 1.15·cache, from the smallest and the largest batch that ran.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub(crate) struct Memory {
+    /// (largest batch that ran, working set without the cache).
+    least: Option<(u32, f64)>,
+    most: Option<(u32, f64)>,
+}
+
+impl Memory {
+    /// Adds one pod's sample whose largest batch was `batch`.
+    pub(crate) fn add(&mut self, sample: &Sample, batch: u32) {
+        if sample.rss == Bytes::default() || batch == 0 {
+            return;
+        }
+        let seen = (batch, (real(sample.rss.get()) - CACHE_FACTOR * real(sample.cache_bytes.get())).max(0.0));
+        if self.least.is_none_or(|least| seen.0 <= least.0) {
+            self.least = Some(merge(self.least, seen));
+        }
+        if self.most.is_none_or(|most| seen.0 >= most.0) {
+            self.most = Some(merge(self.most, seen));
+        }
+    }
+
+    /// Base and bytes an image of a batch adds; `None` until a pod was seen.
+    pub(crate) fn model(&self) -> Option<(f64, f64)> {
+        let (least, most) = (self.least?, self.most?);
+        let per_image = ((most.1 - least.1) / f64::from((most.0 - least.0).max(1))).max(0.0);
+        Some(((least.1 - per_image * f64::from(least.0)).max(0.0), per_image))
+    }
+
+    /// Working set with batches of `batch` and a full cache of `cache` bytes.
+    pub(crate) fn bytes(&self, batch: u32, cache: Bytes) -> Option<f64> {
+        let (base, per_image) = self.model()?;
+        Some(base + per_image * f64::from(batch) + CACHE_FACTOR * real(cache.get()))
+    }
+}
+
+/// A larger figure of the same batch counts at once, a smaller one slowly; another batch replaces it.
+fn merge(old: Option<(u32, f64)>, seen: (u32, f64)) -> (u32, f64) {
+    match old {
+        Some((batch, bytes)) if batch == seen.0 && seen.1 < bytes => (batch, bytes + MEMORY_DOWN * (seen.1 - bytes)),
+        _ => seen,
+    }
+}
+
+/// From creation to ready, of pods that found room at once and of those that waited for a node.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub(crate) struct Startup {
+    warm_s: Vec<f64>,
+    cold_s: Vec<f64>,
+    /// Newest start that was counted.
+    counted: Timestamp,
+    /// When a pod was last unschedulable.
+    unschedulable: Option<Timestamp>,
+}
+
+impl Startup {
+    /// Counts each pod that became ready since the last look, once.
+    pub(crate) fn add(&mut self, pods: &[Pod], now: Timestamp) {
+        if pods.iter().any(|pod| pod.phase == Phase::Unschedulable) {
+            self.unschedulable = Some(now);
+        }
+        let mut newest = self.counted;
+        for pod in pods {
+            let Some(ready) = pod.ready.filter(|ready| *ready > self.counted && *ready <= now) else { continue };
+            newest = if ready > newest { ready } else { newest };
+            let cold = self.unschedulable.is_some_and(|at| at >= pod.created && at <= ready);
+            let starts = if cold { &mut self.cold_s } else { &mut self.warm_s };
+            // A clock that disagrees by more than this is no start-up time.
+            starts.push(ready.since(pod.created).clamp(0.0, COLD_FOR_S));
+            if starts.len() > STARTS_MAX {
+                starts.remove(0);
+            }
+        }
+        self.counted = newest;
+    }
+
+    /// How long a pod ordered now takes to serve, seconds.
+    pub(crate) fn expected_s(&self, now: Timestamp) -> f64 {
+        if self.unschedulable.is_some_and(|at| now.since(at) < COLD_FOR_S) {
+            slow(&self.cold_s).unwrap_or(START_COLD_S)
+        } else {
+            slow(&self.warm_s).unwrap_or(START_WARM_S)
+        }
+    }
+}
+
+/// The 90th percentile.
+fn slow(starts: &[f64]) -> Option<f64> {
+    let mut sorted = starts.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(((sorted.len() * 9).div_ceil(10)).saturating_sub(1)).copied()
+}
+
+/// The three models as an earlier leader left them.
+pub(crate) fn seeded(learned: &Learned) -> (Cpu, Memory, Startup) {
+    let cpu = Cpu { prior_s: learned.cpu_per_image.map(Seconds::get), ..Cpu::default() };
+    let memory = learned.memory.map_or_else(Memory::default, |model| {
+        let (base, per_image) = (real(model.base.get()), real(model.per_image.get()));
+        let at = |batch: u32| Some((batch, base + per_image * f64::from(batch)));
+        Memory { least: at(1), most: at(2) }
+    });
+    let one = |start: Option<Seconds>| start.map(Seconds::get).into_iter().collect();
+    let startup =
+        Startup { warm_s: one(learned.startup_warm), cold_s: one(learned.startup_cold), ..Startup::default() };
+    (cpu, memory, startup)
+}
+
+/// What the next leader should know of the three.
+pub(crate) fn learn(learned: &mut Learned, cpu: &Cpu, memory: &Memory, startup: &Startup) {
+    let seconds = |value: f64| Seconds::try_from(value).ok();
+    learned.cpu_per_image = cpu.per_image_s().and_then(seconds);
+    learned.startup_warm = slow(&startup.warm_s).and_then(seconds);
+    learned.startup_cold = slow(&startup.cold_s).and_then(seconds);
+    learned.memory = memory
+        .model()
+        .map(|(base, per_image)| MemoryModel { base: whole_bytes(base), per_image: whole_bytes(per_image) });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observation::{NoData, Signal};
+
+    fn pod(created: u32, ready: u32, phase: Phase) -> Pod {
+        let ready = (ready > 0).then(|| Timestamp::whole(ready));
+        let sample = Signal::NoData(NoData::NeverSeen);
+        Pod { id: 1, class: 0, phase, created: Timestamp::whole(created), ready, oom_killed: None, sample }
+    }
+
+    #[test]
+    fn a_start_that_waited_for_a_node_is_counted_apart() {
+        let mut startup = Startup::default();
+        startup.add(&[pod(100, 110, Phase::Ready)], Timestamp::whole(111));
+        startup.add(&[pod(100, 110, Phase::Ready)], Timestamp::whole(116));
+        assert!((startup.expected_s(Timestamp::whole(116)) - 10.0).abs() < 1e-9);
+        startup.add(&[pod(120, 0, Phase::Unschedulable)], Timestamp::whole(121));
+        assert!((startup.expected_s(Timestamp::whole(122)) - START_COLD_S).abs() < 1e-9);
+        startup.add(&[pod(120, 210, Phase::Ready)], Timestamp::whole(211));
+        assert!((startup.expected_s(Timestamp::whole(212)) - 90.0).abs() < 1e-9);
+        assert!((startup.expected_s(Timestamp::whole(5000)) - 10.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn memory_separates_batch_and_cache() {
+        let mut memory = Memory::default();
+        let sample =
+            |rss, cache| Sample { rss: Bytes::mebi(rss), cache_bytes: Bytes::mebi(cache), ..Sample::default() };
+        memory.add(&sample(215, 100), 1);
+        memory.add(&sample(160, 0), 4);
+        let mib = memory.bytes(8, Bytes::mebi(20)).unwrap() / real(Bytes::mebi(1).get());
+        assert!((mib - (80.0 + 20.0 * 8.0 + 23.0)).abs() < 1.0, "{mib}");
+    }
+
+    #[test]
+    fn idle_cpu_and_cache_hits_do_not_count_as_an_images_cost() {
+        let mut cpu = Cpu::default();
+        let sample = |cpu_ms, arrivals| Sample {
+            cpu_seconds: Seconds::millis(cpu_ms),
+            span: Seconds::whole(5),
+            arrivals,
+            ..Sample::default()
+        };
+        cpu.add(&sample(500, 0), 0.0);
+        cpu.add(&sample(500 + 2000, 100), 100.0);
+        assert!((cpu.per_image_s().unwrap() - 0.020).abs() < 1e-9);
+        let mut hits = sample(900, 100);
+        hits.cache.hits = 90;
+        cpu.add(&hits, 10.0);
+        assert!((cpu.per_image_s().unwrap() - 0.020).abs() < 1e-9);
+    }
+}

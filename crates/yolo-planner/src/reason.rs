@@ -1,0 +1,189 @@
+//! Decisions as sentences, with numbers and units, for status, Events and people.
+
+use crate::capacity::{Binding, Model, PodRate};
+use crate::choose::Choice;
+use crate::decision::HoldReason;
+use crate::explain::Forecast;
+use crate::observation::Knobs;
+use crate::policy::{LatencyTarget, Policy};
+use crate::units::{Bytes, real};
+
+/// What a sentence is about.
+#[derive(Clone, Copy)]
+pub(crate) struct Facts<'a> {
+    pub(crate) policy: &'a Policy,
+    pub(crate) model: &'a Model,
+    pub(crate) choice: &'a Choice,
+    pub(crate) forecast: &'a Forecast,
+    /// Share of the images that the cache surely answers.
+    pub(crate) hit_ratio: f64,
+    /// How long a lower need had to last, seconds.
+    pub(crate) hold_s: f64,
+}
+
+/// Why the knobs move from one setting to another.
+pub(crate) fn change(facts: Facts, from: &Knobs, to: &Knobs) -> String {
+    let mut parts = Vec::new();
+    if to.max_batch_size != from.max_batch_size {
+        parts.push(batch(facts, from.max_batch_size.get(), to.max_batch_size.get()));
+    }
+    if to.cache_bytes != from.cache_bytes {
+        parts.push(cache(facts.choice.cache_hits, from.cache_bytes, to.cache_bytes));
+    }
+    if to.replicas != from.replicas {
+        parts.push(replicas(facts, from.replicas.get(), to.replicas.get()));
+    }
+    if parts.is_empty() {
+        parts.push(format!(
+            "queue delay {} µs, cache TTL {} s, deadline {} ms",
+            to.max_queue_delay_micros, to.cache_ttl_seconds, to.deadline_millis
+        ));
+    }
+    parts.join("; ")
+}
+
+fn replicas(facts: Facts, from: u32, to: u32) -> String {
+    let needed = facts.choice.replicas;
+    let load = load(facts);
+    let pod = pod(facts.policy, &facts.choice.pod);
+    let range = facts.policy.replicas;
+    if to > from && needed <= from {
+        format!("replicas {from}→{to}: the range is {} to {}", range.min.get(), range.max.get())
+    } else if to > from {
+        format!("replicas {from}→{to}: {load} need {}: {pod}", pods(needed))
+    } else if from > range.max.get() {
+        format!("replicas {from}→{to}: replicas.max is {}", range.max.get())
+    } else {
+        format!(
+            "replicas {from}→{to}: for {:.0} s no more were needed, {load} need {}: {pod}",
+            facts.hold_s,
+            pods(needed)
+        )
+    }
+}
+
+/// "arrivals 36.0/s (41.4/s planned)".
+fn load(facts: Facts) -> String {
+    let forecast = facts.forecast;
+    let mut notes = vec![format!("{:.1}/s planned", forecast.plan.get())];
+    if forecast.backlog >= 1.0 {
+        notes.push(format!("{:.0} waiting", forecast.backlog));
+    }
+    if facts.hit_ratio > 0.0 {
+        notes.push(format!("{:.0} % from the cache", facts.hit_ratio * 1e2));
+    }
+    format!("arrivals {:.1}/s ({})", forecast.level.get(), notes.join(", "))
+}
+
+fn pods(count: u32) -> String {
+    if count == 1 { "1 pod".to_owned() } else { format!("{count} pods") }
+}
+
+/// "one pod carries 14.1/s within 200 ms (CPU quota binds)".
+fn pod(policy: &Policy, pod: &PodRate) -> String {
+    let within = policy.targets.api.map_or_else(String::new, |target| format!(" within {}", millis(target.limit_s())));
+    let why = match pod.binding {
+        Binding::Latency => "latency binds",
+        Binding::Utilization => "utilisation binds",
+        Binding::CpuQuota => "CPU quota binds",
+    };
+    format!("one pod carries {:.1}/s{within} ({why})", pod.carried)
+}
+
+fn batch(facts: Facts, from: u32, to: u32) -> String {
+    let pods = facts.choice.replicas;
+    let carried = |size: u32| facts.model.pod(size, pods).map(|pod| pod.carried);
+    let time = |size: u32| facts.model.times.mean(size);
+    let slow = facts
+        .policy
+        .targets
+        .inference
+        .filter(|target| facts.model.times.upper(from, target.at()).is_some_and(|upper| upper > target.limit_s()));
+    match (carried(from), carried(to)) {
+        (Some(_), _) if slow.is_some() && to < from => {
+            let limit = slow.map_or(0.0, LatencyTarget::limit_s);
+            let upper = slow.and_then(|target| facts.model.times.upper(from, target.at())).unwrap_or(0.0);
+            format!("batch {from}→{to}: {from} images take up to {}, {} are allowed", millis(upper), millis(limit))
+        }
+        (Some(before), Some(after)) if to < from => format!(
+            "batch {from}→{to}: batching does not pay here, one pod carries {after:.1}/s with batches of {to} and \
+             {before:.1}/s with {from} ({} and {} a batch)",
+            millis(time(to).unwrap_or(0.0)),
+            millis(time(from).unwrap_or(0.0)),
+        ),
+        (Some(before), Some(after)) => format!(
+            "batch {from}→{to}: one pod carries {after:.1}/s instead of {before:.1}/s, a batch takes {}",
+            millis(time(to).unwrap_or(0.0)),
+        ),
+        (None, Some(after)) if to < from => format!(
+            "batch {from}→{to}: batching does not pay here, one pod carries {after:.1}/s with batches of {to} and \
+             larger ones gained nothing",
+        ),
+        _ => {
+            let range = facts.policy.batch;
+            format!("batch {from}→{to}: the range is {} to {}", range.min.get(), range.max.get())
+        }
+    }
+}
+
+fn cache(hits: f64, from: Bytes, to: Bytes) -> String {
+    let (before, after) = (bytes(from), bytes(to));
+    if to > from {
+        format!("cache {before}→{after}: it would answer {:.0} % of the images, which repeat", hits * 1e2)
+    } else {
+        format!("cache {before}→{after}: more answers nothing, {:.1} % of the images repeat within it", hits * 1e2)
+    }
+}
+
+/// Why nothing moves.
+pub(crate) fn hold(reason: HoldReason, facts: Option<Facts>, current: &Knobs) -> String {
+    let setting = format!(
+        "{}, batch {}, cache {}",
+        pods(current.replicas.get()),
+        current.max_batch_size.get(),
+        bytes(current.cache_bytes)
+    );
+    let why = match reason {
+        HoldReason::Settled => facts.map_or_else(String::new, |facts| {
+            format!("{} need {}: {}", load(facts), pods(facts.choice.replicas), pod(facts.policy, &facts.choice.pod))
+        }),
+        HoldReason::NoData => "no usable sample has been seen yet".to_owned(),
+        HoldReason::Stale => "samples are old or cover too few pods, and no data is no reason to scale down".to_owned(),
+        HoldReason::ColdStart => "too little has been seen yet to take pods away".to_owned(),
+        HoldReason::Pending => "pods that were ordered are on their way".to_owned(),
+        HoldReason::Stabilizing => facts.map_or_else(String::new, |facts| {
+            format!(
+                "{} would do, once that has been so for {:.0} s and no rollout is under way",
+                pods(facts.choice.replicas),
+                facts.hold_s
+            )
+        }),
+        HoldReason::CurveUnknown => "how long a batch takes is not known yet".to_owned(),
+        HoldReason::FlapDamped => {
+            "the direction changed too often within the hour, so lower needs must last twice as long".to_owned()
+        }
+        HoldReason::OtherManager => "another autoscaler manages the replicas".to_owned(),
+        HoldReason::Paused => "paused".to_owned(),
+        HoldReason::ModeOff => "all knobs are off".to_owned(),
+        HoldReason::ModeRecommend => "a change is only recommended".to_owned(),
+        HoldReason::NonFinite => "a number is none, or time ran backwards".to_owned(),
+    };
+    format!("holds {setting}: {why}")
+}
+
+/// "62 ms", "8.4 ms".
+pub(crate) fn millis(seconds: f64) -> String {
+    let ms = seconds * 1e3;
+    if ms < 10.0 { format!("{ms:.1} ms") } else { format!("{ms:.0} ms") }
+}
+
+/// "256 KiB", "0".
+pub(crate) fn bytes(bytes: Bytes) -> String {
+    let value = real(bytes.get());
+    match bytes.get() {
+        0 => "0".to_owned(),
+        1..1_048_576 => format!("{:.0} KiB", value / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.0} MiB", value / 1_048_576.0),
+        _ => format!("{:.1} GiB", value / 1_073_741_824.0),
+    }
+}

@@ -1,0 +1,146 @@
+//! The explanation of a decision, as data.
+
+use crate::choose::{rate, ratio};
+use crate::conditions;
+use crate::decision::{Action, Decision, HoldReason};
+use crate::diagnose::{self, Case};
+use crate::explain::{Capacity, TargetRow};
+use crate::explain::{Condition, ConditionReason, Conditions, Explanation, Forecast, Load, Tristate};
+use crate::observation::{Knobs, Observation};
+use crate::plan::{self, View};
+use crate::policy::Policy;
+use crate::reason;
+use crate::relax;
+use crate::state::State;
+use crate::targets::{self, Evidence};
+use crate::units::{Bytes, Timestamp};
+
+/// Explains `action` and `desired`; notes in `state` since when each verdict holds.
+pub(crate) fn explain(
+    policy: &Policy,
+    observation: &Observation,
+    state: &mut State,
+    (view, action, desired, now): (&View, Action, Knobs, Timestamp),
+) -> Explanation {
+    let current = observation.current;
+    let choice = view.choice.as_ref();
+    let metrics_available = conditions::metrics_available(&view.seen, state);
+    let metrics = metrics_available.status == Tristate::True;
+    let relaxations = choice.map_or_else(Vec::new, |choice| {
+        relax::relaxations(policy, &view.model, state, choice, plan::required_rate(policy, view))
+    });
+    let targets = rows(policy, observation, state, (view, metrics, now));
+    let targets_met = state.verdicts.targets_met(policy, &targets, now);
+    let (bottlenecks, advice) = diagnose::diagnose(Case {
+        policy,
+        state,
+        seen: &view.seen,
+        current: &current,
+        sums: &view.sums,
+        model: &view.model,
+        choice,
+        relaxations: &relaxations,
+        engine_rate: view.engine_rate(),
+        metrics,
+    });
+    let facts = view.facts(policy, state);
+    let reason = match (action, facts) {
+        (Action::Change { .. }, Some(facts)) => reason::change(facts, &current, &desired),
+        (Action::Change { .. }, None) => reason::hold(HoldReason::CurveUnknown, None, &desired),
+        (Action::Hold { reason }, facts) => reason::hold(reason, facts, &current),
+    };
+    Explanation {
+        reason,
+        load: load(policy, observation, view),
+        forecast: view.forecast,
+        capacity: plan::capacity(view, observation, &desired),
+        constraints: choice.map(|choice| choice.constraints.clone()).unwrap_or_default(),
+        best3: plan::candidates(policy, view, &desired),
+        targets_summary: targets::summary(&targets),
+        conditions: Conditions {
+            targets_met,
+            targets_feasible: conditions::targets_feasible(choice, &relaxations),
+            metrics_available,
+            scaling_active: conditions::scaling_active(policy, observation),
+            scaling_limited: conditions::scaling_limited(policy, &view.seen, choice),
+        },
+        relaxations,
+        targets,
+        bottlenecks,
+        advice,
+    }
+}
+
+fn rows(
+    policy: &Policy,
+    observation: &Observation,
+    state: &mut State,
+    (view, metrics, now): (&View, bool, Timestamp),
+) -> Vec<TargetRow> {
+    let current = observation.current;
+    let batch = current.max_batch_size.get();
+    let q = policy.targets.inference.map_or(0.95, crate::policy::LatencyTarget::at);
+    let ready = view.model.pod(batch, view.seen.ready).map(|pod| pod.carried * f64::from(view.seen.ready));
+    let fewest = view.choice.as_ref().map_or_else(|| policy.replicas.min.get(), |choice| choice.replicas);
+    let evidence = Evidence {
+        sums: metrics.then_some(&view.sums),
+        inference_s: view.model.times.upper(batch.min(view.model.times.largest()), q),
+        api_s: plan::expected_api_s(policy, state, view, &current),
+        ready_rate: ready,
+        max_rate: plan::reachable_rate(policy, view),
+        level: view.forecast.level.get(),
+        at_floor: current.replicas.get() <= fewest,
+    };
+    state.verdicts.rows(policy, &evidence, now)
+}
+
+fn load(policy: &Policy, observation: &Observation, view: &View) -> Load {
+    let sums = &view.sums;
+    let shed = sums.shed / sums.arrivals.max(1.0);
+    let cached = observation.current.cache_bytes > Bytes::default();
+    Load {
+        images_per_second: view.forecast.level,
+        shed_per_second: rate(view.forecast.level.get() * shed.min(1.0)),
+        hit_ratio: cached.then(|| ratio(sums.hits / sums.lookups.max(1.0))),
+        p95: sums.api.quantile(policy.quantile()).map(crate::histogram::Quantile::seconds),
+    }
+}
+
+/// The answer to time that does not advance: nothing moves, nothing is remembered.
+pub(crate) fn backwards(policy: &Policy, observation: &Observation, state: &State) -> Decision {
+    let current = observation.current;
+    let hands_off = policy.paused || observation.other_manager;
+    let desired = if hands_off { current } else { crate::control::restrain(policy, &current, current) };
+    let reason = reason::hold(HoldReason::NonFinite, None, &current);
+    let unknown = |reason_| Condition { status: Tristate::Unknown, reason: reason_, message: reason.clone() };
+    let conditions = Conditions {
+        targets_met: unknown(ConditionReason::NoData),
+        targets_feasible: unknown(ConditionReason::NoData),
+        metrics_available: unknown(ConditionReason::NoData),
+        scaling_active: conditions::scaling_active(policy, observation),
+        scaling_limited: unknown(ConditionReason::NoData),
+    };
+    let explanation = Explanation {
+        reason: reason.clone(),
+        load: Load::default(),
+        forecast: Forecast::default(),
+        capacity: Capacity::default(),
+        constraints: Vec::new(),
+        best3: Vec::new(),
+        relaxations: Vec::new(),
+        targets: Vec::new(),
+        targets_summary: "0/0".to_owned(),
+        bottlenecks: Vec::new(),
+        advice: Vec::new(),
+        conditions,
+    };
+    Decision {
+        action: Action::Hold { reason: HoldReason::NonFinite },
+        desired,
+        recommended: desired,
+        state: state.clone(),
+        record: None,
+        judged: Vec::new(),
+        explanation,
+    }
+}

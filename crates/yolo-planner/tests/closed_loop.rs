@@ -1,0 +1,153 @@
+//! The planner in a loop with a toy fleet: it converges, for stated reasons, and stays.
+
+mod support;
+
+use support::{Fleet, Kind};
+use yolo_planner::explain::Tristate;
+use yolo_planner::observation::Knobs;
+use yolo_planner::policy::{Accelerator, Knob, Policy, Targets};
+use yolo_planner::units::{BatchSize, Bytes, Ratio, Replicas, Seconds};
+use yolo_planner::{Action, Decision, HoldReason, State, plan};
+
+/// A page-layout model of 320 pixels on one core: batching gains nothing, the CPU quota binds.
+const CPU: Kind = Kind { alpha_s: 0.0, beta_s: 0.016, quota: 1, cpu_s: 0.022, startup_s: 8.0, overhead_s: 0.008 };
+/// A GPU-like curve on which batching gains a factor of eight.
+const GPU: Kind = Kind { alpha_s: 0.030, beta_s: 0.002, quota: 0, cpu_s: 0.0, startup_s: 8.0, overhead_s: 0.004 };
+
+fn policy(accelerator: Accelerator) -> Policy {
+    let thirty = Seconds::whole(30);
+    Policy {
+        targets: Targets { window: thirty, ..Targets::default() },
+        stabilization: Some(thirty),
+        replicas: Knob::auto(Replicas::new(1), Replicas::new(6)),
+        accelerator,
+        ..Policy::default()
+    }
+}
+
+struct Loop {
+    policy: Policy,
+    fleet: Fleet,
+    state: State,
+    changes: Vec<(Knobs, Knobs, String)>,
+}
+
+impl Loop {
+    fn new(kind: Kind, policy: Policy) -> Self {
+        let fleet = Fleet::new(kind, &policy);
+        Self { policy, fleet, state: State::default(), changes: Vec::new() }
+    }
+
+    /// Runs ticks of 5 s; returns the last decision.
+    fn run(&mut self, rate: f64, ticks: u32) -> Decision {
+        let mut last = None;
+        for _ in 0..ticks {
+            self.fleet.run(rate, 5.0);
+            let decision = plan(&self.policy, &self.fleet.observe(), &self.state, support::at(self.fleet.now));
+            if let (Action::Change { .. }, Some(record)) = (decision.action, &decision.record) {
+                self.changes.push((record.from, record.to, record.reason.clone()));
+            }
+            self.state = decision.state.clone();
+            self.fleet.apply(decision.desired);
+            last = Some(decision);
+        }
+        last.unwrap()
+    }
+
+    fn reasons(&self) -> String {
+        self.changes.iter().map(|(_, _, reason)| format!("{reason}\n")).collect()
+    }
+}
+
+#[test]
+fn threefold_load_adds_pods_and_calm_takes_them_away() {
+    let mut service = Loop::new(CPU, policy(Accelerator::Cpu));
+    let calm = service.run(20.0, 24);
+    assert_eq!(service.fleet.replicas(), Replicas::new(1), "{}", service.reasons());
+    assert_eq!(calm.explanation.conditions.targets_met.status, Tristate::True, "{:#?}", calm.explanation.targets);
+    let busy = service.run(60.0, 24);
+    assert_eq!(service.fleet.replicas(), Replicas::new(2), "{}", service.reasons());
+    assert_eq!(busy.explanation.conditions.targets_met.status, Tristate::True, "{:#?}", busy.explanation.targets);
+    assert!(service.reasons().contains("need 2 pods: one pod carries 38."), "{}", service.reasons());
+    assert!(service.reasons().contains("CPU quota binds"), "{}", service.reasons());
+    let calm = service.run(20.0, 24);
+    assert_eq!(service.fleet.replicas(), Replicas::new(1), "{}", service.reasons());
+    assert_eq!(calm.explanation.conditions.targets_met.status, Tristate::True);
+    assert_eq!(calm.explanation.targets_summary, "5/5");
+}
+
+#[test]
+fn batch_goes_to_one_where_batching_does_not_pay() {
+    let mut service = Loop::new(CPU, policy(Accelerator::Cpu));
+    service.run(30.0, 24);
+    assert_eq!(service.fleet.knobs.max_batch_size, BatchSize::ONE);
+    assert!(service.reasons().contains("does not pay here"), "{}", service.reasons());
+}
+
+#[test]
+fn cache_grows_when_pictures_repeat_and_frees_pods() {
+    let mut service = Loop::new(CPU, policy(Accelerator::Cpu));
+    service.run(60.0, 24);
+    assert_eq!(service.fleet.knobs.cache_bytes, Bytes::default());
+    service.fleet.repeats = 0.95;
+    let repeated = service.run(60.0, 36);
+    assert_eq!(
+        service.fleet.knobs.cache_bytes,
+        Bytes::mebi(1),
+        "the smallest that answers them: {}",
+        service.reasons()
+    );
+    assert_eq!(service.fleet.replicas(), Replicas::new(1), "{}", service.reasons());
+    assert_eq!(repeated.explanation.conditions.targets_met.status, Tristate::True);
+    assert!(service.reasons().contains("cache 0→1 MiB"), "{}", service.reasons());
+    service.fleet.repeats = 0.0;
+    service.run(60.0, 60);
+    assert_eq!(service.fleet.knobs.cache_bytes, Bytes::default(), "{}", service.reasons());
+    assert_eq!(service.fleet.replicas(), Replicas::new(2));
+}
+
+#[test]
+fn batch_rises_before_replicas_where_batching_pays() {
+    let mut service = Loop::new(GPU, policy(Accelerator::Gpu));
+    service.run(60.0, 24);
+    service.run(90.0, 24);
+    let first = service.changes.first().cloned();
+    assert!(service.fleet.replicas() == Replicas::new(1), "{first:?} {}", service.reasons());
+}
+
+#[test]
+fn constant_load_never_reverses() {
+    let mut service = Loop::new(CPU, policy(Accelerator::Cpu));
+    service.run(50.0, 36);
+    let settled = service.changes.len();
+    let last = service.run(50.0, 720);
+    assert_eq!(service.changes.len(), settled, "an hour without a change: {}", service.reasons());
+    assert_eq!(last.action, Action::Hold { reason: HoldReason::Settled });
+}
+
+#[test]
+fn an_outage_of_metrics_holds_replicas() {
+    let mut service = Loop::new(CPU, policy(Accelerator::Cpu));
+    service.run(60.0, 24);
+    let before = service.fleet.replicas();
+    service.fleet.reachable = false;
+    let blind = service.run(0.0, 60);
+    assert_eq!(service.fleet.replicas(), before, "no data is not zero traffic");
+    assert_eq!(blind.action, Action::Hold { reason: HoldReason::Stale });
+    assert_eq!(blind.explanation.conditions.metrics_available.status, Tristate::False);
+    assert_eq!(blind.explanation.conditions.targets_met.status, Tristate::Unknown);
+    service.fleet.reachable = true;
+    service.run(0.0, 36);
+    assert_eq!(service.fleet.replicas(), Replicas::new(1), "seen zeros are: {}", service.reasons());
+}
+
+#[test]
+fn a_pinned_policy_only_recommends() {
+    let mut recommend = policy(Accelerator::Cpu);
+    recommend.replicas.mode = yolo_planner::policy::Mode::Recommend;
+    recommend.cache_credit = Ratio::percent(50);
+    let mut service = Loop::new(CPU, recommend);
+    let decision = service.run(60.0, 36);
+    assert_eq!(decision.desired.replicas, Replicas::new(1));
+    assert!(decision.recommended.replicas >= Replicas::new(2), "{:?}", decision.recommended);
+}
