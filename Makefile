@@ -80,6 +80,17 @@ cluster-up: cluster-binaries ## Start a local Kubernetes that stays (INSTANCE=de
 cluster-down: ## Stop it; nothing of it is left
 	cargo run --quiet -p yolo-testkit --bin yolo-cluster -- --instance $(INSTANCE) down
 
+.PHONY: image helm-lint
+HELM := $(CACHE)/cluster/$(shell . tools/cluster/versions; echo $$KUBERNETES_VERSION)/helm
+LOCAL_IMAGE = --image target/images/yolo-$(1).tar --set $(2).repository=localhost/yolo-$(1) --set $(2).tag=dev
+# With CONTEXT the cluster pulls the charts' own images, unless DEMO_ARGS names others.
+DEMO_ARGS ?= $(if $(CONTEXT),,$(call LOCAL_IMAGE,operator,image) $(call LOCAL_IMAGE,server,serverImage))
+image: cluster-binaries model ## Build both container images into target/images
+	cargo build --release --quiet -p yolo-operator -p yolo-server
+	images/build
+helm-lint: cluster-binaries ## Check both charts
+	$(HELM) lint --strict --quiet charts/*
+
 .PHONY: demo demo-down
 CONTEXT ?=
 demo: $(if $(CONTEXT),,cluster-binaries image) pages ## Watch two services meet their targets (CONTEXT= uses your cluster)
