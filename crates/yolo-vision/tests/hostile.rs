@@ -86,6 +86,15 @@ fn limits_are_the_callers() {
     assert_eq!(refused.category(), "image_too_large");
 }
 
+/// The limit counts what the decoder keeps: the coefficients of a progressive file, but not of a baseline one.
+#[test]
+fn a_progressive_file_needs_more_memory_than_a_baseline_one() {
+    let limits = DecodeLimits { memory_bytes_max: 50 * 37 * 4, ..DecodeLimits::default() };
+    let decoded = |name: &str| decode(&fixture::bytes(&format!("decode/{name}")), &limits);
+    assert!(decoded("baseline-420.jpg").is_ok());
+    assert_eq!(decoded("progressive.jpg").map_err(|error| error.category()), Err("image_too_large"));
+}
+
 proptest! {
     #[test]
     fn damaged_bytes_never_panic(

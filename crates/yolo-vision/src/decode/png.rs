@@ -11,8 +11,8 @@ const FORMAT: &str = "PNG";
 
 pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, DecodeError> {
     let size = header_size(bytes).ok_or(DecodeError::Truncated { format: FORMAT })?;
-    // Eight-bit RGBA is the widest that the decoder is asked for.
-    limits.check(size, 4)?;
+    // Grey with alpha beside its RGB is the most; RGBA is cut in place.
+    limits.check(size, 5)?;
     let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: limits.memory_bytes_max });
     // Text and colour profiles are compressed: a few bytes may inflate to gigabytes, and neither changes a pixel.
     decoder.set_ignore_text_chunk(true);

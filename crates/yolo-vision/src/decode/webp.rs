@@ -18,8 +18,13 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, Dec
     decoder.set_memory_limit(limits.memory_bytes_max);
     let (width_px, height_px) = decoder.dimensions();
     let size = Size::new(width_px, height_px);
-    // The output, and one RGBA copy that the lossless and animated paths keep beside it.
-    limits.check(size, if decoder.has_alpha() { 8 } else { 7 })?;
+    // The output and what the decoder keeps beside it: canvas and frame, planes of 4:2:0, or one RGBA copy.
+    let bytes_per_pixel = match (decoder.is_animated(), decoder.is_lossy(), decoder.has_alpha()) {
+        (true, _, _) => 12,
+        (false, true, false) => 5,
+        (false, _, _) => 7,
+    };
+    limits.check(size, bytes_per_pixel)?;
     let mut pixels = vec![0; decoder.output_buffer_size().unwrap_or_default()];
     decoder.read_image(&mut pixels).map_err(damaged)?;
     if decoder.has_alpha() {
