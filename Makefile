@@ -67,7 +67,9 @@ test-e2e: cluster-binaries image ## Tests on a real node (T3)
 	$(STAGE) test-e2e 420 cargo test -p yolo-operator --test t3 -- --test-threads=1
 ci: checks test ## What CI runs
 
-.PHONY: figures
+.PHONY: figures bench-operator
+bench-operator: ## What the operator costs: sampling 200 pods
+	$(STAGE) bench-operator 600 cargo bench --quiet -p yolo-operator --bench sampler
 figures: ## Keep what was measured: docs/figures, docs/performance.md, the README's table
 	tools/figures
 
