@@ -12,10 +12,13 @@ use std::{
     process::Command,
 };
 
-use super::{ClusterError, Tier, error::At, identity::Identity, network::NAMESPACE_FILE};
+use super::{ClusterError, Tier, error::At, identity::Identity, network::NAMESPACE_FILE, stop::absent_is_ok};
 
 /// Longest instance name: the path of a socket may have 107 bytes, and containerd's carries it.
 const NAME_LENGTH_MAX: usize = 24;
+
+/// A tmpfs on every Linux, open to every user.
+const SHARED_MEMORY: &str = "/dev/shm";
 
 /// Name and directory of one cluster.
 #[derive(Debug, Clone)]
@@ -84,8 +87,11 @@ impl Instance {
         self.directory.is_dir()
     }
 
-    /// Creates the directory tree.
+    /// Creates the directory tree. The caller holds [`lock`].
     pub(crate) fn create(&self) -> Result<(), ClusterError> {
+        let base = base_directory();
+        // 0700: the keys of the clusters lie below, and the place is open to everybody.
+        DirBuilder::new().recursive(true).mode(0o700).create(&base).at("create", &base)?;
         for folder in ["pids", "logs", "pki"] {
             let folder = self.path(folder);
             fs::create_dir_all(&folder).at("create", &folder)?;
@@ -93,12 +99,12 @@ impl Instance {
         Ok(())
     }
 
-    /// Removes the directory tree.
+    /// Removes the directory tree. The caller holds [`lock`].
     pub(crate) fn remove(&self) -> Result<(), ClusterError> {
-        match fs::remove_dir_all(&self.directory) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).at("remove", &self.directory),
-            _ => Ok(()),
-        }
+        absent_is_ok(fs::remove_dir_all(&self.directory)).at("remove", &self.directory)?;
+        // The last instance takes the common directory with it; while there are others this fails.
+        let _ = fs::remove_dir(base_directory());
+        Ok(())
     }
 
     /// Writes a file of the instance.
@@ -160,15 +166,13 @@ impl Instance {
 
 /// Held while an instance is created or removed, so that two processes never do so at once. Dropping releases it.
 pub(crate) fn lock() -> Result<File, ClusterError> {
-    let base = base_directory();
-    // 0700: the keys of the clusters lie below, and /dev/shm is open to everybody.
-    DirBuilder::new().recursive(true).mode(0o700).create(&base).at("create", &base)?;
-    let file = File::open(&base).at("open", &base)?;
-    file.lock().at("lock", &base)?;
+    let shared = Path::new(SHARED_MEMORY);
+    let file = File::open(shared).at("open", shared)?;
+    file.lock().at("lock", shared)?;
     Ok(file)
 }
 
 /// Directory of all instances of this user.
 fn base_directory() -> PathBuf {
-    Path::new("/dev/shm").join(format!("yolo-cluster-{}", nix::unistd::geteuid()))
+    Path::new(SHARED_MEMORY).join(format!("yolo-cluster-{}", nix::unistd::geteuid()))
 }

@@ -106,8 +106,9 @@ impl LocalCluster {
             Ok(cluster) => panic!("this test binary's cluster is {:?}, not {tier:?}", cluster.tier),
             Err(ClusterError::Unavailable(why)) if std::env::var_os("CI").is_none() => {
                 let thread = std::thread::current();
-                // Not `eprintln!`, which libtest swallows for a test that passes.
-                let _ = writeln!(std::io::stderr(), "SKIPPED {}: {why}", thread.name().unwrap_or("main"));
+                let line = format!("SKIPPED {}: {why}\n", thread.name().unwrap_or("main"));
+                // Not `eprintln!`, which libtest swallows for a test that passes; in one write, for tests run at once.
+                let _ = std::io::stderr().write_all(line.as_bytes());
                 None
             }
             Err(error) => panic!("{}", error.with_causes()),
