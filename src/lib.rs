@@ -39,6 +39,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::args::Config;
 use crate::context::Context;
@@ -101,7 +102,8 @@ pub async fn run(config: Config, client: Client, shutdown: CancellationToken) ->
 
     let (leader, candidate) =
         leader::elect(client.clone(), &config.namespace, config.identity.clone(), shutdown.clone());
-    let election = tokio::spawn(candidate.run());
+    // Aborted with this function: a killed operator must not go on renewing its lease.
+    let election = AbortOnDropHandle::new(tokio::spawn(candidate.run()));
     let reporter = Reporter { controller: "yolo-operator".to_owned(), instance: Some(config.identity.clone()) };
     let ctx = Arc::new(Context {
         recorder: Recorder::new(client.clone(), reporter),

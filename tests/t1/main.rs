@@ -10,8 +10,13 @@
     reason = "a helper that fails is a failed test"
 )]
 
+mod operator;
 mod promise_cluster_starts;
 mod promise_crd_refuses;
+mod promise_crd_shows;
 mod promise_metrics_sources_agree;
+mod promise_operator_reconciles;
+mod promise_operator_rests;
+mod promise_operator_survives;
 
 yolo_testkit::cluster_guard!();

@@ -1,0 +1,188 @@
+//! From `kubectl apply` to a verdict: objects, knobs, samples and status of one service, and what a person does to them.
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::json;
+use yolo_testkit::cluster::wait_for;
+
+use crate::operator::{self, Operator, PATIENCE, TestPod, apply, condition, loopback, manifest, until};
+
+#[test]
+fn service_gets_its_objects_and_its_verdict_without_traffic() {
+    let Some(cluster) = operator::cluster() else { return };
+    let namespace = cluster.namespace("verdict").unwrap();
+    cluster
+        .block_on(async |client| {
+            let operator = Operator::start(cluster, &namespace, &format!("{namespace}-a")).await;
+            apply(&client, &namespace, &manifest("fork", json!({}))).await;
+            let _pod = TestPod::start(&client, &namespace, "fork", loopback(0, 0)).await;
+            let object =
+                until(&client, &namespace, "fork", "TargetsMet", |object| condition(object, "TargetsMet").0 == "True")
+                    .await;
+            let status = object.status.clone().unwrap();
+            assert_eq!(condition(&object, "Ready"), ("True".into(), "Serving".into()));
+            assert_eq!(condition(&object, "MetricsAvailable").0, "True");
+            assert_eq!(condition(&object, "Reconciling"), ("False".into(), "UpToDate".into()));
+            assert_eq!((status.replicas, status.ready_replicas), (Some(1), Some(1)));
+            assert_eq!(status.url.unwrap(), format!("http://fork.{namespace}.svc"));
+            assert_eq!(status.observed_generation, object.metadata.generation);
+            owned_by_the_service(&client, &namespace, object.metadata.uid.as_deref().unwrap()).await;
+            operator.stop().await;
+        })
+        .unwrap();
+}
+
+async fn owned_by_the_service(client: &Client, namespace: &str, uid: &str) {
+    macro_rules! owned {
+        ($($kind:ty: $name:literal),*) => {$(
+            let object = Api::<$kind>::namespaced(client.clone(), namespace).get($name).await.unwrap();
+            assert_eq!(object.metadata.owner_references.unwrap()[0].uid, uid, "{}", $name);
+        )*};
+    }
+    owned!(Deployment: "fork", Service: "fork", ConfigMap: "fork-knobs", PodDisruptionBudget: "fork", NetworkPolicy: "fork");
+}
+
+#[test]
+fn changed_knob_reaches_the_running_pod() {
+    let Some(cluster) = operator::cluster() else { return };
+    let namespace = cluster.namespace("knob").unwrap();
+    cluster
+        .block_on(async |client| {
+            let operator = Operator::start(cluster, &namespace, &format!("{namespace}-a")).await;
+            apply(&client, &namespace, &manifest("fork", json!({}))).await;
+            let pod = TestPod::start(&client, &namespace, "fork", loopback(1, 0)).await;
+            let applied = |object: &yolo_api::v1alpha1::YoloInferenceService| {
+                let knobs = object.status.as_ref()?.knobs.clone()?;
+                Some((knobs.generation, knobs.applied_pods))
+            };
+            let first =
+                until(&client, &namespace, "fork", "the first knobs", |o| applied(o).is_some_and(|a| a.1 == 1)).await;
+            let before = applied(&first).unwrap().0;
+            // The longest wait of a request is a knob that only the spec moves.
+            apply(&client, &namespace, &manifest("fork", json!({"overload": {"queueTimeout": "700ms"}}))).await;
+            let second = until(&client, &namespace, "fork", "the new knobs on the pod", |object| {
+                applied(object).is_some_and(|(generation, pods)| generation > before && pods == 1)
+            })
+            .await;
+            let pods: Api<Pod> = Api::namespaced(client, &namespace);
+            let annotation = &pods.get(&pod.name).await.unwrap().metadata.annotations.unwrap();
+            let nudged = annotation["yolo-operator.io/knobs-generation"].split('.').next().unwrap().to_owned();
+            assert_eq!(nudged, applied(&second).unwrap().0.to_string());
+            operator.stop().await;
+        })
+        .unwrap();
+}
+
+#[test]
+fn foreign_replicas_are_reverted_once_and_then_left_alone() {
+    let Some(cluster) = operator::cluster() else { return };
+    let namespace = cluster.namespace("foreign").unwrap();
+    cluster
+        .block_on(async |client| {
+            let operator = Operator::start(cluster, &namespace, &format!("{namespace}-a")).await;
+            apply(&client, &namespace, &manifest("fork", json!({}))).await;
+            until(&client, &namespace, "fork", "a status", |object| condition(object, "ScalingActive").0 == "True")
+                .await;
+            scale(&client, &namespace, 7).await;
+            let back = async || (operator::replicas(&client, &namespace, "fork").await == 1).then_some(());
+            wait_for("the count to be put back", PATIENCE, back).await.unwrap();
+            let events: Api<Event> = Api::namespaced(client.clone(), &namespace);
+            let told = async || {
+                let all = events.list(&ListParams::default()).await.ok()?;
+                all.items.into_iter().find(|event| event.reason.as_deref() == Some("ReplicasReverted"))
+            };
+            let event = wait_for("the Event", PATIENCE, told).await.unwrap();
+            assert!(event.note.unwrap().contains("somebody"));
+
+            scale(&client, &namespace, 5).await;
+            let object = until(&client, &namespace, "fork", "hands off", |object| {
+                condition(object, "ScalingActive") == ("False".into(), "ConflictingAutoscaler".into())
+            })
+            .await;
+            assert_eq!(operator::replicas(&client, &namespace, "fork").await, 5, "{:#?}", object.status);
+            operator.stop().await;
+        })
+        .unwrap();
+}
+
+#[test]
+fn leaving_auto_keeps_the_pods() {
+    let Some(cluster) = operator::cluster() else { return };
+    let namespace = cluster.namespace("leaving").unwrap();
+    cluster
+        .block_on(async |client| {
+            let operator = Operator::start(cluster, &namespace, &format!("{namespace}-a")).await;
+            let three = json!({"scaling": {"replicas": {"min": 3}}});
+            apply(&client, &namespace, &manifest("fork", three)).await;
+            let at_three = async || (operator::replicas(&client, &namespace, "fork").await == 3).then_some(());
+            wait_for("three pods", PATIENCE, at_three).await.unwrap();
+            let off = json!({"scaling": {"replicas": {"min": 1, "mode": "Off"}}});
+            apply(&client, &namespace, &manifest("fork", off)).await;
+            let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
+            let handed_over = async || {
+                let fields = deployments.get("fork").await.ok()?.metadata.managed_fields?;
+                let owners: Vec<_> = fields
+                    .into_iter()
+                    .filter(|entry| entry.fields_v1.as_ref().unwrap().0.pointer("/f:spec/f:replicas").is_some())
+                    .filter_map(|entry| entry.manager)
+                    .collect();
+                (owners == ["yolo-operator-released"]).then_some(())
+            };
+            wait_for("the count to be handed over", PATIENCE, handed_over).await.unwrap();
+            assert_eq!(operator::replicas(&client, &namespace, "fork").await, 3);
+            scale(&client, &namespace, 2).await;
+            until(&client, &namespace, "fork", "the status to follow", |object| {
+                object.status.as_ref().unwrap().knobs.as_ref().unwrap().current.as_ref().unwrap().replicas == 2
+            })
+            .await;
+            assert_eq!(operator::replicas(&client, &namespace, "fork").await, 2, "in Off the count is a person's");
+            operator.stop().await;
+        })
+        .unwrap();
+}
+
+#[test]
+fn model_that_is_missing_is_named_and_correcting_the_object_recovers() {
+    let Some(cluster) = operator::cluster() else { return };
+    let namespace = cluster.namespace("model").unwrap();
+    cluster
+        .block_on(async |client| {
+            let operator = Operator::start(cluster, &namespace, &format!("{namespace}-a")).await;
+            apply(&client, &namespace, &manifest("fork", json!({}))).await;
+            operator::object(&client, &namespace, "fork", "fork-bad").await;
+            let message = r#"{"code":"model_missing","message":"/models/emulated.onnx does not exist"}"#;
+            let waiting = json!({"phase": "Running", "containerStatuses": [{
+                "name": "server", "image": "i", "imageID": "i", "ready": false, "restartCount": 1,
+                "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                "lastState": {"terminated": {"exitCode": 1, "message": message}},
+            }]});
+            operator::set_status(&client, &namespace, "fork-bad", waiting).await;
+            let object = until(&client, &namespace, "fork", "the reason", |object| {
+                condition(object, "Ready") == ("False".into(), "ModelMissing".into())
+            })
+            .await;
+            let conditions = object.status.unwrap().conditions;
+            let ready = conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
+            assert!(ready.message.contains("/models/emulated.onnx"), "{}", ready.message);
+
+            let corrected = json!({"model": {"source": {"imagePath": "/models/other.onnx"}}});
+            apply(&client, &namespace, &manifest("fork", corrected)).await;
+            operator::delete(&client, &namespace, "fork-bad").await;
+            let _pod = TestPod::start(&client, &namespace, "fork", loopback(2, 0)).await;
+            until(&client, &namespace, "fork", "Ready", |object| condition(object, "Ready").0 == "True").await;
+            operator.stop().await;
+        })
+        .unwrap();
+}
+
+/// Sets the number of pods as `kubectl scale` or an autoscaler does.
+async fn scale(client: &Client, namespace: &str, replicas: i32) {
+    let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    let params = PatchParams { field_manager: Some("somebody".to_owned()), ..PatchParams::default() };
+    api.patch_scale("fork", &params, &Patch::Merge(json!({"spec": {"replicas": replicas}}))).await.unwrap();
+}
