@@ -19,7 +19,11 @@ fn files(ending: &str) -> Vec<String> {
 }
 
 fn category(bytes: &[u8]) -> Result<(), &'static str> {
-    decode(bytes, &DecodeLimits::default()).map(drop).map_err(|error| error.category())
+    let decoded = decode(bytes, &DecodeLimits::default());
+    decoded.map(drop).map_err(|error| {
+        assert!(!error.to_string().contains('\n'), "one line: {error}");
+        error.category()
+    })
 }
 
 #[test]
