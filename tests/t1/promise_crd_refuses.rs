@@ -107,7 +107,8 @@ fn typo_is_refused_under_strict_validation() {
     let message = cluster
         .block_on(async |client| {
             install_crd(&client).await;
-            let spec = json!({"model": {"source": {"imagePath": "/models/a.onnx"}}, "scaling": {"replica": {"max": 3}}});
+            let spec =
+                json!({"model": {"source": {"imagePath": "/models/a.onnx"}}, "scaling": {"replica": {"max": 3}}});
             judge(&services(&client, &namespace), &manifest("a", &spec)).await.unwrap_err()
         })
         .unwrap();

@@ -5,8 +5,8 @@ use kube::CustomResourceExt;
 
 use crate::v1alpha1::YoloInferenceService;
 
-/// Longest name of a service: `<name>-knobs` and a pod's `<name>-<hash>-<hash>` have to stay within 63 characters.
-pub const NAME_CHARS_MAX: u32 = 46;
+/// Longest name of a service: `<name>-<ten characters>`, its `ReplicaSet`, has to stay within 63.
+pub const NAME_CHARS_MAX: usize = 50;
 
 /// The `CustomResourceDefinition`.
 pub fn definition() -> CustomResourceDefinition {

@@ -1,5 +1,7 @@
 //! `spec`: what a person writes down.
 
+#![expect(clippy::duplicated_attributes, reason = "printer columns of one type repeat `type_`")]
+
 use std::{borrow::Cow, collections::BTreeMap};
 
 use k8s_openapi::api::networking::v1::NetworkPolicyPeer;

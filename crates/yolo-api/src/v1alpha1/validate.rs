@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use super::{
-    model::Precision,
     scalars::{Decimal, DurationText, Quantity},
-    spec::{RolloutStrategy, YoloInferenceServiceSpec},
+    scaling::{ScalingPolicyType, ScalingRules},
+    spec::{RolloutStrategy, ServiceType, YoloInferenceServiceSpec},
     targets::SOURCE_SERVER,
 };
 
@@ -123,19 +123,27 @@ fn unit_of(unit: &str, units: &[(&str, f64)]) -> Option<f64> {
 
 /// Fields of `spec` that are set and accepted but do not act yet; the status names them.
 pub fn inactive_fields(spec: &YoloInferenceServiceSpec) -> Vec<&'static str> {
-    let accelerator = spec.accelerator();
-    let nvidia = accelerator.nvidia.as_ref();
-    let api_source = spec.targets().api_latency.as_ref().is_some_and(|target| target.source != SOURCE_SERVER);
+    let targets = spec.targets();
+    let api_source = targets.api_latency.as_ref().map(|target| target.source.as_str());
+    let behavior = &spec.scaling.behavior;
+    let (up, down) = (behavior.scale_up.as_ref(), behavior.scale_down.as_ref());
+    let in_pods = |rules: &ScalingRules| rules.policies.iter().any(|policy| policy.r#type == ScalingPolicyType::Pods);
     [
         ("spec.model.source.uri", spec.model.source.uri.is_some()),
         ("spec.model.credentialsSecretName", spec.model.credentials_secret_name.is_some()),
-        ("spec.accelerator.nvidia.precision", nvidia.is_some_and(|gpu| gpu.precision != Precision::default())),
-        ("spec.accelerator.nvidia.engineCache", nvidia.is_some_and(|gpu| gpu.engine_cache.is_some())),
+        ("spec.accelerator.nvidia", spec.accelerator().nvidia.is_some()),
         ("spec.server.serviceAccountName", spec.server.service_account_name.is_some()),
-        ("spec.targets.apiLatency.source", api_source),
+        ("spec.targets.apiLatency.source", api_source.is_some_and(|source| source != SOURCE_SERVER)),
+        (
+            "spec.scaling.behavior.scaleUp.stabilizationWindowSeconds",
+            up.is_some_and(|rules| rules.stabilization_window_seconds.is_some()),
+        ),
+        ("spec.scaling.behavior.scaleUp.policies (Pods)", up.is_some_and(in_pods)),
+        ("spec.scaling.behavior.scaleDown.policies (Pods)", down.is_some_and(in_pods)),
         ("spec.scaling.schedules", !spec.scaling.schedules.is_empty()),
         ("spec.tasks.enabled", spec.tasks.enabled),
         ("spec.sharedStore", spec.shared_store.is_some()),
+        ("spec.service.type", spec.service.r#type != ServiceType::ClusterIP),
         ("spec.network.allowedClients", !spec.network.allowed_clients.is_empty()),
         ("spec.rollout.strategy", spec.rollout.strategy == RolloutStrategy::ResourceAware),
     ]
@@ -192,7 +200,13 @@ mod tests {
         let full: super::super::YoloInferenceService =
             serde_yaml_ng::from_str(include_str!("../../../../examples/full.yaml")).unwrap();
         let named = inactive_fields(&full.spec);
-        for field in ["spec.scaling.schedules", "spec.tasks.enabled", "spec.sharedStore", "spec.rollout.strategy"] {
+        for field in [
+            "spec.accelerator.nvidia",
+            "spec.scaling.schedules",
+            "spec.tasks.enabled",
+            "spec.sharedStore",
+            "spec.rollout.strategy",
+        ] {
             assert!(named.contains(&field), "{field} is set in full.yaml and not named: {named:?}");
         }
         let smallest: super::super::YoloInferenceService =
