@@ -102,6 +102,8 @@ impl Drop for Running {
 /// Starts sampling; the first round begins at once. Must be called in a tokio runtime.
 pub fn start(setup: Setup) -> Running {
     let snapshots = setup.snapshots.clone();
+    // What a round of the term before may have published while it was stopped.
+    snapshots.clear();
     Running { task: tokio::spawn(run(setup)), snapshots }
 }
 
@@ -145,7 +147,9 @@ async fn round(setup: &mut Setup, memory: &mut HashMap<String, Memory>) {
                 keep(&setup.metrics, pod, entry, reading);
             }
         }
-        let snapshot = Snapshot::new(now, pods.iter().filter_map(|pod| Some((pod.uid.clone(), memory.get(&pod.uid)?))));
+        let remembered =
+            pods.iter().filter_map(|pod| Some((pod.uid.clone(), pod.phase == PodPhase::Ready, memory.get(&pod.uid)?)));
+        let snapshot = Snapshot::new(now, remembered);
         let judged = pods.iter().filter(|pod| pod.phase == PodPhase::Ready);
         ready.extend(judged.map(|pod| PodState::of(&snapshot.signal(&pod.uid, now))));
         setup.snapshots.publish(service.clone(), snapshot);

@@ -69,8 +69,9 @@ struct Reading {
 }
 
 impl Snapshot {
-    pub(super) fn new<'m>(taken_at: Timestamp, pods: impl Iterator<Item = (String, &'m Memory)>) -> Self {
-        let pods: HashMap<String, Reading> = pods.map(|(uid, memory)| (uid, memory.reading())).collect();
+    /// `pods`: uid, whether the pod is ready, and what is remembered of it.
+    pub(super) fn new<'m>(taken_at: Timestamp, pods: impl Iterator<Item = (String, bool, &'m Memory)>) -> Self {
+        let pods: HashMap<String, Reading> = pods.map(|(uid, ready, memory)| (uid, memory.reading(ready))).collect();
         let spans = pods.values().filter_map(|pod| pod.sample.as_ref()).map(|sample| sample.span);
         Self { taken_at, scrape: median_s(spans.collect()), pods }
     }
@@ -95,7 +96,7 @@ impl Snapshot {
         self.pods.get(uid)?.knobs_generation
     }
 
-    /// Why some pod could not be read in the last round, in words for a condition's message; the same one each time.
+    /// Why some ready pod could not be read in the last round, in words for a condition's message; the same one each time.
     pub fn trouble(&self) -> Option<&str> {
         let first = self.pods.iter().filter(|(_, pod)| pod.trouble.is_some()).min_by_key(|(uid, _)| *uid);
         first.and_then(|(_, pod)| pod.trouble.as_deref())
@@ -151,7 +152,8 @@ impl Memory {
         self.trouble.as_ref()
     }
 
-    fn reading(&self) -> Reading {
+    /// A pod that is not `ready` has no trouble: it cannot be read yet, and nobody need act on that.
+    fn reading(&self, ready: bool) -> Reading {
         Reading {
             sample: self.sample.clone(),
             knobs_generation: self.raw.as_ref().and_then(RawSample::knobs_generation),
@@ -163,7 +165,7 @@ impl Memory {
                 }
                 Some(_) => NoData::Unreachable,
             },
-            trouble: self.trouble.as_ref().map(ReadError::chain),
+            trouble: self.trouble.as_ref().filter(|_| ready).map(ReadError::chain),
         }
     }
 }
@@ -184,7 +186,7 @@ mod tests {
 
     fn signal(memory: &Memory, now_s: f64) -> Signal<Sample> {
         let now = Timestamp::try_from(now_s).unwrap();
-        Snapshot::new(now, [("u1".to_owned(), memory)].into_iter()).signal("u1", now)
+        Snapshot::new(now, [("u1".to_owned(), true, memory)].into_iter()).signal("u1", now)
     }
 
     #[test]
@@ -233,7 +235,10 @@ mod tests {
         let once = signal(&memory, 116.0);
         memory.take(reading(3.0, 115.0));
         assert_eq!(signal(&memory, 116.0), once);
-        assert_eq!(Snapshot::new(Timestamp::ZERO, [("u1".to_owned(), &memory)].into_iter()).scrape, Seconds::whole(15));
+        assert_eq!(
+            Snapshot::new(Timestamp::ZERO, [("u1".to_owned(), true, &memory)].into_iter()).scrape,
+            Seconds::whole(15)
+        );
         assert!(signal(&memory, 159.0).live().is_some(), "three scrapes of 15 s");
     }
 
@@ -242,7 +247,9 @@ mod tests {
         let mut memory = Memory::default();
         memory.take(parse(&page(1.0).replace("yolo_queue_depth 1", "yolo_queue_depth NaN"), 100.0));
         assert_eq!(signal(&memory, 100.0), Signal::NoData(NoData::NotANumber));
-        let snapshot = Snapshot::new(Timestamp::ZERO, [("u1".to_owned(), &memory)].into_iter());
+        let snapshot = Snapshot::new(Timestamp::ZERO, [("u1".to_owned(), true, &memory)].into_iter());
         assert_eq!(snapshot.trouble(), Some("yolo_queue_depth is NaN, infinite or negative"));
+        let starting = Snapshot::new(Timestamp::ZERO, [("u1".to_owned(), false, &memory)].into_iter());
+        assert_eq!(starting.trouble(), None, "a pod that starts is not in trouble");
     }
 }
