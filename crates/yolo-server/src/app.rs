@@ -8,7 +8,7 @@ use crate::cache::ResultCache;
 use crate::cgroup;
 use crate::http::body::BodyMemory;
 use crate::knobs::{self, Knobs};
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{Lifecycle, Stage};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::predictor::Predictor;
@@ -130,6 +130,7 @@ impl App {
         cache.entries.set(whole(self.cache.entries()));
         let Some(predictor) = self.predictor() else { return };
         let batcher = predictor.batcher();
+        self.metrics.life.ready.set(i64::from(self.lifecycle.stage() == Stage::Serving && batcher.sound()));
         let (load, queue) = (batcher.load(), &self.metrics.queue);
         queue.depth.set(whole(load.queued));
         queue.capacity.set(whole(load.capacity()));

@@ -22,6 +22,11 @@ pub enum Provider {
     Auto,
     /// ONNX Runtime's CPU provider.
     Cpu,
+    /// NVIDIA CUDA; refused at start by a build without it, never replaced by the CPU.
+    Cuda,
+    /// NVIDIA `TensorRT`; refused as [`Self::Cuda`] is.
+    #[value(name = "tensorrt")]
+    TensorRt,
 }
 
 /// How sessions share the CPU quota.

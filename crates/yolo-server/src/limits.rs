@@ -59,3 +59,5 @@ pub const STUCK_BATCH_MIN: Duration = Duration::from_secs(30);
 pub const STUCK_BATCH_FACTOR: f64 = 20.0;
 /// Engine failures in a row after which the server is no longer ready.
 pub const ENGINE_FAILURES_MAX: u32 = 3;
+/// How often an engine that failed so is tried again, with a new session: nothing else would reach it any more.
+pub const ENGINE_RETRY: Duration = Duration::from_secs(1);

@@ -92,8 +92,9 @@ impl Default for Metrics {
 impl Metrics {
     /// Registers every series in a registry of its own, so that several servers fit into one process.
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("yolo");
-        let mut register = Registrar(&mut registry);
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(process::ProcessCollector::default()));
+        let mut register = Registrar(registry.sub_registry_with_prefix("yolo"));
         let http = HttpMetrics::new(&mut register);
         let images = ImageMetrics::new(&mut register);
         let batch = BatchMetrics::new(&mut register);
@@ -101,7 +102,6 @@ impl Metrics {
         let queue = QueueMetrics::new(&mut register);
         let cache = CacheMetrics::new(&mut register);
         let life = LifeMetrics::new(&mut register);
-        registry.register_collector(Box::new(process::ProcessCollector));
         Self { registry, http, images, batch, knobs, queue, cache, life }
     }
 

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use yolo_vision::Parameters;
 
 use crate::app::App;
-use crate::args::{Config, EmulatedDevice, EngineKind, Profile};
+use crate::args::{Config, EmulatedDevice, EngineKind, Profile, Provider};
 use crate::batcher::Batcher;
 use crate::cgroup;
 use crate::connection::{self, Policy};
@@ -199,6 +199,12 @@ fn load(app: &App, config: &Config) -> Result<Predictor, StartError> {
     let sizing = Sizing::of(config);
     let model = match config.engine {
         EngineKind::Emulated => engine::emulated::load(config)?,
+        // Asked for a GPU, a server must not quietly compute on the CPU, forty times slower.
+        EngineKind::Ort if matches!(config.provider, Provider::Cuda | Provider::TensorRt) => {
+            let missing =
+                format!("this build has no {:?} provider: ask for the CPU, or run another image", config.provider);
+            return Err(LoadError::Engine(missing).into());
+        }
         EngineKind::Ort => engine::ort::load(&engine::ort::Options {
             model: config.model.clone(),
             sha256: config.model_sha256.clone(),

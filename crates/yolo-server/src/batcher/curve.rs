@@ -65,6 +65,11 @@ impl Curve {
         self.estimates[Self::slot(size)].filter(|estimate| estimate.runs >= RUNS_MIN)
     }
 
+    /// Whether the size has run often enough.
+    pub fn is_known(&self, size: usize) -> bool {
+        self.known(size).is_some()
+    }
+
     /// Mean time of a batch; of the nearest smaller known size, scaled by images, if this one is unknown.
     pub fn mean(&self, size: usize) -> Duration {
         self.scaled(size, |estimate| estimate.mean_s)

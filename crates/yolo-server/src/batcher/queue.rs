@@ -40,6 +40,8 @@ pub(super) enum Pull {
         /// Whether it is the size's last timed run.
         last: bool,
     },
+    /// The engine failed several times: open a new session and try it.
+    Repair,
     /// End.
     Stop,
 }
@@ -76,6 +78,7 @@ struct State {
     curve: Curve,
     knobs: Knobs,
     failures: u32,
+    last_failure: Instant,
     closing: bool,
     /// Whether the first worker has ended: nothing is pulled any more.
     stopped: bool,
@@ -106,6 +109,7 @@ impl Shared {
             curve: Curve::new(model.batch_max),
             knobs,
             failures: 0,
+            last_failure: Instant::now(),
             closing: false,
             stopped: false,
             timed: Timed::default(),
@@ -156,6 +160,7 @@ impl Shared {
                     let size = match &pull {
                         Pull::Batch(items) => items.len(),
                         Pull::Time { size, .. } => *size,
+                        Pull::Repair => 1,
                         Pull::Stop => 0,
                     };
                     if let Some(running) = state.running.get_mut(index).filter(|_| size > 0) {
@@ -182,6 +187,9 @@ impl Shared {
             state.curve.record(*size, *time);
         }
         state.failures = if failed { state.failures.saturating_add(1) } else { 0 };
+        if failed {
+            state.last_failure = Instant::now();
+        }
         if let Some(running) = state.running.get_mut(index) {
             *running = None;
         }
@@ -190,22 +198,22 @@ impl Shared {
         self.changed.notify_one();
     }
 
-    /// Ends worker `index`'s run at idle, and publishes the size's time so far.
+    /// Ends worker `index`'s run at idle; publishes the size's time once it is known.
     pub(super) fn finish_timing(&self, index: usize, size: usize, time: Duration) {
         let mut state = self.state();
         if state.timed.size != size {
             state.timed = Timed { size, runs: Vec::new() };
         }
+        let counted = if state.timed.runs.is_empty() { None } else { Some((size, time)) };
         state.timed.runs.push(time);
-        let counted: Vec<_> = state.timed.runs.iter().skip(1).map(Duration::as_secs_f64).collect();
+        let runs = state.timed.runs.clone();
         drop(state);
-        if counted.is_empty() {
-            self.finish(index, &[], false);
-            return;
+        self.finish(index, counted.as_slice(), false);
+        if self.state().curve.is_known(size) {
+            let counted = || runs.iter().skip(1).map(Duration::as_secs_f64);
+            let mean_s = counted().sum::<f64>() / f64::from(u32::try_from(counted().count()).unwrap_or(u32::MAX));
+            self.metrics.batch.set_curve(size, mean_s, counted().fold(0.0, f64::max));
         }
-        let mean_s = counted.iter().sum::<f64>() / f64::from(u32::try_from(counted.len()).unwrap_or(u32::MAX));
-        self.metrics.batch.set_curve(size, mean_s, counted.iter().copied().fold(0.0, f64::max));
-        self.finish(index, &[(size, time)], false);
     }
 
     pub(super) fn load(&self, decode_wait: Duration) -> Load {
@@ -257,7 +265,7 @@ impl Shared {
     }
 
     pub(super) fn sound(&self) -> bool {
-        self.state().failures < limits::ENGINE_FAILURES_MAX
+        self.state().sound()
     }
 
     pub(super) fn close(&self) {
@@ -267,13 +275,17 @@ impl Shared {
 }
 
 impl State {
+    fn sound(&self) -> bool {
+        self.failures < limits::ENGINE_FAILURES_MAX
+    }
+
     fn idle_workers(&self) -> usize {
         self.running.iter().filter(|running| running.is_none()).count()
     }
 
     fn next(&mut self, now: Instant, metrics: &Metrics) -> Next {
         self.drop_dead(now, metrics);
-        let Some(oldest) = self.queue.front() else { return self.next_at_idle() };
+        let Some(oldest) = self.queue.front() else { return self.next_at_idle(now) };
         let effective = self.curve.effective(self.knobs.batch_max);
         let age = now.saturating_duration_since(oldest.enqueued);
         if self.queue.len() < effective && age < self.knobs.queue_delay_max && !self.closing {
@@ -295,11 +307,16 @@ impl State {
         (1..=size).rev().find(|smaller| self.curve.p95(*smaller) <= left).unwrap_or(size)
     }
 
-    fn next_at_idle(&mut self) -> Next {
+    fn next_at_idle(&mut self, now: Instant) -> Next {
         if self.closing {
             // Images that are being decoded still come.
             self.stopped = self.reserved == 0;
             return if self.stopped { Next::Do(Pull::Stop) } else { Next::Wait(None) };
+        }
+        if !self.sound() {
+            let since = now.saturating_duration_since(self.last_failure);
+            let wait = limits::ENGINE_RETRY.saturating_sub(since);
+            return if wait.is_zero() { Next::Do(Pull::Repair) } else { Next::Wait(Some(wait)) };
         }
         // One worker at a time, so that they do not disturb each other.
         let alone = self.reserved == 0 && self.running.iter().all(Option::is_none);

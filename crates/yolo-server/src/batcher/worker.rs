@@ -61,6 +61,7 @@ impl Worker {
                     self.shared.finish(self.index, &outcome.times, outcome.failed);
                 }
                 Pull::Time { size, last } => self.time_at_idle(size, last),
+                Pull::Repair => self.repair(),
                 Pull::Stop => return,
             }
         }
@@ -75,6 +76,16 @@ impl Worker {
             TIME_OF_A_FAILURE
         });
         self.shared.finish_timing(self.index, size, time);
+    }
+
+    fn repair(&mut self) {
+        let repaired = catch_unwind(AssertUnwindSafe(|| {
+            self.engine = self.shared.model.sessions.open()?;
+            self.time(1, Memory::Keep)
+        }));
+        let failed = !matches!(repaired, Ok(Ok(_)));
+        tracing::warn!(failed, "Tried a new session after failures in a row.");
+        self.shared.finish(self.index, &[], failed);
     }
 
     fn time(&mut self, size: usize, memory: Memory) -> Result<Duration, EngineError> {

@@ -25,7 +25,7 @@ const ROWS: usize = 8;
 /// Columns: x1, y1, x2, y2, score, class.
 const COLUMNS: usize = 6;
 /// Largest deviation from the declared curve, as a share: about that of a GPU at fixed clocks.
-const JITTER: f64 = 0.03;
+const JITTER: f64 = 0.02;
 
 /// Describes the pretended model; nothing is read from disk.
 ///

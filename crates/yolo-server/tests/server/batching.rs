@@ -31,7 +31,7 @@ async fn on_a_gpu_like_curve_it_learns_at_idle_to_batch_and_obeys_the_limit_at_o
     let server = start(emulated(20, 1)).await;
     server.app().offer_knobs(format!(r#"{{"generation":1,"maxBatchSize":8,"batchMax":8,{NO_CACHE}}}"#).as_bytes());
     idle_timing_is_done(&server, &[1, 2, 4, 8]).await;
-    assert!((metric(&server, "yolo_batch_limit_effective").await - 8.0).abs() < 1e-9);
+    eventually("8 pays", async || (metric(&server, "yolo_batch_limit_effective").await - 8.0).abs() < 1e-9).await;
     assert!(largest_batch(&burst(&server, 24).await) == 8);
     server.app().offer_knobs(br#"{"generation":2,"maxBatchSize":2}"#);
     assert_eq!(largest_batch(&burst(&server, 12).await), 2);
@@ -43,8 +43,10 @@ async fn on_a_gpu_like_curve_it_learns_at_idle_to_batch_and_obeys_the_limit_at_o
 
 #[tokio::test]
 async fn on_a_linear_curve_it_stays_with_single_images() {
-    let server = start(emulated(0, 10)).await;
-    server.app().offer_knobs(format!(r#"{{"maxBatchSize":16,"batchMax":16,{NO_CACHE}}}"#).as_bytes());
+    let server = start(emulated(0, 40)).await; // long enough that a busy machine's noise is a small share
+    server.app().offer_knobs(
+        format!(r#"{{"maxBatchSize":16,"batchMax":16,"inferenceThresholdMillis":500,{NO_CACHE}}}"#).as_bytes(),
+    );
     idle_timing_is_done(&server, &[1, 2, 4]).await;
     assert_eq!(largest_batch(&burst(&server, 8).await), 1);
     server.stop().await;

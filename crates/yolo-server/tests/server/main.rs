@@ -1,7 +1,10 @@
 //! The server as its clients see it: routes, sockets, knobs, engines.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a helper that fails is a failed test")]
 
 mod batching;
 mod errors;
+mod isolation;
 mod knobs;
 mod metrics;
 mod onnx;

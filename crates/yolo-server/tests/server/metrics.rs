@@ -6,10 +6,11 @@ use std::process::{Command, Stdio};
 use crate::support::{admin, emulated, png, predict, start, value_of};
 
 /// A name of each group that the operator reads.
-const FROM_ZERO: [&str; 24] = [
+const FROM_ZERO: [&str; 25] = [
+    "process_start_time_seconds",
     r#"yolo_http_requests_total{endpoint="predict",code="429"}"#,
     r#"yolo_http_request_duration_seconds_count{outcome="shed"}"#,
-    r#"yolo_http_request_duration_seconds_bucket{outcome="ok",le="0.115"}"#,
+    r#"yolo_http_request_duration_seconds_bucket{le="0.115",outcome="ok"}"#,
     "yolo_inference_duration_seconds_count",
     r#"yolo_inference_duration_seconds_bucket{le="0.1"}"#,
     r#"yolo_stage_duration_seconds_count{stage="decode"}"#,

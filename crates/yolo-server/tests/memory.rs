@@ -1,0 +1,95 @@
+//! Memory of the real program with the real model: one session, batch 1, every page once.
+//!
+//! `make bench-server-memory` runs it on the release build (`YOLO_SERVER_PROGRAM`) and prints the figure.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a failed test")]
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Goal of the project.
+const RESIDENT_MB_MAX: f64 = 200.0;
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Ends the program when the test does, however it does.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn cache() -> Option<PathBuf> {
+    let named = std::env::var_os("YOLO_CACHE").map(PathBuf::from);
+    named.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/yolo-operator")))
+}
+
+/// `VmRSS` of a process in MB (10^6 bytes).
+fn resident_mb(pid: u32) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<f64>().unwrap() * 1_024.0 / 1e6
+}
+
+async fn exchange(address: &str, request: &[u8]) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(request).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+#[tokio::test]
+async fn the_real_model_takes_at_most_200_mb() {
+    let model = cache().map(|cache| cache.join("models/page-layout-640.onnx")).filter(|model| model.exists());
+    let library = std::env::var_os("ORT_DYLIB_PATH").filter(|library| PathBuf::from(library).exists());
+    let (Some(model), Some(_)) = (model, library) else {
+        println!("SKIPPED the_real_model_takes_at_most_200_mb: no model or no ONNX Runtime (make model pages)");
+        assert!(std::env::var_os("CI").is_none(), "model and ONNX Runtime are required in CI");
+        return;
+    };
+    let pages: Vec<_> =
+        fs::read_dir(cache().unwrap().join("pages/jpeg")).unwrap().map(|page| page.unwrap().path()).collect();
+    assert_eq!(pages.len(), 23);
+    let knobs = tempfile::tempdir().unwrap();
+    fs::write(knobs.path().join("knobs.json"), r#"{"generation":1,"maxBatchSize":1,"batchMax":1}"#).unwrap();
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (api, admin) = (free(), free());
+    let program = std::env::var_os("YOLO_SERVER_PROGRAM");
+    let server = Command::new(program.unwrap_or_else(|| env!("CARGO_BIN_EXE_yolo-server").into()))
+        .arg("--model")
+        .arg(model)
+        .args(["--sessions", "1", "--api-address", &api, "--admin-address", &admin, "--knobs-dir"])
+        .arg(knobs.path())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let server = Running(server);
+    let start = Instant::now();
+    let ready = b"GET /readyz HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n";
+    while !exchange(&admin, ready).await.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
+        assert!(start.elapsed() < PATIENCE, "not ready");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let warm_mb = resident_mb(server.0.id());
+    for page in &pages {
+        let picture = fs::read(page).unwrap();
+        let head = format!(
+            "POST /predict HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            picture.len()
+        );
+        let answer = exchange(&api, &[head.as_bytes(), &picture].concat()).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    let served_mb = resident_mb(server.0.id());
+    println!("resident memory, 640 model, 1 session, batch 1: {warm_mb:.0} MB warm, {served_mb:.0} MB after 23 pages");
+    assert!(served_mb <= RESIDENT_MB_MAX, "{served_mb:.0} MB");
+}

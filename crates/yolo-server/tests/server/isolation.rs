@@ -1,0 +1,121 @@
+//! An engine that fails: only the guilty image suffers, and the server heals.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use yolo_server::batcher::{Batcher, Inferred, Job, JobError};
+use yolo_server::engine::{BatchOutput, Engine, EngineError, EngineInput, LoadedModel, Memory, Sessions, emulated};
+use yolo_server::knobs::Knobs;
+use yolo_server::metrics::Metrics;
+use yolo_vision::{Letterbox, Parameters, Size};
+
+use crate::support;
+
+const GOOD: u8 = 1;
+/// A picture that the engine cannot run.
+const BAD: u8 = 2;
+/// A picture that crashes it.
+const CRASHES: u8 = 3;
+
+/// A real (emulated) engine in which some pictures, or all while `broken`, fail.
+struct Fragile {
+    inner: Arc<dyn Sessions>,
+    broken: Arc<AtomicBool>,
+    opened: Arc<AtomicU32>,
+}
+
+struct FragileEngine {
+    inner: Box<dyn Engine>,
+    broken: Arc<AtomicBool>,
+}
+
+impl Sessions for Fragile {
+    fn open(&self) -> Result<Box<dyn Engine>, EngineError> {
+        self.opened.fetch_add(1, Ordering::SeqCst);
+        Ok(Box::new(FragileEngine { inner: self.inner.open()?, broken: Arc::clone(&self.broken) }))
+    }
+}
+
+impl Engine for FragileEngine {
+    fn run(&mut self, inputs: &[&EngineInput], memory: Memory) -> Result<Box<dyn BatchOutput + '_>, EngineError> {
+        let any = |kind: u8| inputs.iter().any(|input| input.content[31] == kind);
+        assert!(!any(CRASHES), "a picture that crashes the engine");
+        if any(BAD) || self.broken.load(Ordering::SeqCst) {
+            return Err(EngineError("no".to_owned()));
+        }
+        self.inner.run(inputs, memory)
+    }
+}
+
+struct Setup {
+    batcher: Batcher,
+    broken: Arc<AtomicBool>,
+    opened: Arc<AtomicU32>,
+}
+
+fn start() -> Setup {
+    let model = emulated::load(&support::emulated(5, 1)).unwrap();
+    let (broken, opened) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let sessions = Fragile { inner: model.sessions, broken: Arc::clone(&broken), opened: Arc::clone(&opened) };
+    let model = LoadedModel { sessions: Arc::new(sessions), ..model };
+    // The delay makes one batch of four.
+    let knobs = Knobs { batch_max: 4, timed_batch_max: 4, queue_delay_max: Duration::from_secs(1), ..Knobs::default() };
+    let batcher = Batcher::start(&model, 1, knobs, &Arc::new(Metrics::new())).unwrap();
+    Setup { batcher, broken, opened }
+}
+
+async fn run(batcher: &Batcher, kinds: &[u8]) -> Vec<Result<Inferred, JobError>> {
+    let side = Size::new(64, 64);
+    let job = |kind: u8| Job {
+        input: EngineInput { pixels: vec![0; 3 * 64 * 64], content: [kind; 32] },
+        letterbox: Letterbox::plan(side, side).unwrap(),
+        parameters: Parameters::default(),
+        start_by: Instant::now() + support::PATIENCE,
+        answer_by: None,
+    };
+    let replies: Vec<_> = kinds.iter().map(|kind| batcher.admit(Duration::ZERO).unwrap().enqueue(job(*kind))).collect();
+    futures::future::join_all(replies).await.into_iter().map(|reply| reply.unwrap()).collect()
+}
+
+async fn learned_to_batch(batcher: &Batcher) {
+    support::eventually("batches of 4 pay", async || batcher.load().batch_effective == 4).await;
+}
+
+#[tokio::test]
+async fn a_failed_batch_is_rerun_and_only_the_guilty_image_fails() {
+    let Setup { batcher, .. } = start();
+    learned_to_batch(&batcher).await;
+    let results = run(&batcher, &[GOOD, BAD, GOOD, GOOD]).await;
+    let failed: Vec<_> = results.iter().map(Result::is_err).collect();
+    assert_eq!(failed, [false, true, false, false]);
+    assert!(matches!(&results[1], Err(JobError::Failed(reason)) if reason == "no"), "{results:?}");
+    assert!(batcher.sound());
+    batcher.stop();
+}
+
+#[tokio::test]
+async fn a_crashed_session_is_replaced() {
+    let Setup { batcher, opened, .. } = start();
+    learned_to_batch(&batcher).await;
+    let results = run(&batcher, &[GOOD, CRASHES, GOOD, GOOD]).await;
+    assert_eq!(results.iter().filter(|result| result.is_err()).count(), 1, "{results:?}");
+    assert!(opened.load(Ordering::SeqCst) > 1);
+    assert!(run(&batcher, &[GOOD; 4]).await.iter().all(Result::is_ok));
+    batcher.stop();
+}
+
+#[tokio::test]
+async fn an_engine_that_keeps_failing_is_not_ready_until_a_new_session_works() {
+    let Setup { batcher, broken, .. } = start();
+    learned_to_batch(&batcher).await;
+    broken.store(true, Ordering::SeqCst);
+    for _ in 0..3 {
+        assert!(run(&batcher, &[GOOD; 4]).await.iter().all(Result::is_err));
+    }
+    support::eventually("not sound", async || !batcher.sound()).await;
+    broken.store(false, Ordering::SeqCst);
+    support::eventually("sound again", async || batcher.sound()).await;
+    assert!(run(&batcher, &[GOOD; 4]).await.iter().all(Result::is_ok));
+    batcher.stop();
+}
