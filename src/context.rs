@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kube::Client;
-use kube::runtime::events::Recorder;
+use kube::runtime::events::Reporter;
 
 use crate::build::Defaults;
 use crate::clock::Clock;
@@ -38,8 +38,8 @@ pub struct Context {
     pub reported: Memory<report::Kept>,
     /// Failures in a row.
     pub failures: Memory<u32>,
-    /// Publishes Events.
-    pub recorder: Recorder,
+    /// Who signs Events.
+    pub reporter: Reporter,
 }
 
 impl Context {

@@ -33,7 +33,7 @@ use std::sync::Arc;
 
 use futures::channel::mpsc;
 use futures::future;
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Reporter;
 use kube::{Api, Client};
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
@@ -106,7 +106,7 @@ pub async fn run(config: Config, client: Client, shutdown: CancellationToken) ->
     let election = AbortOnDropHandle::new(tokio::spawn(candidate.run()));
     let reporter = Reporter { controller: "yolo-operator".to_owned(), instance: Some(config.identity.clone()) };
     let ctx = Arc::new(Context {
-        recorder: Recorder::new(client.clone(), reporter),
+        reporter,
         client,
         leader,
         live,

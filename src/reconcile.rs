@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use kube::Resource;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use yolo_api::v1alpha1::YoloInferenceService;
@@ -38,6 +39,10 @@ pub async fn reconcile(
     ctx: Arc<Context>,
 ) -> Result<Action, Error> {
     let leader = ctx.leader.token().map_err(Error::NotLeader)?; // evidence, not a bool
+    if object.meta().deletion_timestamp.is_some() {
+        // The garbage collector takes the children first; applied again, they would keep the object for ever.
+        return Ok(cadence::requeue());
+    }
     let outcome = Box::pin(steps(&object, &ctx, &leader)).await;
     report::report(&ctx, &leader, &object, &outcome).await.map_err(Error::Report)?; // API: status, Events; of the failure too
     outcome.map(|_done| cadence::requeue()) // always, jittered

@@ -76,7 +76,7 @@ pub async fn report(
     }
     // After the status: an Event that tells of something the object does not show would mislead.
     for event in events::events(outcome, &before, &after) {
-        events::publish(access, &ctx.recorder, object, &event).await;
+        events::publish(access, &ctx.reporter, object, &event).await;
     }
     if let Some(record) = outcome.as_ref().ok().and_then(|done| done.decision.record.as_ref()) {
         ctx.metrics.decided(text::trigger(record.trigger));

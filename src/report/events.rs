@@ -1,7 +1,7 @@
 //! Events (events.k8s.io): what a person who asks "what happened?" should read. Decisions and turns of conditions only.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Resource, ResourceExt};
 use yolo_api::v1alpha1::YoloInferenceServiceStatus;
 use yolo_api::v1alpha1::conditions::ConditionType;
@@ -83,7 +83,10 @@ fn event(type_: EventType, reason: &str, action: &str, note: &str) -> Event {
 }
 
 /// Publishes one Event. A failure is logged and forgotten: Events are for people, and nothing may wait for them.
-pub async fn publish(access: Access<'_>, recorder: &Recorder, object: &Object, event: &Event) {
+pub async fn publish(access: Access<'_>, reporter: &Reporter, object: &Object, event: &Event) {
+    // A recorder of its own: one that lives longer folds an Event into an earlier one of the same reason and keeps that
+    // one's note, so that the second decision would be told in the words of the first.
+    let recorder = Recorder::new(access.client.clone(), reporter.clone());
     let target = Target::new("Event", &object.namespace().unwrap_or_default(), &object.name_any());
     if let Err(error) = access.write(&target, recorder.publish(event, &object.object_ref(&()))).await {
         tracing::warn!(error = error.detail(), reason = event.reason, "An Event was lost.");
