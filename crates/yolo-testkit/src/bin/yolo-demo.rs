@@ -31,11 +31,8 @@ struct Run {
     /// Root of the repository.
     #[arg(long, default_value = ".")]
     repository: PathBuf,
-    /// Image archive for the local cluster; may be repeated.
-    #[arg(long = "image")]
-    images: Vec<PathBuf>,
-    /// A value for helm's --set, such as image.repository=…; may be repeated.
-    #[arg(long = "set")]
+    /// A value for helm's --set in a cluster of yours, such as image.repository=…; may be repeated.
+    #[arg(long = "set", requires = "context")]
     values: Vec<String>,
     /// Folder of models and pictures.
     #[arg(long, env = "YOLO_CACHE")]
@@ -54,10 +51,13 @@ fn main() -> anyhow::Result<ExitCode> {
             LocalCluster::down(demo::CLUSTER)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Run(Run { context, repository, images, values, cache, output, figures }) => {
+        Command::Run(Run { context, repository, values, cache, output, figures }) => {
             // An empty CONTEXT= of make means none.
             let context = context.filter(|name| !name.is_empty());
-            let release = Release { repository, images, values };
+            let release = match context {
+                Some(_) => Release { repository, images: Vec::new(), values },
+                None => Release::local(repository, &cache),
+            };
             let held = demo::run(&Options { context, release, cache, output, figures })?;
             Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }

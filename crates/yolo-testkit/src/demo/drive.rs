@@ -65,8 +65,8 @@ pub struct Driven {
     pub tracks: Vec<Track>,
     /// What was seen of each service, in the order of the stage's services.
     pub seen: Vec<(&'static str, Seen)>,
-    /// A page and the server's answer to it (JSON).
-    pub page: (Vec<u8>, Vec<u8>),
+    /// A page and the answer to it (JSON), for each service.
+    pub pages: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// Drives load through all phases of `stage`.
@@ -79,10 +79,10 @@ pub async fn drive(client: Client, stage: &Stage) -> anyhow::Result<Driven> {
     for &script in stage.services {
         services.push(Served::open(&client, stage, script, epoch).await?);
     }
-    let page = match services.first() {
-        Some(service) => service.answer().await?,
-        None => (Vec::new(), Vec::new()),
-    };
+    let mut pages = Vec::new();
+    for service in &services {
+        pages.push(service.answer().await?);
+    }
     let names: Vec<_> = stage.services.iter().map(|script| script.name).collect();
     let observer = Observer::start(&client, &stage.site, &stage.progress, (&names, epoch));
     for service in &mut services {
@@ -101,7 +101,7 @@ pub async fn drive(client: Client, stage: &Stage) -> anyhow::Result<Driven> {
     force_knob_changes(stage, &observer).await?;
     let seen: Vec<_> = names.iter().map(|&name| (name, observer.seen(name))).collect();
     let tracks = services.into_iter().zip(&seen).map(|(service, (_, seen))| service.into_track(seen.looks.clone()));
-    Ok(Driven { spans, ends, tracks: tracks.collect(), seen, page })
+    Ok(Driven { spans, ends, tracks: tracks.collect(), seen, pages })
 }
 
 /// Loads all services at once until the phase's end, then reads the verdicts.

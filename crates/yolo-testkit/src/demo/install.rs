@@ -28,6 +28,18 @@ pub struct Release {
     pub values: Vec<String>,
 }
 
+impl Release {
+    /// What `make image` has built, under the names that it gives.
+    pub fn local(repository: PathBuf, cache: &Path) -> Self {
+        let images = ["yolo-operator", "yolo-server"].map(|name| cache.join("images").join(format!("{name}.tar")));
+        let values = ["image", "serverImage"]
+            .into_iter()
+            .zip(["yolo-operator", "yolo-server"])
+            .flat_map(|(key, name)| [format!("{key}.repository=localhost/{name}"), format!("{key}.tag=dev")]);
+        Self { repository, values: values.collect(), images: images.into() }
+    }
+}
+
 /// Runs a program and returns its standard output.
 ///
 /// # Errors

@@ -95,7 +95,7 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
 }
 
 fn write_page(options: &Options, driven: &Driven) -> anyhow::Result<usize> {
-    let (jpeg, answer) = &driven.page;
+    let (jpeg, answer) = driven.pages.first().context("a demo without services")?;
     let (svg, boxes) = page::annotate(jpeg, answer)?;
     std::fs::write(options.output.join("page.svg"), svg)?;
     Ok(boxes)

@@ -1,6 +1,7 @@
 //! One service as its clients meet it: address, pictures, load, and what one pod can carry.
 
 use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, ensure};
@@ -21,12 +22,16 @@ use super::pods::Pods;
 use super::scenario::{PhaseScript, ServiceScript};
 use super::status::{self, Spec};
 use super::timeline::{Look, Track};
+use crate::cluster::wait_for;
 
 /// A pod that uses less than this share of its quota over [`SETTLE_LOOK`] has ended its own timing of batches.
 const IDLE_SHARE: f64 = 0.1;
 const SETTLE_LOOK: Duration = Duration::from_secs(2);
 /// Looks until it is given up: a minute.
 const SETTLE_LOOKS: usize = 30;
+
+/// From the readiness of a pod to the first answer through the Service; kube-proxy takes a second or two.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 /// A service under load.
 pub struct Served {
@@ -74,15 +79,26 @@ impl Served {
         })
     }
 
-    /// Sends the first picture and returns it with the answer.
+    /// Sends the first picture until it is answered, and returns both. kube-proxy lets the Service's address lead to a
+    /// pod some moments after that is ready.
     ///
     /// # Errors
-    /// If the answer is not 200.
+    /// With the last failure, if there is no answer 200 in time.
     pub async fn answer(&self) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
         let page = self.pictures.body(Mode::Repeated, 0);
-        let (status, answer) = self.load.once(page.clone()).await?;
-        let text = || String::from_utf8_lossy(&answer).into_owned();
-        ensure!(status == 200, "/predict of {} answered {status}: {}", self.script.name, text());
+        let last = Mutex::new(String::new());
+        let answered = wait_for("an answer of /predict", ANSWER_LIMIT, async || {
+            let failure = match self.load.once(page.clone()).await {
+                Ok((200, answer)) => return Some(answer),
+                Ok((status, answer)) => format!("{status} {}", String::from_utf8_lossy(&answer)),
+                Err(failure) => format!("{:#}", anyhow::Error::from(failure)),
+            };
+            *last.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+            None
+        });
+        let answer = answered.await.with_context(|| {
+            format!("{}: {}", self.script.name, last.lock().unwrap_or_else(PoisonError::into_inner))
+        })?;
         Ok((page.to_vec(), answer.to_vec()))
     }
 
