@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::{
     Api, Client, Config,
     api::{DeleteParams, PostParams},
@@ -23,6 +23,9 @@ use super::{ClusterError, LocalCluster, Tier, error::At};
 
 /// Pause between two looks at an awaited condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long the controller manager may take to make a service account; measured below 0.1 s, and 3 s after its start.
+const SERVICE_ACCOUNT_LIMIT: Duration = Duration::from_secs(30);
 
 /// Threads of the runtime that [`LocalCluster::block_on`] makes: the machine is shared with the cluster itself.
 const RUNTIME_THREADS: usize = 2;
@@ -64,15 +67,23 @@ impl LocalCluster {
     /// Creates a namespace of a unique name, `<prefix>-<five letters>`, which enforces Pod Security `restricted`.
     ///
     /// # Errors
-    /// [`ClusterError::Api`] if the API server refuses.
+    /// [`ClusterError::Api`] if the API server refuses; [`ClusterError::Timeout`] if the controller manager does not
+    /// make the default service account, without which no pod is admitted.
     pub fn namespace(&self, prefix: &str) -> Result<TestNamespace<'_>, ClusterError> {
         let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
         let namespace = json!({"metadata": {"generateName": format!("{prefix}-"), "labels": labels}});
-        let created = self.block_on(async |client| {
+        let name = self.block_on(async |client| {
             let namespace: Namespace = serde_json::from_value(namespace).map_err(kube::Error::SerdeError)?;
-            Api::<Namespace>::all(client).create(&PostParams::default(), &namespace).await
+            let created = Api::all(client.clone()).create(&PostParams::default(), &namespace).await?;
+            let name = created.metadata.name.unwrap_or_default();
+            if self.tier() == Tier::T3 {
+                let accounts = Api::<ServiceAccount>::namespaced(client, &name);
+                let made = async || accounts.get_opt("default").await.ok().flatten();
+                wait_for("the namespace's default service account", SERVICE_ACCOUNT_LIMIT, made).await?;
+            }
+            Ok::<_, ClusterError>(name)
         })??;
-        Ok(TestNamespace { cluster: self, name: created.metadata.name.unwrap_or_default() })
+        Ok(TestNamespace { cluster: self, name })
     }
 
     async fn client(&self) -> Result<Client, ClusterError> {

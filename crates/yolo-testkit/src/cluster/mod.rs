@@ -12,14 +12,14 @@
 //! use yolo_testkit::cluster::{LocalCluster, Tier, wait_for};
 //!
 //! // #[test]
-//! fn service_account_is_made() {
+//! fn root_certificate_is_published() {
 //!     let Some(cluster) = LocalCluster::shared(Tier::T3) else { return }; // printed `SKIPPED <test>: <why>`
-//!     let namespace = cluster.namespace("accounts").unwrap(); // unique; deleted when dropped
+//!     let namespace = cluster.namespace("certificate").unwrap(); // unique; deleted when dropped
 //!     cluster
 //!         .block_on(async |client| {
-//!             let accounts = kube::Api::<k8s_openapi::api::core::v1::ServiceAccount>::namespaced(client, &namespace);
-//!             let made = async || accounts.get_opt("default").await.ok().flatten();
-//!             wait_for("the default service account", Duration::from_secs(10), made).await.unwrap();
+//!             let maps = kube::Api::<k8s_openapi::api::core::v1::ConfigMap>::namespaced(client, &namespace);
+//!             let published = async || maps.get_opt("kube-root-ca.crt").await.ok().flatten();
+//!             wait_for("the root certificate", Duration::from_secs(10), published).await.unwrap();
 //!         })
 //!         .unwrap();
 //! }
