@@ -209,7 +209,8 @@ impl Shared {
         let runs = state.timed.runs.clone();
         drop(state);
         self.finish(index, counted.as_slice(), false);
-        if self.state().curve.is_known(size) {
+        // The first run is not counted; real traffic may have made the size known before a second one.
+        if runs.len() > 1 && self.state().curve.is_known(size) {
             let counted = || runs.iter().skip(1).map(Duration::as_secs_f64);
             let mean_s = counted().sum::<f64>() / f64::from(u32::try_from(counted().count()).unwrap_or(u32::MAX));
             self.metrics.batch.set_curve(size, mean_s, counted().fold(0.0, f64::max));
