@@ -87,9 +87,6 @@ cluster-down: ## Stop it; nothing of it is left
 
 .PHONY: image helm-lint
 HELM := $(CACHE)/cluster/$(shell . tools/cluster/versions; echo $$KUBERNETES_VERSION)/helm
-LOCAL_IMAGE = --image target/images/yolo-$(1).tar --set $(2).repository=localhost/yolo-$(1) --set $(2).tag=dev
-# With CONTEXT the cluster pulls the charts' own images, unless DEMO_ARGS names others.
-DEMO_ARGS ?= $(if $(CONTEXT),,$(call LOCAL_IMAGE,operator,image) $(call LOCAL_IMAGE,server,serverImage))
 image: cluster-binaries model ## Build both container images into target/images
 	cargo build --release --quiet -p yolo-operator -p yolo-server
 	images/build
@@ -98,6 +95,8 @@ helm-lint: cluster-binaries ## Check both charts
 
 .PHONY: demo demo-down
 CONTEXT ?=
+# With CONTEXT the cluster pulls the charts' own images, unless DEMO_ARGS='--set image.repository=…' names others.
+DEMO_ARGS ?=
 demo: $(if $(CONTEXT),,cluster-binaries image) pages ## Watch two services meet their targets (CONTEXT= uses your cluster)
 	@$(MODEL_PYTHON) tools/thumbnails.py
 	$(STAGE) demo 600 cargo run --quiet -p yolo-testkit --bin yolo-demo -- run --context "$(CONTEXT)" $(DEMO_ARGS)

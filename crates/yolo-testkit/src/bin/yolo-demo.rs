@@ -56,7 +56,7 @@ fn main() -> anyhow::Result<ExitCode> {
             let context = context.filter(|name| !name.is_empty());
             let release = match context {
                 Some(_) => Release { repository, images: Vec::new(), values },
-                None => Release::local(repository, &cache),
+                None => Release::local(repository),
             };
             let held = demo::run(&Options { context, release, cache, output, figures })?;
             Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -29,9 +29,10 @@ pub struct Release {
 }
 
 impl Release {
-    /// What `make image` has built, under the names that it gives.
-    pub fn local(repository: PathBuf, cache: &Path) -> Self {
-        let images = ["yolo-operator", "yolo-server"].map(|name| cache.join("images").join(format!("{name}.tar")));
+    /// What `make image` has built in this repository, under the names that it gives.
+    pub fn local(repository: PathBuf) -> Self {
+        let folder = repository.join("target/images");
+        let images = ["yolo-operator", "yolo-server"].map(|name| folder.join(format!("{name}.tar")));
         let values = ["image", "serverImage"]
             .into_iter()
             .zip(["yolo-operator", "yolo-server"])
