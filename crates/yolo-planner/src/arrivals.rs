@@ -66,7 +66,8 @@ impl Arrivals {
     fn mean(&self, ticks: usize) -> f64 {
         let taken = self.rates.iter().rev().take(ticks);
         let n = real(u64::try_from(taken.len()).unwrap_or(1));
-        taken.sum::<f64>() / n.max(1.0)
+        // Not `sum`: of nothing that is -0.0, which a person would read.
+        taken.fold(0.0, |sum, rate| sum + rate) / n.max(1.0)
     }
 
     /// Variance over mean, 1..=8.

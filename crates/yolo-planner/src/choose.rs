@@ -68,7 +68,8 @@ pub(crate) fn choose(policy: &Policy, model: &Model, state: &State, current: &Kn
     let (batch, batch_infeasible) = choose_batch(policy, model, state, current)?;
     let size = batch.get();
     let rate = required_rate(policy, load);
-    let needed = model.pods_for(size, rate);
+    let slow = batch_infeasible == Some(ConstraintKind::InferenceLatency);
+    let needed = if slow { None } else { model.pods_for(size, rate) };
     let fallback = || {
         // Pods do not help against a lone image that is too slow: as many as carry the load, never the maximum for
         // nothing (control.md §6).
@@ -77,8 +78,10 @@ pub(crate) fn choose(policy: &Policy, model: &Model, state: &State, current: &Kn
     };
     let wanted = needed.or_else(fallback).unwrap_or(1).max(policy.schedule_floor.get());
     let replicas = policy.replicas.clamp(Replicas::new(wanted)).get();
-    let pod =
-        model.pod(size, replicas).filter(|pod| pod.carried > 0.0).or_else(|| model.pod_regardless_of_latency(size))?;
+    let pod = model
+        .pod(size, replicas)
+        .filter(|pod| pod.carried > 0.0 && !slow)
+        .or_else(|| model.pod_regardless_of_latency(size))?;
     let (cache, cache_hits) = choose_cache(policy, state, current, size, load.plan / pod.carried.max(1e-9));
     let constraints = constraints(policy, model, state, Setting { batch: size, cache, replicas, rate, pod });
     let infeasible = batch_infeasible.or_else(|| unmet(policy, model, size, needed));

@@ -80,9 +80,11 @@ fn advice(id: AdviceId, severity: Severity, message: &str, action: &str, predict
 }
 
 fn capacity_short(case: Case) -> Option<Finding> {
-    let choice = case.choice?;
+    // Where no number of pods meets the target, capacity is not what is short.
+    let choice = case.choice.filter(|choice| choice.needed.is_some())?;
     let carried =
-        case.model.pod(case.current.max_batch_size.get(), case.seen.ready)?.carried * f64::from(case.seen.ready);
+        case.model.pod(case.current.max_batch_size.get().min(case.model.times.largest()), case.seen.ready)?.carried
+            * f64::from(case.seen.ready);
     let found = bottleneck(
         BottleneckKind::CapacityShort,
         vec![("arrivals at the engines, images/s", case.engine_rate, carried)],

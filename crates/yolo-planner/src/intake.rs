@@ -13,6 +13,8 @@ const SECONDS_MAX: f64 = 1e7;
 const BYTES_MAX: u64 = 1 << 50;
 /// Share of the ready pods that must be seen for a decision (control.md §2).
 pub(crate) const COVERAGE_MIN: f64 = 0.6;
+/// Span, in scrape intervals, up to which no look was missed.
+const REGULAR_SCRAPES: f64 = 1.5;
 /// Sample age, in scrape intervals, from which a pod counts as silent (control.md §2).
 const STALE_SCRAPES: f64 = 3.0;
 
@@ -70,11 +72,11 @@ pub(crate) fn take(policy: &Policy, observation: &Observation, state: &mut State
     }
     // Sums of floating-point numbers depend on their order; a decision must not depend on the pods' order.
     fresh.sort_by_key(|(pod, _)| pod.id);
-    let typical_s = median_span_s(&fresh);
+    let look_s = look_s(policy, &fresh);
     for (pod, sample) in &fresh {
         // A pod that came in the middle of the interval counts for its share of it; one that missed a look does not
         // count twice.
-        state.tally.rate_sum += real(sample.arrivals) / sample.span.get().max(typical_s);
+        state.tally.rate_sum += real(sample.arrivals) / sample.span.get().max(look_s);
         learn(sample, state);
         state.mark(pod.id, sample.until);
     }
@@ -131,10 +133,13 @@ fn plausible(sample: &Sample) -> bool {
         && ghosts
 }
 
-fn median_span_s(fresh: &[(&Pod, &Sample)]) -> f64 {
+/// The time that a look covers: the longest span, those of pods that missed a look left out; the median where all
+/// are longer than the scrape interval.
+fn look_s(policy: &Policy, fresh: &[(&Pod, &Sample)]) -> f64 {
     let mut spans: Vec<f64> = fresh.iter().map(|(_, sample)| sample.span.get()).collect();
     spans.sort_by(f64::total_cmp);
-    spans.get(spans.len() / 2).copied().unwrap_or(SPAN_S.0)
+    let regular = spans.iter().copied().rfind(|span| *span <= REGULAR_SCRAPES * policy.scrape_s());
+    regular.or_else(|| spans.get(spans.len() / 2).copied()).unwrap_or(SPAN_S.0)
 }
 
 /// One sample into the estimators.

@@ -20,7 +20,7 @@ pub(crate) struct Open {
 
 /// Closes the open record if its time has come, or if a new change supersedes it.
 ///
-/// `actual`: what is measured now. `after_s`: how long a change needs to show, max(start-up, window).
+/// `actual`: what is measured now. `after_s`: how long a change needs to show, start-up and window.
 pub(crate) fn close(
     open: &mut Option<Open>,
     actual: Outcome,

@@ -2,7 +2,7 @@
 //! be decided is a [`HoldReason`].
 
 use crate::arrivals::backlog_rate;
-use crate::capacity::Model;
+use crate::capacity::{Model, PodRate};
 use crate::choose::{self, Choice, Load, choose, pinned, rate, ratio};
 use crate::control::{self, Tick};
 use crate::decision::{Action, Decision, HoldReason, Outcome, Record, Trigger};
@@ -95,6 +95,16 @@ impl View {
         self.forecast.level.get() * (1.0 - self.hit_ratio)
     }
 
+    /// A batch size as far as the curve reaches: larger batches have not formed.
+    pub(crate) fn known(&self, batch: u32) -> u32 {
+        batch.min(self.model.times.largest())
+    }
+
+    /// What one of the ready pods carries with batches up to `batch`.
+    pub(crate) fn pod_now(&self, batch: u32) -> Option<PodRate> {
+        self.model.pod(self.known(batch), self.seen.ready)
+    }
+
     /// The knobs as they would be if all were in Auto: as desired where they are.
     fn recommended(&self, policy: &Policy, observation: &Observation, desired: Knobs) -> Knobs {
         let mut knobs = desired;
@@ -120,7 +130,7 @@ impl View {
 
     /// What the model expects of `knobs` at the arrivals of now.
     fn expect(&self, state: &State, knobs: &Knobs) -> Outcome {
-        let (batch, pods) = (knobs.max_batch_size.get(), knobs.replicas.get());
+        let (batch, pods) = (self.known(knobs.max_batch_size.get()), knobs.replicas.get());
         let overhead_s = state.overhead_s.unwrap_or(0.0);
         let latency = |q: f64| {
             let engine_s = self.model.latency_s(batch, pods, self.engine_rate(), q)?;
@@ -241,7 +251,11 @@ fn decide(
             let step = state.control.step(policy, observation, choice, tick);
             (step.knobs, settled(observation, view, step.barred), step.trigger)
         }
-        (None, _) => (previous(state, current), state.control.held.unwrap_or(HoldReason::Settled), Trigger::Policy),
+        (None, _) => (
+            state.control.previous.unwrap_or(current),
+            state.control.held.unwrap_or(HoldReason::Settled),
+            Trigger::Policy,
+        ),
     };
     let mut desired = control::restrain(policy, &current, proposed);
     let spare_s = policy
@@ -316,7 +330,8 @@ fn keep_record(
     let level = view.forecast.level.get();
     let changed = matches!(action, Action::Change { .. });
     let actual = view.measure(state, &observation.current);
-    let after_s = view.startup_s.max(policy.window_s());
+    // A window that begins before the new pods serve would measure the load, not the change.
+    let after_s = view.startup_s + policy.window_s();
     let mut open = state.open.take();
     let judged = outcome::close(&mut open, actual, level, changed, (now, after_s));
     let Action::Change { trigger } = action else {
@@ -348,7 +363,7 @@ pub(crate) fn capacity(view: &View, observation: &Observation, desired: &Knobs) 
     let Some(pod) = view.model.pod(desired.max_batch_size.get(), desired.replicas.get()) else {
         return Capacity { kappa: ratio(1.0), ..Capacity::default() };
     };
-    let ready = view.model.pod(observation.current.max_batch_size.get(), view.seen.ready);
+    let ready = view.pod_now(observation.current.max_batch_size.get());
     Capacity {
         mu_sat: rate(pod.saturation),
         mu_star: rate(pod.carried),
@@ -383,8 +398,12 @@ pub(crate) fn candidates(policy: &Policy, view: &View, desired: &Knobs) -> Vec<C
 /// The API target's figure for the present knobs: overhead, waiting and running, seconds.
 pub(crate) fn expected_api_s(policy: &Policy, state: &State, view: &View, current: &Knobs) -> Option<f64> {
     let q = policy.targets.api.map(LatencyTarget::at)?;
-    let engine_s =
-        view.model.latency_s(current.max_batch_size.get(), current.replicas.get().max(1), view.engine_rate(), q)?;
+    let engine_s = view.model.latency_s(
+        view.known(current.max_batch_size.get()),
+        current.replicas.get().max(1),
+        view.engine_rate(),
+        q,
+    )?;
     Some(engine_s + state.overhead_s.unwrap_or(0.0))
 }
 

@@ -12,6 +12,8 @@ const CPU_DECAY: f64 = 0.95;
 const CPU_IMAGES_MIN: f64 = 30.0;
 /// Share of answers from the cache up to which CPU time is all the engine's path: a hit costs a hash, not a decode.
 const CPU_HITS_MAX: f64 = 0.2;
+/// A pod that uses more is not idle: it starts, or times batches.
+const IDLE_CORES_MAX: f64 = 0.05;
 /// Start-ups remembered; p90 of 20 is the second slowest.
 const STARTS_MAX: usize = 20;
 /// Until one was seen (control.md §3).
@@ -42,7 +44,7 @@ impl Cpu {
             return;
         }
         if sample.arrivals == 0 && sample.inflight == 0 && engine_images <= 0.0 {
-            let cores = cpu_s / span_s;
+            let cores = (cpu_s / span_s).min(IDLE_CORES_MAX);
             self.idle_cores = Some(self.idle_cores.map_or(cores, |idle| idle.min(cores)));
         } else if real(sample.cache.hits) <= CPU_HITS_MAX * engine_images {
             let busy_s = cpu_s - self.idle_cores.unwrap_or(0.0) * span_s;
@@ -228,8 +230,9 @@ mod tests {
             arrivals,
             ..Sample::default()
         };
-        cpu.add(&sample(500, 0), 0.0);
-        cpu.add(&sample(500 + 2000, 100), 100.0);
+        cpu.add(&sample(5000, 0), 0.0);
+        cpu.add(&sample(100, 0), 0.0);
+        cpu.add(&sample(100 + 2000, 100), 100.0);
         assert!((cpu.per_image_s().unwrap() - 0.020).abs() < 1e-9);
         let mut hits = sample(900, 100);
         hits.cache.hits = 90;

@@ -110,12 +110,12 @@ impl Count {
         if self.dispersion <= POISSON_MAX {
             return (self.mean * (growth - 1.0), self.mean * growth);
         }
-        let (shape, share) = (self.mean / (self.dispersion - 1.0), 1.0 - 1.0 / self.dispersion);
+        let (order, share) = (self.mean / (self.dispersion - 1.0), 1.0 - 1.0 / self.dispersion);
         let left = 1.0 - share * growth;
         if left <= 0.0 {
             return (f64::INFINITY, f64::INFINITY);
         }
-        (shape * libm::log((1.0 - share) / left), shape * share * growth / left)
+        (order * libm::log((1.0 - share) / left), order * share * growth / left)
     }
 
     /// Decay rate θ of the queue's tail when `served` leave at each batch's end, and its factor C, at most 1.

@@ -5,7 +5,7 @@ use crate::choose::Choice;
 use crate::decision::HoldReason;
 use crate::explain::Forecast;
 use crate::observation::Knobs;
-use crate::policy::{LatencyTarget, Policy};
+use crate::policy::Policy;
 use crate::units::{Bytes, real};
 
 /// What a sentence is about.
@@ -94,17 +94,18 @@ fn batch(facts: Facts, from: u32, to: u32) -> String {
     let pods = facts.choice.replicas;
     let carried = |size: u32| facts.model.pod(size, pods).map(|pod| pod.carried);
     let time = |size: u32| facts.model.times.mean(size);
-    let slow = facts
-        .policy
-        .targets
-        .inference
-        .filter(|target| facts.model.times.upper(from, target.at()).is_some_and(|upper| upper > target.limit_s()));
+    // The larger batch may not be known; then the smaller one, being too slow itself, says enough.
+    let slow = facts.policy.targets.inference.and_then(|target| {
+        let upper = |size: u32| facts.model.times.upper(size, target.at());
+        upper(from)
+            .or_else(|| upper(to))
+            .filter(|upper| to < from && *upper > target.limit_s())
+            .zip(Some(target.limit_s()))
+    });
+    if let Some((upper, limit)) = slow {
+        return format!("batch {from}→{to}: a batch takes up to {}, {} are allowed", millis(upper), millis(limit));
+    }
     match (carried(from), carried(to)) {
-        (Some(_), _) if slow.is_some() && to < from => {
-            let limit = slow.map_or(0.0, LatencyTarget::limit_s);
-            let upper = slow.and_then(|target| facts.model.times.upper(from, target.at())).unwrap_or(0.0);
-            format!("batch {from}→{to}: {from} images take up to {}, {} are allowed", millis(upper), millis(limit))
-        }
         (Some(before), Some(after)) if to < from => format!(
             "batch {from}→{to}: batching does not pay here, one pod carries {after:.1}/s with batches of {to} and \
              {before:.1}/s with {from} ({} and {} a batch)",

@@ -30,7 +30,7 @@ pub(crate) fn explain(
         relax::relaxations(policy, &view.model, state, choice, plan::required_rate(policy, view))
     });
     let targets = rows(policy, observation, state, (view, metrics, now));
-    let targets_met = state.verdicts.targets_met(policy, &targets, now);
+    let targets_met = state.verdicts.targets_met(policy, &targets, (!metrics).then_some(metrics_available.reason), now);
     let (bottlenecks, advice) = diagnose::diagnose(Case {
         policy,
         state,
@@ -80,11 +80,11 @@ fn rows(
     let current = observation.current;
     let batch = current.max_batch_size.get();
     let q = policy.targets.inference.map_or(0.95, crate::policy::LatencyTarget::at);
-    let ready = view.model.pod(batch, view.seen.ready).map(|pod| pod.carried * f64::from(view.seen.ready));
+    let ready = view.pod_now(batch).map(|pod| pod.carried * f64::from(view.seen.ready));
     let fewest = view.choice.as_ref().map_or_else(|| policy.replicas.min.get(), |choice| choice.replicas);
     let evidence = Evidence {
         sums: metrics.then_some(&view.sums),
-        inference_s: view.model.times.upper(batch.min(view.model.times.largest()), q),
+        inference_s: view.model.times.upper(view.known(batch), q),
         api_s: plan::expected_api_s(policy, state, view, &current),
         ready_rate: ready,
         max_rate: plan::reachable_rate(policy, view),

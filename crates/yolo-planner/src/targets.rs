@@ -65,7 +65,15 @@ impl Verdicts {
     }
 
     /// Whether all targets are met: True or False only after a whole window of it.
-    pub(crate) fn targets_met(&mut self, policy: &Policy, rows: &[TargetRow], now: Timestamp) -> Condition {
+    ///
+    /// `blind`: why there is no data, if there is none.
+    pub(crate) fn targets_met(
+        &mut self,
+        policy: &Policy,
+        rows: &[TargetRow],
+        blind: Option<ConditionReason>,
+        now: Timestamp,
+    ) -> Condition {
         let window_s = policy.window_s();
         let applicable: Vec<_> = rows.iter().filter(|row| row.verdict != Verdict::NotApplicable).collect();
         let good = |row: &&TargetRow| matches!(row.verdict, Verdict::Met | Verdict::Predicted);
@@ -73,7 +81,8 @@ impl Verdicts {
         self.good_since = applicable.iter().all(good).then(|| self.good_since.unwrap_or(now));
         if applicable.iter().any(|row| row.verdict == Verdict::Unknown) {
             self.met = Tristate::Unknown;
-            return condition(self.met, ConditionReason::NoData, "No usable measurement of a target.".to_owned());
+            let reason = blind.unwrap_or(ConditionReason::NoData);
+            return condition(self.met, reason, "No usable measurement of a target.".to_owned());
         }
         if now.since(self.policy_since) < window_s {
             let message = format!("Measuring since the policy changed; a verdict needs one window of {window_s:.0} s.");
@@ -313,7 +322,7 @@ mod tests {
             let before = verdicts.rows.first().filter(|before| before.1 == verdict).map(|before| before.2);
             let row = TargetRow { verdict, since: before.unwrap_or_else(|| at(second)), ..found };
             verdicts.rows = vec![(row.name, row.verdict, row.since)];
-            verdicts.targets_met(&policy, &[row], at(second)).status
+            verdicts.targets_met(&policy, &[row], None, at(second)).status
         };
         assert_eq!(judge_at(1000, false), Tristate::Unknown);
         assert_eq!(judge_at(1059, false), Tristate::Unknown);

@@ -5,7 +5,8 @@
 
 use yolo_planner::histogram::Histogram;
 use yolo_planner::observation::{
-    BatchCount, CacheCounts, GhostSize, Ghosts, GpuLoad, Knobs, Observation, PerSecond, Phase, Pod, Sample, Signal,
+    BatchCount, CacheCounts, CurvePoint, GhostSize, Ghosts, GpuLoad, Knobs, Observation, PerSecond, Phase, Pod, Sample,
+    Signal,
 };
 use yolo_planner::policy::Policy;
 use yolo_planner::units::{BatchSize, Bytes, Cores, Count, Ratio, Replicas, Seconds, SecondsSquared, Timestamp};
@@ -198,9 +199,25 @@ impl Fleet {
         }
     }
 
+    /// What a server times at idle: sizes up to 16, until one gains less than 3 % twice.
+    fn idle_curve(&self) -> Vec<CurvePoint> {
+        let (mut points, mut best, mut misses) = (Vec::new(), f64::INFINITY, 0);
+        for size in [1, 2, 4, 8, 16] {
+            let time = self.time(size);
+            misses += u32::from(time / size as f64 > 0.97 * best);
+            best = best.min(time / size as f64);
+            points.push(CurvePoint { size: batch(size as u32), mean: seconds(time), p95: seconds(time) });
+            if misses == 2 {
+                break;
+            }
+        }
+        points
+    }
+
     /// What an operator would see now; counters start again.
     pub fn observe(&mut self) -> Observation {
         let mut observation = Observation::new(self.knobs);
+        let curve = self.idle_curve();
         for live in &mut self.pods {
             let mut sample = std::mem::take(&mut live.sample);
             let (api, inference) = (std::mem::take(&mut live.api), std::mem::take(&mut live.inference));
@@ -220,7 +237,7 @@ impl Fleet {
             let busy = inference.iter().sum::<f64>() / sample.span.get().max(0.1);
             sample.gpu = (self.kind.quota == 0)
                 .then(|| GpuLoad { duty: Ratio::try_from(busy.min(1.0)).unwrap(), sm_active: None });
-            sample.curve = Vec::new();
+            sample.curve = curve.clone();
             if sample.cache == CacheCounts::default() && sample.arrivals == 0 {
                 sample.ghosts = Ghosts::default();
             }

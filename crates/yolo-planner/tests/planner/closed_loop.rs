@@ -1,10 +1,8 @@
 //! The planner in a loop with a toy fleet: it converges, for stated reasons, and stays.
 
-mod support;
-
-use support::{Fleet, Kind};
+use crate::support::{Fleet, Kind};
 use yolo_planner::explain::Tristate;
-use yolo_planner::observation::Knobs;
+use yolo_planner::observation::{Knobs, Observation};
 use yolo_planner::policy::{Accelerator, Knob, Policy, Targets};
 use yolo_planner::units::{BatchSize, Bytes, Ratio, Replicas, Seconds};
 use yolo_planner::{Action, Decision, HoldReason, State, plan};
@@ -29,13 +27,14 @@ struct Loop {
     policy: Policy,
     fleet: Fleet,
     state: State,
+    seen: Option<Observation>,
     changes: Vec<(Knobs, Knobs, String)>,
 }
 
 impl Loop {
     fn new(kind: Kind, policy: Policy) -> Self {
         let fleet = Fleet::new(kind, &policy);
-        Self { policy, fleet, state: State::default(), changes: Vec::new() }
+        Self { policy, fleet, state: State::default(), seen: None, changes: Vec::new() }
     }
 
     /// Runs ticks of 5 s; returns the last decision.
@@ -43,7 +42,9 @@ impl Loop {
         let mut last = None;
         for _ in 0..ticks {
             self.fleet.run(rate, 5.0);
-            let decision = plan(&self.policy, &self.fleet.observe(), &self.state, support::at(self.fleet.now));
+            let seen = self.fleet.observe();
+            let decision = plan(&self.policy, &seen, &self.state, crate::support::at(self.fleet.now));
+            self.seen = Some(seen);
             if let (Action::Change { .. }, Some(record)) = (decision.action, &decision.record) {
                 self.changes.push((record.from, record.to, record.reason.clone()));
             }
@@ -55,7 +56,7 @@ impl Loop {
     }
 
     fn reasons(&self) -> String {
-        self.changes.iter().map(|(_, _, reason)| format!("{reason}\n")).collect()
+        self.changes.iter().map(|(_, _, reason)| reason.as_str()).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -110,9 +111,12 @@ fn cache_grows_when_pictures_repeat_and_frees_pods() {
 fn batch_rises_before_replicas_where_batching_pays() {
     let mut service = Loop::new(GPU, policy(Accelerator::Gpu));
     service.run(60.0, 24);
-    service.run(90.0, 24);
-    let first = service.changes.first().cloned();
-    assert!(service.fleet.replicas() == Replicas::new(1), "{first:?} {}", service.reasons());
+    service.run(180.0, 24);
+    assert_eq!(service.fleet.knobs.max_batch_size.get(), 16, "{}", service.reasons());
+    assert_eq!(service.fleet.replicas(), Replicas::new(1), "one pod carries it: {}", service.reasons());
+    let busy = service.run(400.0, 24);
+    assert_eq!(service.fleet.replicas(), Replicas::new(2), "now batches no longer do: {}", service.reasons());
+    assert_eq!(busy.explanation.conditions.targets_met.status, Tristate::True, "{:#?}", busy.explanation.targets);
 }
 
 #[test]
@@ -139,6 +143,24 @@ fn an_outage_of_metrics_holds_replicas() {
     service.fleet.reachable = true;
     service.run(0.0, 36);
     assert_eq!(service.fleet.replicas(), Replicas::new(1), "seen zeros are: {}", service.reasons());
+}
+
+#[test]
+fn a_look_between_ticks_repeats_the_last_answer() {
+    let mut service = Loop::new(CPU, policy(Accelerator::Cpu));
+    service.run(60.0, 24);
+    let before = service.fleet.knobs;
+    let mut down = service.run(0.0, 1);
+    while down.desired == before {
+        down = service.run(0.0, 1);
+    }
+    // The object that the last answer changed is not in the operator's cache yet.
+    let seen = service.seen.take().unwrap();
+    assert_eq!(seen.current, before);
+    let now = crate::support::at(service.fleet.now + 0.5);
+    let again = plan(&service.policy, &seen, &service.state, now);
+    assert_eq!(again.desired, down.desired);
+    assert!(again.record.is_none(), "{:?}", again.action);
 }
 
 #[test]

@@ -1,0 +1,17 @@
+//! The planner from outside: laws, golden sequences, and a loop with a toy fleet.
+// `cfg(test)` tells clippy that helpers, too, are test code, where a panic is a failed test.
+#![expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts of a toy fleet are far below 2^32"
+)]
+
+#[cfg(test)]
+mod closed_loop;
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod support;
