@@ -1,5 +1,6 @@
 //! Schema pieces that the derive cannot express.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema, transform::transform_subschemas};
 use serde_json::{Map, Value};
 
@@ -25,6 +26,18 @@ pub fn text_map(_: &mut SchemaGenerator) -> Schema {
 pub fn embedded<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = T::json_schema(generator);
     bound(&mut schema);
+    schema
+}
+
+/// The schema of `status.conditions`: as [`embedded`], but a message may be as long as `status::clip` leaves it.
+pub fn conditions(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = embedded::<Vec<Condition>>(generator);
+    // Inlined, because a reference would share the bound with every other embedded type.
+    let mut condition = embedded::<Condition>(generator);
+    if let Some(message) = condition.pointer_mut("/properties/message/maxLength") {
+        *message = Value::from(super::status::TEXT_CHARS_MAX);
+    }
+    schema.insert("items".to_owned(), condition.into());
     schema
 }
 

@@ -79,7 +79,7 @@ pub struct YoloInferenceServiceStatus {
     /// Ready, Reconciling, Stalled, `TargetsMet`, `TargetsFeasible`, `MetricsAvailable`, `ScalingActive`, `ScalingLimited`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(
-        schema_with = "schema::embedded::<Vec<Condition>>",
+        schema_with = "schema::conditions",
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"])
     )]
     pub conditions: Vec<Condition>,
