@@ -58,6 +58,10 @@ pub async fn client_as(cluster: &LocalCluster, user: &str) -> Client {
 impl Operator {
     /// Starts an operator for one namespace. `identity` is its user and its name in the lease.
     pub async fn start(cluster: &LocalCluster, namespace: &str, identity: &str) -> Self {
+        // `YOLO_LOG=yolo_operator=debug` shows the operator's log; a second subscriber of this process is refused, and not
+        // needed.
+        let filter = tracing_subscriber::EnvFilter::from_env("YOLO_LOG");
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
         let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
         let config = Config {
             namespace: namespace.to_owned(),
