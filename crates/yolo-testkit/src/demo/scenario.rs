@@ -140,6 +140,17 @@ pub const PHASES: [PhaseScript; 4] = [
     },
 ];
 
+/// The shortest story with the whole path in it, for the end-to-end test: load that one pod carries, then three times it.
+pub const SHORT_PHASES: [PhaseScript; 2] = [
+    PhaseScript { least: WINDOW, most: Duration::from_mins(1), expected: &[], ..PHASES[0] },
+    PhaseScript {
+        least: WINDOW,
+        most: Duration::from_secs(90),
+        expected: &[Expected { service: PAGE_LAYOUT.name, change: Move::ReplicasUp }],
+        ..PHASES[1]
+    },
+];
+
 impl Move {
     /// The first change of `status` that is this move, if there is one.
     pub fn find(self, status: &Status) -> Option<&Change> {
