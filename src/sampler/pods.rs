@@ -84,3 +84,66 @@ impl Pods {
 fn unreachable_pod(url: &str, source: impl std::error::Error + Send + Sync + 'static) -> ReadError {
     ReadError::Unreachable { url: url.to_owned(), source: Arc::new(source) }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::sampler::raw::tests::page;
+
+    /// Reads a pod whose every connection is answered with `answer`; `None` keeps it open and says nothing.
+    async fn read(test: u8, answer: Option<String>) -> Result<RawSample, ReadError> {
+        // An address of this test alone, so that the pods' fixed port is free on it.
+        let [_, _, high, low] = std::process::id().to_be_bytes();
+        let ip = IpAddr::from([127, 64 | (test << 3) | (high & 7), low, 2]);
+        let listener = TcpListener::bind(SocketAddr::new(ip, ADMIN_PORT)).await.unwrap();
+        let pod = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _request = stream.read(&mut [0; 1024]).await.unwrap();
+                match &answer {
+                    Some(answer) => drop(stream.write_all(answer.as_bytes()).await), // The reader may hang up.
+                    None => std::future::pending().await,
+                }
+            }
+        });
+        let target = Target { uid: "u".to_owned(), namespace: "kitchen".to_owned(), name: "fork".to_owned(), ip };
+        let reading = Pods::new().read(&[target], Clock::start()).await.remove("u").unwrap();
+        pod.abort();
+        reading
+    }
+
+    fn ok(body: &str) -> Option<String> {
+        Some(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
+    }
+
+    #[tokio::test]
+    async fn page_is_read() {
+        assert!(read(0, ok(&page(1.0))).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn redirect_is_not_followed() {
+        let elsewhere = "HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n";
+        assert!(matches!(read(1, Some(elsewhere.to_owned())).await, Err(ReadError::Status(302))));
+    }
+
+    #[tokio::test]
+    async fn endless_answer_is_cut() {
+        let endless = format!("HTTP/1.1 200 OK\r\n\r\n{}", "yolo_workers 1\n".repeat(200_000));
+        assert!(matches!(read(2, Some(endless)).await, Err(ReadError::TooLarge { .. })));
+    }
+
+    #[tokio::test]
+    async fn page_cut_by_a_broken_connection_is_no_page() {
+        let cut = ok(&page(1.0)).unwrap();
+        assert!(matches!(read(3, Some(cut[..cut.len() / 2].to_owned())).await, Err(ReadError::Unreachable { .. })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_pod_is_given_up() {
+        assert!(matches!(read(4, None).await, Err(ReadError::Timeout { .. })));
+    }
+}

@@ -73,25 +73,8 @@ impl Prometheus {
     }
 
     async fn page(&mut self, targets: &[Target], clock: Clock) -> Result<Readings, ReadError> {
-        let text = self.ask(&query(targets)).await?;
-        let now_s = clock.now().get();
-        let answer: Answer = serde_json::from_slice(&text).map_err(|_| ReadError::Malformed { what: "the answer" })?;
-        let series = answer.data.result;
-        let ahead_s = match (self.ahead_s, series.first()) {
-            (Some(kept), Some(series)) if (now_s - series.value.0 - kept).abs() <= CLOCK_STEP_S => kept,
-            (_, Some(series)) => now_s - series.value.0,
-            (kept, None) => kept.unwrap_or(0.0),
-        };
-        self.ahead_s = Some(ahead_s);
-        let mut pods = newest_scrapes(&series, ahead_s)?;
-        for one in &series {
-            one.put(&mut pods)?;
-        }
-        let readings = targets.iter().map(|target| {
-            let pod = pods.remove(&(target.namespace.as_str(), target.name.as_str()));
-            (target.uid.clone(), pod.map_or(Err(ReadError::Absent), |pod| pod.raw.and_then(RawSample::complete)))
-        });
-        Ok(readings.collect())
+        let answer = self.ask(&query(targets)).await?;
+        readings(&answer, targets, clock.now().get(), &mut self.ahead_s)
     }
 
     async fn ask(&self, query: &str) -> Result<Vec<u8>, ReadError> {
@@ -109,6 +92,26 @@ impl Prometheus {
         }
         Ok(text)
     }
+}
+
+/// The readings in the `answer` to the query for `targets`, which came at `now_s` of our clock.
+fn readings(answer: &[u8], targets: &[Target], now_s: f64, ahead_s: &mut Option<f64>) -> Result<Readings, ReadError> {
+    let answer: Answer = serde_json::from_slice(answer).map_err(|_| ReadError::Malformed { what: "the answer" })?;
+    let series = answer.data.result;
+    let ahead_s = match (*ahead_s, series.first()) {
+        (Some(kept), Some(one)) if (now_s - one.value.0 - kept).abs() <= CLOCK_STEP_S => kept,
+        (_, Some(one)) => *ahead_s.insert(now_s - one.value.0),
+        (_, None) => return Ok(targets.iter().map(|target| (target.uid.clone(), Err(ReadError::Absent))).collect()),
+    };
+    let mut pods = newest_scrapes(&series, ahead_s)?;
+    for one in &series {
+        one.put(&mut pods)?;
+    }
+    let readings = targets.iter().map(|target| {
+        let pod = pods.remove(&(target.namespace.as_str(), target.name.as_str()));
+        (target.uid.clone(), pod.map_or(Err(ReadError::Absent), |pod| pod.raw.and_then(RawSample::complete)))
+    });
+    Ok(readings.collect())
 }
 
 /// The whole families, the narrowed ones, and the scrape times, of these pods.
@@ -204,4 +207,93 @@ fn newest_scrapes<'s>(series: &'s [Series<'_>], ahead_s: f64) -> Result<HashMap<
     }
     let pod = |(at_s, target)| Pod { target, raw: Ok(RawSample::at(at_s)) };
     Ok(newest.into_iter().map(|(name, (scraped_s, target))| (name, pod((scraped_s + ahead_s, target)))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampler::raw::tests::page;
+
+    const NOW_S: f64 = 5000.0;
+
+    fn target(name: &str) -> Target {
+        let (uid, name) = (format!("uid-{name}"), name.to_owned());
+        Target { uid, namespace: "kitchen".to_owned(), name, ip: std::net::Ipv4Addr::LOCALHOST.into() }
+    }
+
+    /// The series of a page as Prometheus answers them at `now_s` of its clock, of a scrape `age_s` before.
+    fn answered((pod, job): (&str, &str), value: f64, now_s: f64, age_s: f64) -> Vec<String> {
+        let labels = format!("\"namespace\":\"kitchen\",\"pod\":\"{pod}\",\"job\":\"{job}\"");
+        let one =
+            |own: String, value: &str| format!("{{\"metric\":{{{own}{labels}}},\"value\":[{now_s},\"{value}\"]}}");
+        let series = |line: &str| {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            let (name, own) = name.trim_end_matches('}').split_once('{').unwrap_or((name, ""));
+            let pairs = own.split(',').filter_map(|pair| pair.split_once('='));
+            let own: String = pairs.map(|(label, value)| format!("\"{label}\":{value},")).collect();
+            one(format!("\"__name__\":\"{name}\",{own}"), value)
+        };
+        let scraped = one(format!("\"{SCRAPED_MARK}\":\"1\","), &(now_s - age_s).to_string());
+        page(value).lines().map(series).chain([scraped]).collect()
+    }
+
+    fn read(series: &[Vec<String>], ahead_s: &mut Option<f64>) -> Readings {
+        let answer = format!("{{\"status\":\"success\",\"data\":{{\"result\":[{}]}}}}", series.concat().join(","));
+        readings(answer.as_bytes(), &[target("one"), target("two.x")], NOW_S, ahead_s).unwrap()
+    }
+
+    #[test]
+    fn reading_is_as_old_as_its_scrape_whatever_the_clock_of_prometheus() {
+        for ahead in [-3600.0, 0.0, 3600.0] {
+            let answer = [answered(("one", "pods"), 7.0, NOW_S + ahead, 240.0)];
+            let readings = read(&answer, &mut None);
+            let one = readings["uid-one"].as_ref().unwrap();
+            assert!((one.at_s - (NOW_S - 240.0)).abs() < 1e-6, "{}", one.at_s);
+            assert_eq!(one.value("yolo_batches_total", "8"), Some(7.0));
+            assert!(matches!(readings["uid-two.x"], Err(ReadError::Absent)));
+        }
+    }
+
+    #[test]
+    fn scrape_keeps_its_time_through_the_jitter_of_the_network() {
+        let mut ahead_s = None;
+        let first = read(&[answered(("one", "pods"), 7.0, 1000.0, 2.0)], &mut ahead_s);
+        let again = read(&[answered(("one", "pods"), 7.0, 1000.3, 2.3)], &mut ahead_s);
+        let times = [&first, &again].map(|readings| readings["uid-one"].as_ref().unwrap().at_s);
+        assert!((times[0] - times[1]).abs() < 1e-6, "{times:?}");
+    }
+
+    #[test]
+    fn pod_scraped_by_two_jobs_is_read_from_the_newer_scrape_alone() {
+        let (old, new) = (answered(("one", "old"), 7.0, NOW_S, 20.0), answered(("one", "new"), 9.0, NOW_S, 1.0));
+        for series in [[old.clone(), new.clone()], [new, old]] {
+            let one = read(&series, &mut None).remove("uid-one").unwrap().unwrap();
+            assert_eq!(one.value("yolo_queue_depth", ""), Some(9.0));
+        }
+    }
+
+    #[test]
+    fn bad_number_spoils_its_own_pod_only() {
+        let bad =
+            answered(("one", "pods"), 7.0, NOW_S, 1.0).iter().map(|one| one.replace("\"7\"", "\"NaN\"")).collect();
+        let readings = read(&[bad, answered(("two.x", "pods"), 7.0, NOW_S, 1.0)], &mut None);
+        assert!(matches!(readings["uid-one"], Err(ReadError::NotANumber { .. })));
+        assert!(readings["uid-two.x"].is_ok());
+    }
+
+    #[test]
+    fn answer_that_is_no_vector_is_refused_and_an_empty_one_is_no_data() {
+        for answer in ["", "<html>", "{\"status\":\"error\"}", "{\"data\":{\"result\":[1]}}"] {
+            assert!(readings(answer.as_bytes(), &[target("one")], NOW_S, &mut None).is_err(), "{answer}");
+        }
+        assert!(matches!(read(&[], &mut None)["uid-one"], Err(ReadError::Absent)));
+    }
+
+    #[test]
+    fn url_of_something_else_is_refused() {
+        for url in ["", "prometheus:9090", "file:///etc/passwd", "ftp://host"] {
+            assert!(Prometheus::new(url).is_err(), "{url}");
+        }
+        assert!(Prometheus::new("http://prometheus.monitoring.svc:9090").is_ok());
+    }
 }
