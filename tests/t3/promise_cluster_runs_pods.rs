@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{Pod, Service},
@@ -69,19 +70,20 @@ fn service_balances_over_the_restricted_pods_of_a_deployment() {
         service.spec.unwrap().cluster_ip.unwrap()
     });
     let address = address.unwrap();
-    let served_by = cluster
+    cluster
         .block_on(async |_client| {
+            // kube-proxy learns of each pod a moment after it is ready.
             let mut pods = BTreeSet::new();
-            // kube-proxy learns of the pods a moment after they are ready.
-            let reachable = async || page(&address).await.ok();
-            wait_for("the Service to answer", LIMIT, reachable).await.unwrap();
-            for _ in 0..REQUESTS {
-                pods.insert(page(&address).await.unwrap());
-            }
-            pods
+            let both = async || {
+                pods.insert(page(&address).await.ok()?);
+                (pods.len() == 2).then_some(())
+            };
+            wait_for("both pods to answer", LIMIT, both).await.unwrap();
+            let served_by: BTreeSet<_> =
+                futures::stream::iter(0..REQUESTS).then(|_| page(&address)).try_collect().await.unwrap();
+            assert_eq!(served_by, pods);
         })
         .unwrap();
-    assert_eq!(served_by.len(), 2, "{served_by:?}");
 }
 
 /// One request on a connection of its own, because a Service balances connections.
