@@ -28,6 +28,7 @@ mod report;
 pub mod state;
 mod targets;
 pub mod units;
+mod view;
 mod window;
 
 pub use decision::{Action, Decision, HoldReason, Record, Trigger};

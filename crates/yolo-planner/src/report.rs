@@ -7,13 +7,13 @@ use crate::diagnose::{self, Case};
 use crate::explain::{Capacity, TargetRow};
 use crate::explain::{Condition, ConditionReason, Conditions, Explanation, Forecast, Load, Tristate};
 use crate::observation::{Knobs, Observation};
-use crate::plan::{self, View};
 use crate::policy::Policy;
 use crate::reason;
 use crate::relax;
 use crate::state::State;
 use crate::targets::{self, Evidence};
 use crate::units::{Bytes, Timestamp};
+use crate::view::{self, View};
 
 /// Explains `action` and `desired`; notes in `state` since when each verdict holds.
 pub(crate) fn explain(
@@ -27,7 +27,7 @@ pub(crate) fn explain(
     let metrics_available = conditions::metrics_available(&view.seen, state);
     let metrics = metrics_available.status == Tristate::True;
     let relaxations = choice.map_or_else(Vec::new, |choice| {
-        relax::relaxations(policy, &view.model, state, choice, plan::required_rate(policy, view))
+        relax::relaxations(policy, &view.model, state, choice, view::required_rate(policy, view))
     });
     let targets = rows(policy, observation, state, (view, metrics, now));
     let targets_met = state.verdicts.targets_met(policy, &targets, (!metrics).then_some(metrics_available.reason), now);
@@ -53,9 +53,9 @@ pub(crate) fn explain(
         reason,
         load: load(policy, observation, view),
         forecast: view.forecast,
-        capacity: plan::capacity(view, observation, &desired),
+        capacity: view::capacity(view, observation, &desired),
         constraints: choice.map(|choice| choice.constraints.clone()).unwrap_or_default(),
-        best3: plan::candidates(policy, view, &desired),
+        best3: view::candidates(policy, view, &desired),
         targets_summary: targets::summary(&targets),
         conditions: Conditions {
             targets_met,
@@ -85,9 +85,9 @@ fn rows(
     let evidence = Evidence {
         sums: metrics.then_some(&view.sums),
         inference_s: view.model.times.upper(view.known(batch), q),
-        api_s: plan::expected_api_s(policy, state, view, &current),
+        api_s: view::expected_api_s(policy, state, view, &current),
         ready_rate: ready,
-        max_rate: plan::reachable_rate(policy, view),
+        max_rate: view::reachable_rate(policy, view),
         level: view.forecast.level.get(),
         at_floor: current.replicas.get() <= fewest,
     };
