@@ -11,6 +11,7 @@
 )]
 
 mod operator;
+mod promise_chart_grants;
 mod promise_cluster_starts;
 mod promise_crd_refuses;
 mod promise_crd_shows;
