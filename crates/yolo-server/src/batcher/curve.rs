@@ -22,6 +22,8 @@ const P95_DEVIATIONS: f64 = 1.645;
 struct Estimate {
     mean_s: f64,
     variance_s2: f64,
+    /// Shortest run: what the size takes when nothing disturbs it.
+    shortest_s: f64,
     runs: u32,
 }
 
@@ -47,14 +49,15 @@ impl Curve {
         let time_s = time.as_secs_f64();
         let slot = &mut self.estimates[Self::slot(size)];
         *slot = Some(match *slot {
-            None => Estimate { mean_s: time_s, variance_s2: 0.0, runs: 1 },
-            Some(Estimate { mean_s, variance_s2, runs }) => {
+            None => Estimate { mean_s: time_s, variance_s2: 0.0, shortest_s: time_s, runs: 1 },
+            Some(Estimate { mean_s, variance_s2, shortest_s, runs }) => {
                 // The first runs count equally, so that one odd first run is soon forgotten.
                 let weight = NEWEST_WEIGHT.max(1.0 / f64::from(runs + 1));
                 let difference = time_s - mean_s;
                 Estimate {
                     mean_s: mean_s + weight * difference,
                     variance_s2: (1.0 - weight) * (variance_s2 + weight * difference * difference),
+                    shortest_s: shortest_s.min(time_s),
                     runs: runs.saturating_add(1),
                 }
             }
@@ -97,16 +100,16 @@ impl Curve {
     }
 
     /// The next size to time, or `None` when larger ones cannot pay: twice in a row no gain, or the last one took
-    /// longer than `threshold`.
+    /// longer than `threshold`. Sizes are compared by their shortest runs, because a busy neighbour only ever adds.
     pub fn next_untimed(&self, batch_max: usize, threshold: Duration) -> Option<usize> {
         let mut best_s = f64::INFINITY;
         let mut misses = 0;
         for size in TIMED_SIZES.into_iter().filter(|size| *size <= batch_max.min(self.largest)) {
             let Some(estimate) = self.known(size) else { return Some(size) };
-            let image_s = estimate.mean_s / ratio(size, 1);
+            let image_s = estimate.shortest_s / ratio(size, 1);
             misses = if image_s > (1.0 - GAIN_MIN) * best_s { misses + 1 } else { 0 };
             best_s = best_s.min(image_s);
-            if misses >= MISSES_MAX || estimate.mean_s > threshold.as_secs_f64() {
+            if misses >= MISSES_MAX || estimate.shortest_s > threshold.as_secs_f64() {
                 return None;
             }
         }
@@ -157,6 +160,14 @@ mod tests {
     #[test]
     fn timing_stops_at_the_first_size_past_the_threshold() {
         let order = time_all(&mut Curve::new(32), 32, |size| 60.0 + 15.0 * ratio(size, 1));
+        assert_eq!(order, [1, 2, 4]);
+    }
+
+    #[test]
+    fn a_disturbed_run_does_not_make_larger_batches_look_good() {
+        let mut curve = Curve::new(32);
+        curve.record(1, Duration::from_millis(40));
+        let order = time_all(&mut curve, 32, |size| 16.0 * ratio(size, 1));
         assert_eq!(order, [1, 2, 4]);
     }
 

@@ -42,17 +42,6 @@ async fn on_a_gpu_like_curve_it_learns_at_idle_to_batch_and_obeys_the_limit_at_o
 }
 
 #[tokio::test]
-async fn on_a_linear_curve_it_stays_with_single_images() {
-    let server = start(emulated(0, 40)).await; // long enough that a busy machine's noise is a small share
-    server.app().offer_knobs(
-        format!(r#"{{"maxBatchSize":16,"batchMax":16,"inferenceThresholdMillis":500,{NO_CACHE}}}"#).as_bytes(),
-    );
-    idle_timing_is_done(&server, &[1, 2, 4]).await;
-    assert_eq!(largest_batch(&burst(&server, 8).await), 1);
-    server.stop().await;
-}
-
-#[tokio::test]
 async fn a_delay_lets_a_batch_fill() {
     let server = start(emulated(10, 1)).await;
     server.app().offer_knobs(format!(r#"{{"maxBatchSize":4,"batchMax":4,{NO_CACHE}}}"#).as_bytes());

@@ -9,5 +9,6 @@ mod knobs;
 mod metrics;
 mod onnx;
 mod predict;
+mod program;
 mod sockets;
 mod support;

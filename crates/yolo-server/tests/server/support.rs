@@ -117,7 +117,7 @@ pub fn value_of(exposition: &str, series: &str) -> Option<f64> {
 }
 
 /// Polls until the condition holds; fails after [`PATIENCE`].
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !condition().await {
         assert!(start.elapsed() < PATIENCE, "still not: {what}");
