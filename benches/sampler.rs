@@ -138,7 +138,7 @@ async fn respond() {
         tokio::spawn(admin::serve(listener, Router::new().route("/metrics", get(move || async move { page }))));
     }
     println!("ready");
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 fn prometheus() -> std::io::Result<(Ended, String, tempfile::TempDir)> {

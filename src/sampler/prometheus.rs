@@ -230,8 +230,8 @@ mod tests {
             let (name, value) = line.rsplit_once(' ').unwrap();
             let (name, own) = name.trim_end_matches('}').split_once('{').unwrap_or((name, ""));
             let pairs = own.split(',').filter_map(|pair| pair.split_once('='));
-            let own: String = pairs.map(|(label, value)| format!("\"{label}\":{value},")).collect();
-            one(format!("\"__name__\":\"{name}\",{own}"), value)
+            let own: Vec<String> = pairs.map(|(label, value)| format!("\"{label}\":{value},")).collect();
+            one(format!("\"__name__\":\"{name}\",{}", own.concat()), value)
         };
         let scraped = one(format!("\"{SCRAPED_MARK}\":\"1\","), &(now_s - age_s).to_string());
         page(value).lines().map(series).chain([scraped]).collect()
