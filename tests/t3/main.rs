@@ -12,5 +12,6 @@
 
 mod promise_cluster_leaves_nothing_behind;
 mod promise_cluster_runs_pods;
+mod promise_service_meets_targets;
 
 yolo_testkit::cluster_guard!();
