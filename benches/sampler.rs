@@ -11,13 +11,16 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::routing::get;
 use futures::StreamExt;
 use futures::channel::mpsc;
 use tokio::net::TcpListener;
+use yolo_loadgen::client::{Client, Limits, Target};
+use yolo_loadgen::pictures::{Mode, Pictures};
+use yolo_loadgen::schedule::{Phase, arrivals};
 use yolo_operator::admin;
 use yolo_operator::clock::Clock;
 use yolo_operator::fleet::{PodPhase, PodView, ServiceId};
@@ -92,7 +95,7 @@ async fn measure(source: &str, url: Option<&str>) -> Vec<Figure> {
     ]
 }
 
-/// The pods' page as a real server writes it, with some images behind it.
+/// The pods' page as a real server writes it after two seconds of load, in batches of several sizes.
 async fn real_page() -> String {
     let ip = address(0);
     let config = Config {
@@ -102,10 +105,22 @@ async fn real_page() -> String {
         ..Config::new("emulated.onnx")
     };
     let server = Server::start(config).await.unwrap();
+    load(server.api_address()).await;
     let admin = server.admin_address();
     let page = tokio::task::spawn_blocking(move || http_get(admin)).await.unwrap();
     server.stop().await;
     page
+}
+
+async fn load(api: SocketAddr) {
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/yolo-vision/fixtures/decode/baseline-420.jpg");
+    std::fs::copy(fixture, folder.path().join("picture.jpg")).unwrap();
+    let pictures = Pictures::read(folder.path(), 1).unwrap();
+    let target = Target { address: api, host: "fork".to_owned(), path: "/predict".to_owned() };
+    let client = Client::new(target, Limits::default(), &[], tokio::time::Instant::now()).unwrap();
+    let phase = Phase { rate_per_second: 200.0, length: Duration::from_secs(2) };
+    client.run(arrivals(&[phase], 7), (&pictures, Mode::Distinct), std::future::pending()).await;
 }
 
 fn http_get(address: SocketAddr) -> String {
