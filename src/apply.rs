@@ -68,7 +68,7 @@ pub async fn apply(
     let outcome = async {
         let mut writer = Writer { access, owner_uid: &spec.uid, receipts: &mut kept.receipts, sent: 0 };
         // Knobs before the Deployment: a pod whose volume names a missing ConfigMap hangs in ContainerCreating.
-        let knobs = numbered(knobs, seen);
+        let knobs = numbered(knobs, seen.knobs, reported(seen));
         let config_map = build::config_map(spec, &knobs);
         writer.apply(&config_map, seen.config_map.as_deref()).await?;
         kept.knobs = Some(knobs);
@@ -93,15 +93,19 @@ pub async fn apply(
     outcome
 }
 
-/// The document with its number: the present one if the content is the same, else one more than any that was ever seen,
-/// so that a ConfigMap restored from a backup never repeats a number that a pod already knows.
-fn numbered(knobs: KnobsDocument, seen: &Seen) -> KnobsDocument {
-    if let Some(now) = seen.knobs.filter(|now| knobs.numbered(now.generation) == *now) {
+/// The document with its number: that of `now` if the content is the same, else one more than any that was ever seen or
+/// `reported`, so that a ConfigMap restored from a backup never repeats a number that a pod already knows.
+fn numbered(knobs: KnobsDocument, now: Option<KnobsDocument>, reported: Option<u64>) -> KnobsDocument {
+    if let Some(now) = now.filter(|now| knobs.numbered(now.generation) == *now) {
         return now;
     }
-    let reported = seen.pods.iter().filter_map(|pod| seen.snapshot.as_ref()?.knobs_generation(&pod.uid)).max();
-    let highest = reported.max(seen.knobs.map(|now| now.generation)).unwrap_or(0);
+    let highest = reported.max(now.map(|now| now.generation)).unwrap_or(0);
     knobs.numbered(highest.saturating_add(1))
+}
+
+/// The highest generation that any pod reports.
+fn reported(seen: &Seen) -> Option<u64> {
+    seen.pods.iter().filter_map(|pod| seen.snapshot.as_ref()?.knobs_generation(&pod.uid)).max()
 }
 
 /// Remembers the number of pods as the API server now has it, and who else wrote it.
@@ -132,4 +136,23 @@ async fn nudge_pods(access: Access<'_>, seen: &Seen, generation: u64, nudges: &m
     nudges.retain(|uid, _| pods.iter().any(|seen| seen.pod.uid == *uid));
     let due = nudge::due(&pods, generation, nudges, seen.now);
     nudges.extend(nudge::nudge(access, due).await);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::fixtures::smallest;
+    use yolo_planner::Knobs;
+
+    #[test]
+    fn number_changes_with_the_content_only_and_never_comes_twice() {
+        let policy = smallest().policy;
+        let one = KnobsDocument::new(&policy, &Knobs::initial(&policy));
+        let other = KnobsDocument { max_batch_size: one.max_batch_size + 1, ..one };
+        assert_eq!(numbered(one, None, None).generation, 1);
+        assert_eq!(numbered(one, Some(one.numbered(7)), Some(9)).generation, 7);
+        assert_eq!(numbered(other, Some(one.numbered(7)), None).generation, 8);
+        assert_eq!(numbered(other, Some(one.numbered(7)), Some(12)).generation, 13, "restored from a backup");
+        assert_eq!(numbered(one, None, Some(12)).generation, 13, "deleted");
+    }
 }

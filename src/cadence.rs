@@ -13,13 +13,13 @@ pub fn requeue() -> Action {
     Action::requeue(jittered(limits::REQUEUE, jitter()))
 }
 
-/// After the `failures`-th failure in a row (1 is the first).
-pub fn retry(retry: Retry, failures: u32) -> Action {
-    Action::requeue(jittered(pause(retry, failures), jitter()))
+/// How long an object rests after its `failures`-th failure in a row (1 is the first): doubled from
+/// [`limits::RETRY_FIRST`] up to the category's latest.
+pub fn pause(retry: Retry, failures: u32) -> Duration {
+    jittered(doubled(retry, failures), jitter())
 }
 
-/// Doubles from [`limits::RETRY_FIRST`] to the category's latest.
-fn pause(retry: Retry, failures: u32) -> Duration {
+fn doubled(retry: Retry, failures: u32) -> Duration {
     let doubled = limits::RETRY_FIRST.saturating_mul(1_u32 << failures.saturating_sub(1).min(16));
     match retry {
         Retry::Transient => doubled.min(limits::RETRY_TRANSIENT_MAX),
@@ -45,11 +45,11 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_their_limit_and_a_refusal_waits_longer() {
-        assert_eq!(pause(Retry::Transient, 1), Duration::from_millis(200));
-        assert_eq!(pause(Retry::Transient, 3), Duration::from_millis(800));
-        assert_eq!(pause(Retry::Transient, u32::MAX), limits::RETRY_TRANSIENT_MAX);
-        assert_eq!(pause(Retry::Denied, 1), Duration::from_millis(1600));
-        assert_eq!(pause(Retry::Denied, 40), limits::RETRY_DENIED_MAX);
+        assert_eq!(doubled(Retry::Transient, 1), Duration::from_millis(200));
+        assert_eq!(doubled(Retry::Transient, 3), Duration::from_millis(800));
+        assert_eq!(doubled(Retry::Transient, u32::MAX), limits::RETRY_TRANSIENT_MAX);
+        assert_eq!(doubled(Retry::Denied, 1), Duration::from_millis(1600));
+        assert_eq!(doubled(Retry::Denied, 40), limits::RETRY_DENIED_MAX);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use kube::runtime::events::Reporter;
 
 use crate::build::Defaults;
 use crate::clock::Clock;
+use crate::controller::Failures;
 use crate::leader::Leader;
 use crate::live::Live;
 use crate::memory::Memory;
@@ -36,8 +37,8 @@ pub struct Context {
     pub applied: Memory<apply::Kept>,
     /// What `report` remembers.
     pub reported: Memory<report::Kept>,
-    /// Failures in a row.
-    pub failures: Memory<u32>,
+    /// Who rests after failures.
+    pub failures: Memory<Failures>,
     /// Who signs Events.
     pub reporter: Reporter,
 }

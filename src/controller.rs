@@ -1,7 +1,7 @@
 //! The controller of one term of leadership: what wakes a reconcile, how many run, when a failed one comes again.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::channel::mpsc;
 use futures::{Stream, StreamExt};
@@ -9,7 +9,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Config, Error as ControllerError};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{Controller, watcher};
-use kube::{Api, ResourceExt};
+use kube::{Api, Resource, ResourceExt};
 use tokio::time::timeout;
 use yolo_api::v1alpha1::YoloInferenceService;
 
@@ -48,25 +48,42 @@ pub fn triggers(receiver: Arc<tokio::sync::Mutex<mpsc::Receiver<ServiceId>>>) ->
     })
 }
 
+/// Failures in a row of one object, and how long it rests.
+#[derive(Debug, Clone, Copy)]
+pub struct Failures {
+    count: u32,
+    rests_until: Instant,
+    /// `metadata.generation`: a corrected object is tried at once.
+    generation: Option<i64>,
+}
+
 async fn bounded(object: Arc<Object>, ctx: Arc<Context>) -> Result<Action, Error> {
     let started = Instant::now();
     let (id, uid) = (id(&object), object.uid().unwrap_or_default());
+    // Sampling rounds and our own writes wake every object; one that keeps failing must not be tried at each of them.
+    let failures = ctx.failures.of(&id, &uid).filter(|failures| failures.generation == object.meta().generation);
+    let rest = failures.map_or(Duration::ZERO, |failures| failures.rests_until.saturating_duration_since(started));
+    if rest > Duration::ZERO {
+        return Ok(Action::requeue(rest));
+    }
     let outcome = timeout(limits::RECONCILE, Box::pin(reconcile(object, ctx.clone()))).await;
     let outcome = outcome.unwrap_or(Err(Error::TooSlow(limits::RECONCILE)));
     let label = outcome.as_ref().map_or_else(Error::category, |_| "ok");
     ctx.metrics.reconciled(started.elapsed().as_secs_f64(), label);
     if outcome.is_ok() {
-        ctx.failures.keep(&id, &uid, 0);
+        ctx.failures.forget(&id);
     }
     outcome
 }
 
 fn on_error(object: &Object, error: &Error, ctx: &Context) -> Action {
     let (id, uid) = (id(object), object.uid().unwrap_or_default());
-    let failures = ctx.failures.of(&id, &uid).unwrap_or(0).saturating_add(1);
+    let count = ctx.failures.of(&id, &uid).map_or(0, |failures| failures.count).saturating_add(1);
+    let pause = cadence::pause(error.retry(), count);
+    let failures = Failures { count, rests_until: Instant::now() + pause, generation: object.meta().generation };
     ctx.failures.keep(&id, &uid, failures);
-    tracing::warn!(service = %id, failures, category = error.category(), error = error.chain(), "A reconcile failed.");
-    cadence::retry(error.retry(), failures)
+    tracing::warn!(service = %id, failures = count, category = error.category(), error = error.chain(), "A reconcile failed.");
+    Action::requeue(pause)
 }
 
 fn id(object: &Object) -> ServiceId {

@@ -300,7 +300,7 @@ mod tests {
         let (sender, receiver) = watch::channel(Some(Term { number: 1, until: Instant::now() + limits::LEASE }));
         let leader = Leader { term: receiver };
         let token = leader.token().unwrap();
-        tokio::time::advance(limits::LEASE - limits::API_CALL).await;
+        tokio::time::advance(limits::LEASE.saturating_sub(limits::API_CALL)).await;
         assert_eq!(token.check(), Ok(()));
         tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!(token.check(), Err(LeaderError::Expiring));

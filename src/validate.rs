@@ -247,3 +247,76 @@ fn whole_s(duration: std::time::Duration) -> i64 {
     let whole = duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0));
     i64::try_from(whole).unwrap_or(i64::MAX)
 }
+
+/// Checked objects from a few lines of YAML, for the tests of every step.
+#[cfg(test)]
+pub(crate) mod fixtures {
+    use super::{Invalid, Validated, YoloInferenceService, validate};
+    use crate::build::Defaults;
+
+    /// Validates the service `fork` in `kitchen` with this `spec`.
+    pub(crate) fn checked(spec: &str) -> Result<Validated, Invalid> {
+        let defaults = Defaults { server_image: "server:1".to_owned(), operator_namespace: "yolo".to_owned() };
+        validate(&object(spec), &defaults)
+    }
+
+    fn object(spec: &str) -> YoloInferenceService {
+        let head = "{name: fork, namespace: kitchen, uid: u1, generation: 3}";
+        let text = format!(
+            "apiVersion: yolo-operator.io/v1alpha1\nkind: YoloInferenceService\nmetadata: {head}\nspec: {spec}"
+        );
+        serde_yaml_ng::from_str(&text).unwrap()
+    }
+
+    /// A service with everything at its default.
+    pub(crate) fn smallest() -> Validated {
+        checked("{model: {source: {imagePath: /models/a.onnx}}}").unwrap()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fixtures::{checked, smallest};
+    use super::*;
+    use yolo_planner::policy::{Accelerator, Mode};
+    use yolo_planner::units::{BatchSize, Ratio, Replicas, Seconds};
+
+    #[test]
+    fn smallest_service_has_the_defaults_of_the_design() {
+        let spec = smallest();
+        let Policy { targets, replicas, batch, accelerator, .. } = &spec.policy;
+        assert_eq!(targets, &yolo_planner::policy::Targets::default());
+        assert_eq!((replicas.min, replicas.max), (Replicas::new(1), Replicas::new(10)));
+        assert_eq!((batch.min, batch.max), (BatchSize::ONE, BatchSize::try_from(16).unwrap()));
+        assert_eq!(accelerator, &Accelerator::Cpu);
+        assert_eq!((spec.workload.cpu_millis, spec.workload.memory), (1000, Bytes::mebi(2048)));
+        assert_eq!((spec.workload.image.as_str(), spec.workload.model.path.as_str()), ("server:1", "/models/a.onnx"));
+    }
+
+    #[test]
+    fn knob_of_its_own_mode_and_a_fixed_count_win() {
+        let spec = checked(
+            "{model: {source: {imagePath: /a}}, scaling: {mode: Off, replicas: {fixed: 4}, batch: {mode: Recommend}, \
+             behavior: {scaleDown: {stabilizationWindowSeconds: 30, policies: [{type: Percent, value: 50, periodSeconds: 60}]}}}}",
+        )
+        .unwrap();
+        let policy = spec.policy;
+        assert_eq!(
+            (policy.replicas.mode, policy.batch.mode, policy.cache.mode),
+            (Mode::Off, Mode::Recommend, Mode::Off)
+        );
+        assert_eq!((policy.replicas.min, policy.replicas.max), (Replicas::new(4), Replicas::new(4)));
+        assert_eq!(policy.stabilization, Some(Seconds::whole(30)));
+        assert_eq!(policy.max_down, Ratio::percent(25), "50 % in 60 s are 25 % in 30 s");
+    }
+
+    #[test]
+    fn what_cannot_be_served_says_what_can() {
+        let uri = checked("{model: {source: {uri: 's3://a/b.onnx'}}}").unwrap_err();
+        assert!(uri.to_string().contains("imagePath"), "{uri}");
+        let port = checked("{model: {source: {imagePath: /a}}, service: {type: NodePort}}").unwrap_err();
+        assert!(port.to_string().contains("ClusterIP"), "{port}");
+        let window = checked("{model: {source: {imagePath: /a}}, targets: {window: soon}}").unwrap_err();
+        assert!(window.to_string().starts_with("spec.targets.window"), "{window}");
+    }
+}

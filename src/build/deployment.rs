@@ -278,3 +278,63 @@ fn filled(map: BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
 fn some_list<T>(list: Vec<T>) -> Option<Vec<T>> {
     (!list.is_empty()).then_some(list)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::fixtures::{checked, smallest};
+    use clap::Parser;
+    use yolo_server::args::{Config, EngineKind};
+
+    fn pod(spec: &Validated) -> PodSpec {
+        deployment(spec, None).spec.unwrap().template.spec.unwrap()
+    }
+
+    /// What the server makes of the flags: a flag that one side spells differently fails here.
+    fn server(spec: &Validated) -> Config {
+        let flags = pod(spec).containers[0].args.clone().unwrap();
+        Config::try_parse_from(std::iter::once("yolo-server".to_owned()).chain(flags)).unwrap()
+    }
+
+    #[test]
+    fn server_understands_every_flag() {
+        let claim = "{model: {source: {persistentVolumeClaim: {claimName: models, path: b.onnx}}, imageSize: 320, \
+                      confidence: '0.4'}, accelerator: {cpu: {profile: Latency}}, server: {drain: {budget: 40s}}}";
+        let config = server(&checked(claim).unwrap());
+        assert_eq!(config.model.to_str(), Some("/var/lib/yolo/model/b.onnx"));
+        assert_eq!((config.imgsz, config.drain_budget_seconds), (Some(320), 40));
+        assert!((config.conf - 0.4).abs() < 1e-6);
+        let emulated = "{model: {source: {imagePath: /e}}, accelerator: {emulated: {alphaMicros: 7, betaMicros: 3}}}";
+        let config = server(&checked(emulated).unwrap());
+        assert_eq!((config.engine, config.emulated_alpha_micros), (EngineKind::Emulated, 7));
+    }
+
+    #[test]
+    fn pod_is_restricted_and_has_no_token() {
+        let pod = pod(&smallest());
+        let security = pod.containers[0].security_context.clone().unwrap();
+        assert_eq!(pod.automount_service_account_token, Some(false));
+        assert_eq!(pod.security_context.unwrap().run_as_non_root, Some(true));
+        assert_eq!(security.read_only_root_filesystem, Some(true));
+        assert_eq!(security.capabilities.unwrap().drop.unwrap(), ["ALL"]);
+        assert!(pod.termination_grace_period_seconds.unwrap() > 25, "longer than the server's own drain");
+    }
+
+    #[test]
+    fn knob_is_not_in_the_template_and_the_class_follows_speed() {
+        let class = |spec: &Validated| template_hash(&deployment(spec, None));
+        let small = smallest();
+        let knobs = checked("{model: {source: {imagePath: /models/a.onnx}}, scaling: {batch: {max: 2}}}").unwrap();
+        assert_eq!(deployment(&small, None), deployment(&knobs, None), "a knob never restarts a pod");
+        let larger = checked("{model: {source: {imagePath: /models/a.onnx}}, server: {resources: {cpu: 2}}}").unwrap();
+        assert_ne!(class(&small), class(&larger));
+    }
+
+    #[test]
+    fn amounts_are_written_as_the_api_server_stores_them() {
+        assert_eq!(cores(2000).0, "2");
+        assert_eq!(cores(1500).0, "1500m");
+        assert_eq!(bytes(2_147_483_648).0, "2Gi");
+        assert_eq!(bytes(2_000_000_000).0, "1953125Ki");
+    }
+}

@@ -82,3 +82,21 @@ pub fn config_map(spec: &Validated, document: &KnobsDocument) -> ConfigMap {
         ..ConfigMap::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::fixtures::smallest;
+
+    #[test]
+    fn document_comes_back_from_its_config_map_and_a_broken_one_does_not() {
+        let spec = smallest();
+        let document = KnobsDocument::new(&spec.policy, &Knobs::initial(&spec.policy)).numbered(17);
+        let mut map = config_map(&spec, &document);
+        assert_eq!(map.metadata.name.as_deref(), Some("fork-knobs"));
+        assert_eq!(read(&map), Some(document));
+        assert_eq!((document.batch_max, document.inference_threshold_millis), (16, 100));
+        map.data = Some(BTreeMap::from([(KNOBS_KEY.to_owned(), "{".to_owned())]));
+        assert_eq!(read(&map), None);
+    }
+}

@@ -113,3 +113,54 @@ fn manager(deployment: &Deployment) -> Option<String> {
     });
     foreign.max_by_key(|entry| entry.time.as_ref().map(|time| time.0)).and_then(|entry| entry.manager.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::fixtures::{checked, smallest};
+
+    fn live(replicas: i32, generation: i64, manager: &str) -> Deployment {
+        let text = format!(
+            "{{metadata: {{generation: {generation}, managedFields: [{{manager: {manager}, fieldsType: FieldsV1, \
+             fieldsV1: {{'f:spec': {{'f:replicas': {{}}}}}}}}]}}, spec: {{replicas: {replicas}, selector: {{}}, template: {{}}}}}}"
+        );
+        serde_yaml_ng::from_str(&text).unwrap()
+    }
+
+    fn ordered(foreign: Option<Foreign>) -> Ordered {
+        Ordered { replicas: Replicas::new(2), generation: 5, foreign }
+    }
+
+    #[test]
+    fn first_foreign_write_is_reverted_and_a_second_one_soon_after_ends_it() {
+        let (spec, now) = (smallest(), Timestamp::whole(1000));
+        let theirs = live(7, 6, "kubectl");
+        let first = judge(&spec, Some(&theirs), Some(&ordered(None)), now);
+        let Ownership::Ours { replicas, foreign: Some(by), reverting: true } = first else { panic!("{first:?}") };
+        assert_eq!((replicas, by.manager.as_str()), (Some(Replicas::new(2)), "kubectl"));
+
+        let soon = judge(&spec, Some(&theirs), Some(&ordered(Some(by.clone()))), Timestamp::whole(1599));
+        assert!(matches!(soon, Ownership::Foreign { replicas: Some(r), .. } if r == Replicas::new(7)), "{soon:?}");
+        let later = judge(&spec, Some(&theirs), Some(&ordered(Some(by))), Timestamp::whole(1601));
+        assert!(matches!(later, Ownership::Ours { reverting: true, .. }), "{later:?}");
+    }
+
+    #[test]
+    fn hands_stay_off_until_the_spec_changes() {
+        let by = Foreign { manager: "hpa".into(), seen: Timestamp::whole(1000), hands_off_generation: Some(3) };
+        let quiet = live(2, 5, "hpa");
+        let kept = ordered(Some(by));
+        assert!(!judge(&smallest(), Some(&quiet), Some(&kept), Timestamp::whole(9000)).ours());
+        let mut changed = smallest();
+        changed.generation = 4;
+        assert!(judge(&changed, Some(&quiet), Some(&kept), Timestamp::whole(9000)).ours());
+    }
+
+    #[test]
+    fn our_own_write_that_the_watch_has_not_shown_is_not_foreign() {
+        let seen = judge(&smallest(), Some(&live(1, 4, "kubectl")), Some(&ordered(None)), Timestamp::whole(1));
+        assert_eq!(seen, Ownership::Ours { replicas: Some(Replicas::new(2)), foreign: None, reverting: false });
+        let off = checked("{model: {source: {imagePath: /a}}, scaling: {replicas: {mode: Off}}}").unwrap();
+        assert!(!judge(&off, Some(&live(1, 4, "kubectl")), None, Timestamp::whole(1)).ours());
+    }
+}
