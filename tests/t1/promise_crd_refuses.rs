@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client, Error,
-    api::{DynamicObject, Patch, PatchParams},
+    api::{DynamicObject, ListParams, Patch, PatchParams},
     discovery::ApiResource,
 };
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ pub async fn install_crd(client: &Client) {
         conditions.iter().any(|condition| condition.type_ == "Established" && condition.status == "True").then_some(())
     };
     wait_for("the CRD to be served", Duration::from_secs(20), served).await.unwrap();
-    let listed = async || Api::<YoloInferenceService>::all(client.clone()).list(&Default::default()).await.ok();
+    let listed = async || Api::<YoloInferenceService>::all(client.clone()).list(&ListParams::default()).await.ok();
     wait_for("the new resource in discovery", Duration::from_secs(20), listed).await.unwrap();
 }
 
