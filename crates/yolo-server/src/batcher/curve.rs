@@ -11,6 +11,8 @@ const TIMED_SIZES: [usize; 8] = [1, 2, 4, 8, 12, 16, 24, 32];
 const NEWEST_WEIGHT: f64 = 0.1;
 /// Batches of a size after which its time is known.
 const RUNS_MIN: u32 = 3;
+/// Batches of a size after which its moving mean has settled.
+const SETTLED_RUNS: u32 = 10;
 /// A larger batch must save this share of an image's time to be worth its latency.
 const GAIN_MIN: f64 = 0.03;
 /// Timed sizes in a row without that gain after which timing stops.
@@ -25,6 +27,14 @@ struct Estimate {
     /// Shortest run: what the size takes when nothing disturbs it.
     shortest_s: f64,
     runs: u32,
+}
+
+impl Estimate {
+    /// What sizes are compared by: the mean once there were enough runs, before that the shortest run. One disturbed
+    /// run at idle would else rule a size out for ever, while a size that looks too good is soon corrected by use.
+    fn comparable_s(&self) -> f64 {
+        if self.runs < SETTLED_RUNS { self.shortest_s } else { self.mean_s }
+    }
 }
 
 /// Learned times of batches, by size.
@@ -93,7 +103,7 @@ impl Curve {
     ///
     /// A size that never ran counts as unknown, not as good.
     pub fn effective(&self, batch_max: usize) -> usize {
-        let an_image = |size: usize| Some((size, self.known(size)?.mean_s / ratio(size, 1)));
+        let an_image = |size: usize| Some((size, self.known(size)?.comparable_s() / ratio(size, 1)));
         let sizes = || (1..=batch_max.min(self.largest)).filter_map(an_image);
         let best_s = sizes().map(|(_, seconds)| seconds).fold(f64::INFINITY, f64::min);
         sizes().find(|(_, seconds)| *seconds <= (1.0 + GAIN_MIN) * best_s).map_or(1, |(size, _)| size)
@@ -169,6 +179,18 @@ mod tests {
         curve.record(1, Duration::from_millis(40));
         let order = time_all(&mut curve, 32, |size| 16.0 * ratio(size, 1));
         assert_eq!(order, [1, 2, 4]);
+        assert_eq!(curve.effective(32), 1);
+    }
+
+    #[test]
+    fn a_size_that_looked_too_good_is_corrected_by_use() {
+        let mut curve = Curve::new(2);
+        time_all(&mut curve, 2, |size| if size == 2 { 10.0 } else { 9.0 });
+        assert_eq!(curve.effective(2), 2);
+        for _ in 0..50 {
+            curve.record(2, Duration::from_millis(20));
+        }
+        assert_eq!(curve.effective(2), 1);
     }
 
     #[test]
