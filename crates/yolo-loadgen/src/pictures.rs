@@ -1,6 +1,7 @@
 //! Request bodies: JPEG files of one folder, sent again and again, or each time as other bytes of the same pixels.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -47,11 +48,14 @@ pub enum PicturesError {
 }
 
 /// JPEG files in memory, in the order of their names; at least one.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Pictures {
     files: Vec<Bytes>,
     /// Mixed into the comment, so that two runs in a row do not repeat each other's bytes.
     run: u64,
+    /// Distinct bodies made. Counted here and not by the caller, whose numbers start again with each phase of a load: a
+    /// result cache would then answer the second phase from the first.
+    made: AtomicU64,
 }
 
 impl Pictures {
@@ -90,29 +94,29 @@ impl Pictures {
         if files.is_empty() {
             return Err(PicturesError::Empty(folder.to_owned()));
         }
-        Ok(Self { files, run })
+        Ok(Self { files, run, made: AtomicU64::new(0) })
     }
 
-    /// The body of request number `index`.
+    /// The body of request number `index`: with it the files take turns.
     pub fn body(&self, mode: Mode, index: u64) -> Bytes {
         let count = u64::try_from(self.files.len()).unwrap_or(1).max(1);
         let turn = usize::try_from(index % count).unwrap_or(0);
         let file = self.files.get(turn).cloned().unwrap_or_default();
         match mode {
             Mode::Repeated => file,
-            Mode::Distinct => with_comment(&file, self.run, index),
+            Mode::Distinct => with_comment(&file, self.run, self.made.fetch_add(1, Ordering::Relaxed)),
         }
     }
 }
 
-/// Inserts a comment of 16 bytes, `run` and `index`, right after the start marker.
-fn with_comment(file: &Bytes, run: u64, index: u64) -> Bytes {
+/// Inserts a comment of 16 bytes, `run` and `number`, right after the start marker.
+fn with_comment(file: &Bytes, run: u64, number: u64) -> Bytes {
     let rest = file.get(START_OF_IMAGE.len()..).unwrap_or_default();
     let mut body = Vec::with_capacity(file.len() + COMMENT_HEADER.len() + 16);
     body.extend_from_slice(&START_OF_IMAGE);
     body.extend_from_slice(&COMMENT_HEADER);
     body.extend_from_slice(&run.to_be_bytes());
-    body.extend_from_slice(&index.to_be_bytes());
+    body.extend_from_slice(&number.to_be_bytes());
     body.extend_from_slice(rest);
     Bytes::from(body)
 }
@@ -136,7 +140,8 @@ mod tests {
     fn distinct_bodies_differ_only_by_one_comment_segment() {
         let folder = folder(&[("a.jpg", FILE)]);
         let pictures = Pictures::read(folder.path(), 9).unwrap();
-        let (first, second) = (pictures.body(Mode::Distinct, 0), pictures.body(Mode::Distinct, 1));
+        // The same request number twice: two phases of a load both start at 0.
+        let (first, second) = (pictures.body(Mode::Distinct, 0), pictures.body(Mode::Distinct, 0));
         assert_ne!(first, second);
         for body in [first, second] {
             assert_eq!(body[..2], FILE[..2]);
