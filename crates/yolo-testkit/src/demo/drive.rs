@@ -57,7 +57,7 @@ pub struct PhaseEnd {
 
 /// Everything that was seen.
 pub struct Driven {
-    /// The phases as they were.
+    /// The start with its probe, then the phases as they were.
     pub spans: Vec<Span>,
     /// A verdict for each phase and service.
     pub ends: Vec<PhaseEnd>,
@@ -92,7 +92,8 @@ pub async fn drive(client: Client, stage: &Stage) -> anyhow::Result<Driven> {
         let line = format!("{}: one pod carries {capacity:.1} images/s; calm is {calm_rate:.1}/s", script.name);
         stage.progress.say(&line);
     }
-    let (mut spans, mut ends) = (Vec::new(), Vec::new());
+    let mut spans = vec![Span { name: "start", from: Duration::ZERO, until: epoch.elapsed() }];
+    let mut ends = Vec::new();
     for (index, phase) in stage.phases.iter().enumerate() {
         let from = epoch.elapsed();
         ends.extend(run_phase(stage, &observer, &mut services, (phase, u64::try_from(index)?)).await);

@@ -21,8 +21,9 @@ const STEP: Duration = Duration::from_secs(5);
 const INK: RGBColor = RGBColor(38, 50, 56);
 const LINE: RGBColor = RGBColor(21, 101, 192);
 const LIMIT: RGBColor = RGBColor(198, 40, 40);
-/// In turn; three of them, so that the fourth phase of the demo, calm again, looks as the first.
-const SHADES: [RGBColor; 3] = [RGBColor(236, 239, 241), RGBColor(255, 248, 225), RGBColor(232, 245, 233)];
+/// In turn, for the start and the four phases: calm and calm again look alike.
+const SHADES: [RGBColor; 5] =
+    [WHITE, RGBColor(236, 239, 241), RGBColor(255, 248, 225), RGBColor(232, 245, 233), RGBColor(236, 239, 241)];
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = Result<(), Box<dyn Error>>;

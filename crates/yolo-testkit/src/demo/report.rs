@@ -32,7 +32,8 @@ pub fn figures(driven: &Driven) -> Vec<Figure> {
     let mut figures = Vec::new();
     for track in &driven.tracks {
         let service = slug(track.service);
-        for span in &driven.spans {
+        // The start offers only the probe.
+        for span in driven.spans.iter().skip(1) {
             let summary = track.recording.summary(span.from, span.until);
             let id = |what: &str| format!("{service}_{}_{what}", slug(span.name));
             figures.push(Figure::reported(id("offered"), summary.offered_per_second, "/s"));
