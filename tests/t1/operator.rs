@@ -1,7 +1,7 @@
 //! The operator and its pods for the promises `promise_operator_*`.
 //!
 //! The operator runs in this process, under a user of its own, so that the audit log tells its writes from the test's.
-//! A pod is a Pod object that this module makes as the ReplicaSet controller would, and behind its address a real
+//! A pod is a Pod object that this module makes as the `ReplicaSet` controller would, and behind its address a real
 //! `yolo-server` with the emulated engine, whose knobs file follows the `ConfigMap` as the kubelet would have it.
 
 use std::collections::BTreeMap;
