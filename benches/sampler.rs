@@ -89,10 +89,14 @@ async fn measure(source: &str, url: Option<&str>) -> Vec<Figure> {
     let (first, last) = (marks[0], marks[marks.len() - 1]);
     let cores = (last.0 - first.0) / (last.1 - first.1).as_secs_f64();
     let round = (last.2 - first.2) / f64::from(ROUNDS);
-    vec![
-        Figure::at_most(format!("sampler_{source}_{PODS}_round"), round, "s", 1.0),
-        Figure::at_most(format!("sampler_{source}_{PODS}_cpu"), cores, "cores", 0.1),
-    ]
+    let (round_id, cpu_id) = (format!("sampler_{source}_{PODS}_round"), format!("sampler_{source}_{PODS}_cpu"));
+    let round = match url {
+        // 1 000 pods, five times as many, must fit into one interval of 5 s.
+        None => Figure::at_most(round_id, round, "s", 1.0),
+        // The time of Prometheus itself, on this machine.
+        Some(_) => Figure::reported(round_id, round, "s"),
+    };
+    vec![round, Figure::at_most(cpu_id, cores, "cores", 0.1)]
 }
 
 /// The pods' page as a real server writes it after two seconds of load, in batches of several sizes.

@@ -63,11 +63,18 @@ impl Prometheus {
     /// One reading of each target. A page that fails is the failure of each of its pods.
     pub(super) async fn read(&mut self, targets: &[Target], clock: Clock) -> Readings {
         let mut readings = Readings::new();
-        for page in targets.chunks(PAGE) {
-            match self.page(page, clock).await {
+        let mut rest = targets;
+        while !rest.is_empty() {
+            let (page, after) = rest.split_at(rest.len().min(PAGE));
+            let read = self.page(page, clock).await;
+            // A Prometheus that does not answer is not asked for the other pages: every one would take the whole limit.
+            let (asked, after) =
+                if let Err(ReadError::Prometheus(_)) = &read { (rest, &[][..]) } else { (page, after) };
+            match read {
                 Ok(read) => readings.extend(read),
-                Err(error) => readings.extend(page.iter().map(|target| (target.uid.clone(), Err(error.clone())))),
+                Err(error) => readings.extend(asked.iter().map(|target| (target.uid.clone(), Err(error.clone())))),
             }
+            rest = after;
         }
         readings
     }
