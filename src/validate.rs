@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use kube::ResourceExt;
 use yolo_api::v1alpha1::YoloInferenceService;
-use yolo_api::v1alpha1::model::{Accelerator, CpuProfile, EmulatedDevice, Model as SpecModel, Provider};
+use yolo_api::v1alpha1::model::{Accelerator, CpuProfile, EmulatedDevice, Model as SpecModel};
 use yolo_api::v1alpha1::pod::Server;
 use yolo_api::v1alpha1::spec::{Service, ServiceType};
 use yolo_api::v1alpha1::validate::FieldError;
@@ -86,15 +86,6 @@ pub enum Engine {
         /// The server's word for how sessions share the cores.
         profile: &'static str,
     },
-    /// ONNX Runtime on GPUs.
-    Nvidia {
-        /// Devices a pod.
-        count: u32,
-        /// The extended resource.
-        resource: String,
-        /// The server's word for the execution provider.
-        provider: &'static str,
-    },
     /// A declared service curve.
     Emulated {
         /// Time of a batch.
@@ -159,7 +150,7 @@ pub fn validate(service: &YoloInferenceService, defaults: &Defaults) -> Result<V
         workload: Workload {
             image: server.image.clone().unwrap_or_else(|| defaults.server_image.clone()),
             model: model(&spec.model)?,
-            engine: engine(&spec.accelerator()),
+            engine: engine(&spec.accelerator())?,
             cpu_millis: server.resources.cpu.millicores("spec.server.resources.cpu")?,
             memory: Bytes::new(server.resources.memory.bytes("spec.server.resources.memory")?),
             drain_propagation_s: whole_s(server.drain.propagation.parse("spec.server.drain.propagation")?),
@@ -201,33 +192,26 @@ fn model(spec: &SpecModel) -> Result<Model, Invalid> {
     })
 }
 
-fn engine(accelerator: &Accelerator) -> Engine {
+fn engine(accelerator: &Accelerator) -> Result<Engine, Invalid> {
     if let Some(emulated) = &accelerator.emulated {
-        return Engine::Emulated {
+        return Ok(Engine::Emulated {
             alpha_micros: u64::try_from(emulated.alpha_micros).unwrap_or(0),
             beta_micros: u64::try_from(emulated.beta_micros).unwrap_or(0),
             device: match emulated.device {
                 EmulatedDevice::Gpu => "gpu",
                 EmulatedDevice::Cpu => "cpu",
             },
-        };
+        });
     }
-    if let Some(nvidia) = &accelerator.nvidia {
-        return Engine::Nvidia {
-            count: u32::try_from(nvidia.count).unwrap_or(1),
-            resource: nvidia.resource_name.clone(),
-            provider: match nvidia.provider {
-                Provider::Auto => "auto",
-                Provider::Cuda => "cuda",
-                Provider::TensorRt => "tensorrt",
-            },
-        };
+    // The server has no GPU provider yet, and a pod that quietly computes on the CPU would be worse than none.
+    if accelerator.nvidia.is_some() {
+        return Err(Invalid::NotServed { field: "spec.accelerator.nvidia", instead: "spec.accelerator.cpu" });
     }
     let profile = match accelerator.cpu.as_ref().map(|cpu| cpu.profile).unwrap_or_default() {
         CpuProfile::Throughput => "throughput",
         CpuProfile::Latency => "latency",
     };
-    Engine::Cpu { profile }
+    Ok(Engine::Cpu { profile })
 }
 
 fn front(spec: &Service) -> Result<Front, Invalid> {
@@ -314,6 +298,8 @@ mod tests {
     fn what_cannot_be_served_says_what_can() {
         let uri = checked("{model: {source: {uri: 's3://a/b.onnx'}}}").unwrap_err();
         assert!(uri.to_string().contains("imagePath"), "{uri}");
+        let gpu = checked("{model: {source: {imagePath: /a}}, accelerator: {nvidia: {}}}").unwrap_err();
+        assert!(gpu.to_string().contains("spec.accelerator.nvidia is not served"), "{gpu}");
         let port = checked("{model: {source: {imagePath: /a}}, service: {type: NodePort}}").unwrap_err();
         assert!(port.to_string().contains("ClusterIP"), "{port}");
         let window = checked("{model: {source: {imagePath: /a}}, targets: {window: soon}}").unwrap_err();

@@ -135,7 +135,6 @@ fn arguments(workload: &Workload) -> Vec<String> {
         Engine::Cpu { profile } => {
             flags.extend([flag("engine", "ort"), flag("provider", "cpu"), flag("profile", profile)]);
         }
-        Engine::Nvidia { provider, .. } => flags.extend([flag("engine", "ort"), flag("provider", provider)]),
         Engine::Emulated { alpha_micros, beta_micros, device } => flags.extend([
             flag("engine", "emulated"),
             flag("emulated-alpha-micros", alpha_micros),
@@ -174,13 +173,10 @@ fn environment(workload: &Workload) -> Vec<EnvVar> {
 
 /// Limits equal requests: the pod's speed must not depend on its neighbours, or no curve could be learned.
 fn resources(workload: &Workload) -> ResourceRequirements {
-    let mut amounts = BTreeMap::from([
+    let amounts = BTreeMap::from([
         ("cpu".to_owned(), cores(workload.cpu_millis)),
         ("memory".to_owned(), bytes(workload.memory.get())),
     ]);
-    if let Engine::Nvidia { count, resource, .. } = &workload.engine {
-        amounts.insert(resource.clone(), Quantity(count.to_string()));
-    }
     ResourceRequirements { requests: Some(amounts.clone()), limits: Some(amounts), claims: None }
 }
 

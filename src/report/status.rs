@@ -30,7 +30,7 @@ pub fn status(done: &Done, before: &YoloInferenceServiceStatus, now: Timestamp) 
         url: Some(url(spec)),
         engine: Some(match spec.workload.engine {
             Engine::Emulated { .. } => EngineStatus::Emulated,
-            Engine::Cpu { .. } | Engine::Nvidia { .. } => EngineStatus::Ort,
+            Engine::Cpu { .. } => EngineStatus::Ort,
         }),
         model: Some(ModelStatus {
             name: spec.workload.model.path.clone(),

@@ -127,14 +127,11 @@ fn percent(rules: &ScalingRules, period_s: u32) -> Option<Ratio> {
         .max_by(|a, b| a.get().total_cmp(&b.get()))
 }
 
+/// What the pods compute on, as the planner's rules tell devices apart. `validate` has refused `nvidia`.
 fn accelerator(spec: &SpecAccelerator) -> Accelerator {
-    match (&spec.emulated, &spec.nvidia) {
-        (Some(emulated), _) => match emulated.device {
-            EmulatedDevice::Gpu => Accelerator::Gpu,
-            EmulatedDevice::Cpu => Accelerator::Cpu,
-        },
-        (None, Some(_)) => Accelerator::Gpu,
-        (None, None) => Accelerator::Cpu,
+    match spec.emulated.as_ref().map(|emulated| emulated.device) {
+        Some(EmulatedDevice::Gpu) => Accelerator::Gpu,
+        Some(EmulatedDevice::Cpu) | None => Accelerator::Cpu,
     }
 }
 
