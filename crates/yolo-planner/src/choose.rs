@@ -66,7 +66,8 @@ pub(crate) fn pinned(policy: &Policy, current: &Knobs) -> Policy {
 /// The cheapest setting within `policy`; `None` while the service curve is not known.
 pub(crate) fn choose(policy: &Policy, model: &Model, state: &State, current: &Knobs, load: Load) -> Option<Choice> {
     let (batch, batch_infeasible) = choose_batch(policy, model, state, current)?;
-    let size = batch.get();
+    // A size not seen yet is taken to carry what the largest known one does.
+    let size = batch.get().min(model.times.largest());
     let rate = required_rate(policy, load);
     let slow = batch_infeasible == Some(ConstraintKind::InferenceLatency);
     let needed = if slow { None } else { model.pods_for(size, rate) };
@@ -146,7 +147,8 @@ fn choose_batch(
     let smallest = as_good(BATCH_AS_GOOD)?;
     let stays = allowed.iter().any(|(size, carried)| *size == now && *carried >= BATCH_GOOD_ENOUGH * best);
     // Where the gain had not ended at the largest known size, a larger one may well be better still.
-    let may_gain = now > model.times.largest() && allowed.last().is_some_and(|(size, _)| *size == smallest);
+    let largest = sizes.iter().copied().rfind(known);
+    let may_gain = now > model.times.largest() && largest == Some(smallest);
     let chosen = if may_gain || (stays && now < smallest) { now } else { smallest };
     BatchSize::try_from(chosen).ok().map(|size| (size, None))
 }
@@ -244,4 +246,49 @@ pub(crate) fn rate(value: f64) -> Rate {
 /// A ratio as a quantity; what cannot be one is none.
 pub(crate) fn ratio(value: f64) -> Ratio {
     Ratio::try_from(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::intake::Seen;
+    use crate::policy::Targets;
+    use crate::state::{Learned, LearnedCurve, SizeMean};
+    use crate::units::Seconds;
+
+    fn state(curve: &[(u32, u32)]) -> State {
+        let size = |&(size, millis): &(u32, u32)| SizeMean {
+            size: BatchSize::try_from(size).unwrap(),
+            mean: Seconds::millis(millis),
+            ..SizeMean::default()
+        };
+        let curve = LearnedCurve { sizes: curve.iter().map(size).collect(), ..LearnedCurve::default() };
+        State::seeded(&Learned { curve: Some(curve), ..Learned::default() })
+    }
+
+    fn chosen(curve: &[(u32, u32)], now: u32) -> Choice {
+        let latency = |millis| Some(LatencyTarget { threshold: Seconds::millis(millis), quantile: ratio(0.95) });
+        let targets = Targets { inference: latency(150), api: latency(400), ..Targets::default() };
+        let (policy, state) = (Policy { targets, ..Policy::default() }, state(curve));
+        let current = Knobs { max_batch_size: BatchSize::try_from(now).unwrap(), ..Knobs::initial(&policy) };
+        let mut seen = Seen::default();
+        seen.workers = 1.0;
+        let model = Model::new(&policy, &state, &seen, 0.0);
+        choose(&policy, &model, &state, &current, Load { plan: 15.0, hit_ratio: 0.0 }).unwrap()
+    }
+
+    #[test]
+    fn a_batch_that_was_never_run_is_left_for_one_that_is_quick_enough() {
+        // The server never formed the 4 that it may: two images take too long already.
+        let choice = chosen(&[(1, 110), (2, 250)], 4);
+        assert_eq!(choice.batch.get(), 1);
+        assert!(choice.replicas > 1, "{choice:?}");
+    }
+
+    #[test]
+    fn a_batch_that_was_never_run_is_kept_while_the_known_ones_still_gain() {
+        let choice = chosen(&[(1, 40), (2, 44)], 4);
+        assert_eq!(choice.batch.get(), 4);
+        assert!(choice.pod.carried > 0.0);
+    }
 }
