@@ -54,9 +54,10 @@ pub enum PodPhase {
 /// Why a server ended by itself, as it wrote it to its termination log.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Termination {
-    /// Closed set of the server: `model_missing`, `model_truncated`, `model_digest_mismatch`, `model_unsupported`.
+    /// Closed set of the server: `model_missing`, `model_truncated`, `model_digest_mismatch`, `model_unsupported`,
+    /// `engine_unavailable`.
     pub code: String,
-    /// A sentence that names the file.
+    /// A sentence that names the file or the library.
     pub message: String,
 }
 

@@ -58,7 +58,7 @@ pub fn failed(error: &Error, before: &[Condition], generation: Option<i64>, now:
 fn ready(done: &Done) -> (Reason, Option<String>) {
     let living = || done.seen.pods.iter().filter(|pod| pod.phase != PodPhase::Draining);
     if let Some((pod, why)) = living().find_map(|pod| Some((pod, pod.termination.as_ref()?))) {
-        return (model_reason(why), Some(format!("{} (pod {})", why.message, pod.name)));
+        return (refusal(why), Some(format!("{} (pod {})", why.message, pod.name)));
     }
     let ready = living().filter(|pod| pod.phase == PodPhase::Ready).count();
     let wanted = done.spec.policy.replicas.min.get();
@@ -72,12 +72,14 @@ fn ready(done: &Done) -> (Reason, Option<String>) {
     }
 }
 
-fn model_reason(why: &Termination) -> Reason {
+/// What the server's own code for its refusal means.
+fn refusal(why: &Termination) -> Reason {
     match why.code.as_str() {
         "model_missing" => Reason::ModelMissing,
         "model_truncated" => Reason::ModelTruncated,
         "model_digest_mismatch" => Reason::ModelDigestMismatch,
         "model_unsupported" => Reason::ModelUnsupported,
+        "engine_unavailable" => Reason::EngineUnavailable,
         _ => Reason::PodsFailing,
     }
 }
