@@ -33,6 +33,8 @@ pub struct Context {
     pub defaults: Defaults,
     /// The planner's state of each service.
     pub states: Memory<yolo_planner::State>,
+    /// What the planner told and no status has shown yet.
+    pub untold: Memory<report::Untold>,
     /// What `apply` remembers.
     pub applied: Memory<apply::Kept>,
     /// What `report` remembers.
@@ -47,6 +49,7 @@ impl Context {
     /// Forgets everything that a term of leadership learned: a successor may have moved on meanwhile.
     pub fn forget_all(&self) {
         self.states.clear();
+        self.untold.clear();
         self.applied.clear();
         self.reported.clear();
         self.failures.clear();
@@ -55,6 +58,7 @@ impl Context {
     /// Forgets a service that is gone.
     pub fn forget(&self, service: &crate::fleet::ServiceId) {
         self.states.forget(service);
+        self.untold.forget(service);
         self.applied.forget(service);
         self.reported.forget(service);
         self.failures.forget(service);

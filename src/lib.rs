@@ -118,6 +118,7 @@ pub async fn run(config: Config, client: Client, shutdown: CancellationToken) ->
             operator_namespace: config.namespace.clone(),
         },
         states: memory::Memory::default(),
+        untold: memory::Memory::default(),
         applied: memory::Memory::default(),
         reported: memory::Memory::default(),
         failures: memory::Memory::default(),

@@ -60,6 +60,9 @@ async fn steps(
     let decision = yolo_planner::plan(&seen.policy, &seen.observation, &state, seen.now); // pure, total: Hold{reason}
     let desired: Desired = build::build(&spec, &decision, seen.ownership.ours(), &ctx.defaults); // pure
     ctx.states.keep(&spec.id, &spec.uid, decision.state.clone());
+    // With the state, which will not tell them again: whatever fails from here on, a later status shows them.
+    let untold = ctx.untold.of(&spec.id, &spec.uid).unwrap_or_default().with(&decision);
+    ctx.untold.keep(&spec.id, &spec.uid, untold);
     let applied = Box::pin(apply::apply(ctx, leader, &spec, &seen, desired)).await.map_err(Error::Apply)?; // API: SSA
     Ok(Done { spec, seen, decision, applied })
 }

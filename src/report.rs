@@ -8,6 +8,7 @@ mod events;
 mod learned;
 mod status;
 mod text;
+mod untold;
 mod worth;
 
 use kube::api::{Patch, PatchParams};
@@ -24,6 +25,8 @@ use crate::error::Error;
 use crate::fleet::ServiceId;
 use crate::leader::LeaderToken;
 use crate::reconcile::Done;
+
+pub use untold::Untold;
 
 /// What `report` remembers of a service between two reconciles.
 #[derive(Debug, Clone)]
@@ -55,8 +58,10 @@ pub async fn report(
     let uid = object.uid().unwrap_or_default();
     let kept = ctx.reported.of(&id, &uid);
     let before = before(kept.as_ref(), object);
+    // A decision is told once it is in place, and only then: the Events below repeat none and lose none.
+    let untold = ctx.untold.of(&id, &uid).filter(|_| outcome.is_ok()).unwrap_or_default();
     let mut after = match outcome {
-        Ok(done) => status::status(done, &before, now),
+        Ok(done) => status::status(done, &before, &untold, now),
         Err(error) => status::failed(error, &before, object.meta().generation, now),
     };
     let learned = outcome.as_ref().ok().and_then(|done| learned::due(&done.decision.state, kept.as_ref(), now));
@@ -74,11 +79,14 @@ pub async fn report(
         let learned = if learned_now { Some(now) } else { kept.and_then(|kept| kept.learned) };
         ctx.reported.keep(&id, &uid, Kept { status: after.clone(), written: now, shown, learned });
     }
+    if outcome.is_ok() {
+        ctx.untold.forget(&id);
+    }
     // After the status: an Event that tells of something the object does not show would mislead.
-    for event in events::events(outcome, &before, &after) {
+    for event in events::events(outcome, &untold, &before, &after) {
         events::publish(access, &ctx.reporter, object, &event).await;
     }
-    if let Some(record) = outcome.as_ref().ok().and_then(|done| done.decision.record.as_ref()) {
+    for record in &untold.made {
         ctx.metrics.decided(text::trigger(record.trigger));
     }
     Ok(())

@@ -5,8 +5,9 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Resource, ResourceExt};
 use yolo_api::v1alpha1::YoloInferenceServiceStatus;
 use yolo_api::v1alpha1::conditions::ConditionType;
+use yolo_planner::Record;
 
-use super::Object;
+use super::{Object, Untold};
 use crate::call::{Access, Target};
 use crate::error::Error;
 use crate::observe::Ownership;
@@ -27,19 +28,13 @@ const TOLD: [ConditionType; 6] = [
 /// The Events of one reconcile.
 pub fn events(
     outcome: &Result<Done, Error>,
+    untold: &Untold,
     before: &YoloInferenceServiceStatus,
     after: &YoloInferenceServiceStatus,
 ) -> Vec<Event> {
-    let mut events = Vec::new();
-    if let Ok(done) = outcome {
-        events.extend(
-            done.decision
-                .record
-                .as_ref()
-                .map(|record| event(EventType::Normal, "KnobsChanged", "Scale", &record.reason)),
-        );
-        events.extend(reverted(done));
-    }
+    let decided = |record: &Record| event(EventType::Normal, "KnobsChanged", "Scale", &record.reason);
+    let mut events: Vec<Event> = untold.made.iter().map(decided).collect();
+    events.extend(outcome.as_ref().ok().and_then(reverted));
     events.extend(after.conditions.iter().filter_map(|condition| turn(&before.conditions, condition)));
     events
 }

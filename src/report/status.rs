@@ -8,8 +8,8 @@ use yolo_api::v1alpha1::status::{
 use yolo_planner::units::{Bytes, Timestamp};
 use yolo_planner::{Explanation, Knobs, Record, decision, explain};
 
-use super::conditions;
 use super::text::{figure, seconds, time, trigger, two_digits, word};
+use super::{Untold, conditions};
 use crate::error::Error;
 use crate::fleet::PodPhase;
 use crate::reconcile::Done;
@@ -19,7 +19,12 @@ use crate::validate::{Engine, Validated};
 const ADVICE_MAX: usize = 16;
 
 /// The status after a whole reconcile. `before` is the one that it replaces: conditions keep their times, decisions add up.
-pub fn status(done: &Done, before: &YoloInferenceServiceStatus, now: Timestamp) -> YoloInferenceServiceStatus {
+pub fn status(
+    done: &Done,
+    before: &YoloInferenceServiceStatus,
+    untold: &Untold,
+    now: Timestamp,
+) -> YoloInferenceServiceStatus {
     let Done { spec, seen, decision, applied } = done;
     let explanation = &decision.explanation;
     let pods = |phases: fn(PodPhase) -> bool| count(seen.pods.iter().filter(|pod| phases(pod.phase)).count());
@@ -48,7 +53,7 @@ pub fn status(done: &Done, before: &YoloInferenceServiceStatus, now: Timestamp) 
         targets_summary: Some(explanation.targets_summary.clone()),
         bottleneck: explanation.bottlenecks.first().map(bottleneck),
         advice: advice(explanation, &spec.inactive),
-        decisions: decisions(&before.decisions, decision),
+        decisions: decisions(&before.decisions, untold),
         learned: None, // `report` decides when.
         rollout: Some(RolloutStatus {
             hash: applied.template.clone(),
@@ -167,15 +172,17 @@ fn advice(explanation: &Explanation, inactive: &[&'static str]) -> Vec<Advice> {
     inactive.into_iter().chain(planned).take(ADVICE_MAX).collect()
 }
 
-/// The last decisions, newest last: the new one appended, judged ones replaced.
-fn decisions(before: &[DecisionStatus], decision: &decision::Decision) -> Vec<DecisionStatus> {
+/// The last decisions, newest last: new ones appended, judged ones replaced.
+fn decisions(before: &[DecisionStatus], untold: &Untold) -> Vec<DecisionStatus> {
     let mut all = before.to_vec();
-    for record in decision.judged.iter().chain(&decision.record).map(record) {
+    for record in untold.made.iter().chain(&untold.judged).map(record) {
         match all.iter_mut().find(|known| known.id == record.id) {
             Some(known) => *known = record,
             None => all.push(record),
         }
     }
+    // A judged one that had left the list comes back only if there is room.
+    all.sort_by_key(|known| known.id);
     let extra = all.len().saturating_sub(DECISIONS_MAX);
     all.split_off(extra)
 }
@@ -221,4 +228,53 @@ fn signed(bytes: Bytes) -> i64 {
 
 fn count(pods: usize) -> i32 {
     i32::try_from(pods).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use yolo_planner::decision::{RecordVerdict, Trigger};
+    use yolo_planner::{Observation, Policy, State, plan};
+
+    fn made(id: u64) -> Record {
+        let knobs = Knobs::initial(&Policy::default());
+        Record {
+            id,
+            time: Timestamp::ZERO,
+            trigger: Trigger::Load,
+            from: knobs,
+            to: knobs,
+            reason: "it does not pay".to_owned(),
+            constraints: Vec::new(),
+            predicted: decision::Outcome::default(),
+            actual: None,
+            verdict: None,
+        }
+    }
+
+    /// What a tick that made `record` and judged `judged` leaves untold.
+    fn tick(untold: Untold, record: Option<Record>, judged: Vec<Record>) -> Untold {
+        let seen = Observation::new(Knobs::initial(&Policy::default()));
+        let decision = plan(&Policy::default(), &seen, &State::default(), Timestamp::whole(1));
+        untold.with(&decision::Decision { record, judged, ..decision })
+    }
+
+    #[test]
+    fn decisions_of_ticks_that_failed_are_told_by_the_next_status_once_and_in_order() {
+        let shown = decisions(&[], &tick(Untold::default(), Some(made(1)), Vec::new()));
+        let judged = |id| Record { verdict: Some(RecordVerdict::Confirmed), ..made(id) };
+        let failed = tick(Untold::default(), Some(made(2)), vec![judged(1)]);
+        let untold = tick(tick(failed, None, vec![judged(2)]), Some(made(3)), Vec::new());
+        let all = decisions(&shown, &untold);
+        let told: Vec<_> = all.iter().map(|record| (record.id, record.verdict.as_deref())).collect();
+        assert_eq!(told, [(1, Some("Confirmed")), (2, Some("Confirmed")), (3, None)]);
+    }
+
+    #[test]
+    fn outage_of_the_api_server_keeps_the_newest_decisions() {
+        let untold = (1..=12).fold(Untold::default(), |untold, id| tick(untold, Some(made(id)), Vec::new()));
+        assert_eq!(untold.made.len(), DECISIONS_MAX);
+        let all = decisions(&[], &untold);
+        assert_eq!((all.first().map(|record| record.id), all.last().map(|record| record.id)), (Some(3), Some(12)));
+    }
 }
