@@ -67,12 +67,13 @@ test-e2e: cluster-binaries image ## Tests on a real node (T3)
 	$(STAGE) test-e2e 420 cargo test -p yolo-operator --test t3 -- --test-threads=1
 ci: checks test ## What CI runs
 
-.PHONY: figures bench-operator bench-server-memory
+.PHONY: figures bench-operator bench-server
 bench-operator: ## What the operator costs: sampling 200 pods
 	$(STAGE) bench-operator 600 cargo bench --quiet -p yolo-operator --bench sampler
-bench-server-memory: model pages ## Memory of the server with the 640 model, one session, batch 1
+bench-server: reference ## What the server costs and how equal its answers are: memory, 23 pages
 	cargo build --quiet --release -p yolo-server
-	YOLO_SERVER_PROGRAM=$(CURDIR)/target/release/yolo-server cargo test --quiet -p yolo-server --test memory -- --nocapture
+	YOLO_FIGURES=$(CURDIR)/target/figures YOLO_SERVER_PROGRAM=$(CURDIR)/target/release/yolo-server \
+	  cargo test --quiet -p yolo-server --test memory --test pages -- --nocapture --test-threads 1
 figures: ## Keep what was measured: docs/figures, docs/performance.md, the README's table
 	tools/figures
 

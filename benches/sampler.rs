@@ -53,7 +53,7 @@ fn main() {
     }
     print!("{}", figures::table(&all));
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/figures");
-    figures::write(&folder, "sampler", "make bench-operator", &mut all).unwrap();
+    figures::write(&folder, "operator", "make bench-operator", &mut all).unwrap();
 }
 
 /// Runs the sampler for some rounds: seconds a round, and cores that it keeps busy at one round in 5 s.

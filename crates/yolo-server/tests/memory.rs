@@ -1,6 +1,6 @@
 //! Memory of the real program with the real model: one session, batch 1, every page once.
 //!
-//! `make bench-server-memory` runs it on the release build (`YOLO_SERVER_PROGRAM`) and prints the figure.
+//! `make bench-server` runs it on the release build (`YOLO_SERVER_PROGRAM`) and prints the figure.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a failed test")]
 
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use yolo_testkit::figures::{self, Figure};
 
 /// Goal of the project.
 const RESIDENT_MB_MAX: f64 = 200.0;
@@ -91,5 +92,7 @@ async fn the_real_model_takes_at_most_200_mb() {
     }
     let served_mb = resident_mb(server.0.id());
     println!("resident memory, 640 model, 1 session, batch 1: {warm_mb:.0} MB warm, {served_mb:.0} MB after 23 pages");
+    let figure = Figure::at_most("resident_640_one_session_batch_1", served_mb, "MB", RESIDENT_MB_MAX);
+    figures::add("server", "make bench-server", &mut [figure]).unwrap();
     assert!(served_mb <= RESIDENT_MB_MAX, "{served_mb:.0} MB");
 }

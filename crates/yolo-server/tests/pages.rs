@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use yolo_server::engine::ort::{Options, load};
 use yolo_server::engine::{Engine, EngineInput, LoadedModel, Memory};
+use yolo_testkit::figures::{self, Figure};
 use yolo_vision::{DecodeLimits, Detection, Letterbox, Parameters, Picture, Size, decode, letterbox_into, postprocess};
 
 /// Largest distance of an edge that counts as the same box, in pixels of the page.
@@ -113,6 +114,13 @@ fn png_pages_give_the_reference_detections_alone_and_in_batches() {
         println!(
             "{count} png pages, batch {batch}: {elements} elements, boxes within {box_px} px, scores within {confidence}"
         );
+        let id = |what: &str| format!("pages_batch_{batch}_{what}");
+        let mut measured = [
+            Figure::at_most(id("box_difference"), box_px.into(), "px", BOX_PX_MAX.into()),
+            Figure::at_most(id("score_difference"), confidence.into(), "ratio", CONFIDENCE_MAX.into()),
+            Figure::reported(id("elements"), f64::from(u32::try_from(elements).expect("few")), "boxes"),
+        ];
+        figures::add("server", "make bench-server", &mut measured).expect("figures are written");
         assert!(elements > 0 && box_px <= BOX_PX_MAX && confidence <= CONFIDENCE_MAX, "batch {batch}");
     }
 }

@@ -1,11 +1,12 @@
 //! Measured figures in the one format of every bench and campaign: `target/figures/<area>.json` and a table.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
 use serde::Serialize;
+use serde_json::Value;
 
 /// One measured number and the goal that it was held against.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -98,6 +99,29 @@ pub fn write(folder: &Path, area: &str, how: &'static str, figures: &mut [Figure
     std::fs::write(&path, text).with_context(|| format!("failed to write {}", path.display()))
 }
 
+/// Like [`write`], but keeps what other tests have measured: figures of the same id are replaced. For figures that come
+/// from tests; `YOLO_FIGURES` names the folder, and without it nothing is written.
+///
+/// # Errors
+/// If the file cannot be read as figures, or not be written.
+pub fn add(area: &str, how: &'static str, figures: &mut [Figure]) -> anyhow::Result<()> {
+    let Some(folder) = std::env::var_os("YOLO_FIGURES").map(PathBuf::from) else { return Ok(()) };
+    let path = folder.join(format!("{area}.json"));
+    let before = std::fs::read_to_string(&path).ok();
+    write(&folder, area, how, figures)?;
+    let Some(before) = before else { return Ok(()) };
+    let (before, mut now): (Value, Value) =
+        (serde_json::from_str(&before)?, serde_json::from_str(&std::fs::read_to_string(&path)?)?);
+    let kept = before.get("figures").and_then(Value::as_array).into_iter().flatten();
+    let kept =
+        kept.filter(|old| figures.iter().all(|new| old.get("id") != Some(&Value::from(new.id.as_str())))).cloned();
+    if let Some(all) = now.get_mut("figures").and_then(Value::as_array_mut) {
+        all.extend(kept);
+    }
+    std::fs::write(&path, serde_json::to_string_pretty(&now)? + "\n")
+        .with_context(|| format!("failed to write {}", path.display()))
+}
+
 /// The figures as a table, those that miss their goal last, where the reader of a terminal looks first.
 pub fn table(figures: &[Figure]) -> String {
     let mut sorted: Vec<&Figure> = figures.iter().collect();
@@ -147,7 +171,7 @@ mod tests {
         let mut figures = [Figure::at_most("x", 0.5, "s", 1.0).over(&[0.25, 0.5])];
         write(folder.path(), "demo", "make demo", &mut figures).unwrap();
         let text = std::fs::read_to_string(folder.path().join("demo.json")).unwrap();
-        let file: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let file: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(file["area"], "demo");
         assert_eq!(
             file["figures"][0],
