@@ -90,6 +90,9 @@ fn pod(policy: &Policy, pod: &PodRate) -> String {
     format!("one pod carries {:.1}/s{within} ({why})", pod.carried)
 }
 
+/// Larger batches that carry no more than this many times what smaller ones do gain nothing (the server's own rule).
+const GAIN_MIN: f64 = 1.03;
+
 fn batch(facts: Facts, from: u32, to: u32) -> String {
     let pods = facts.choice.replicas;
     let carried = |size: u32| facts.model.pod(size, pods).map(|pod| pod.carried);
@@ -103,7 +106,20 @@ fn batch(facts: Facts, from: u32, to: u32) -> String {
             .zip(Some(target.limit_s()))
     });
     if let Some((upper, limit)) = slow {
-        return format!("batch {from}→{to}: a batch takes up to {}, {} are allowed", millis(upper), millis(limit));
+        let saturation = |size: u32| facts.model.pod(size, pods).map(|pod| pod.saturation);
+        let gain = match saturation(from).zip(saturation(to)) {
+            Some((before, after)) if before <= GAIN_MIN * after => {
+                format!(
+                    "batching does not pay here, {after:.1}/s at most with batches of {to}, {before:.1}/s with {from}; "
+                )
+            }
+            _ => String::new(),
+        };
+        return format!(
+            "batch {from}→{to}: {gain}a batch takes up to {}, {} are allowed",
+            millis(upper),
+            millis(limit)
+        );
     }
     match (carried(from), carried(to)) {
         (Some(before), Some(after)) if to < from => format!(
