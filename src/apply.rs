@@ -113,7 +113,7 @@ fn remember_order(ordered: &mut Option<Ordered>, seen: &Seen, live: Option<&Depl
     let foreign: Option<Foreign> = match &seen.ownership {
         Ownership::Ours { foreign, .. } => foreign.clone(),
         Ownership::Foreign { by, .. } => Some(by.clone()),
-        Ownership::Released { .. } => None,
+        Ownership::Autoscaled { .. } | Ownership::Released { .. } => None,
     };
     let Some(live) = live else { return };
     let replicas = live.spec.as_ref().and_then(|spec| spec.replicas).and_then(|count| u32::try_from(count).ok());

@@ -8,6 +8,7 @@
 pub mod admin;
 pub mod apply;
 pub mod args;
+pub mod autoscalers;
 pub mod build;
 pub mod cadence;
 pub mod call;

@@ -4,12 +4,12 @@
 //! The watches run on the standby too, so that a new leader starts with warm stores.
 
 use std::fmt::Debug;
-use std::hash::Hash;
 
 use futures::channel::mpsc;
 use futures::{StreamExt, TryStreamExt, future};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -19,6 +19,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
+use crate::autoscalers::{self, Autoscalers};
 use crate::fleet::{self, Fleet, SERVICE_LABEL, ServiceId};
 use crate::limits;
 
@@ -40,7 +41,10 @@ pub struct Live {
     pub network_policies: Store<NetworkPolicy>,
     /// Inference pods.
     pub fleet: Fleet,
+    /// Autoscalers that may scale the Deployments.
+    pub autoscalers: Autoscalers,
     pods: Store<Pod>,
+    scalers: Store<HorizontalPodAutoscaler>,
 }
 
 /// Wakes the controller for one service.
@@ -49,15 +53,24 @@ pub type Trigger = mpsc::Sender<ServiceId>;
 impl Live {
     /// Starts the watches as `tasks`; each change sends its service through `trigger`.
     pub fn watch(client: &Client, namespace: Option<&str>, trigger: &Trigger, tasks: &mut JoinSet<()>) -> Self {
-        let pods = spawn(api(client, namespace), fleet::POD_SELECTOR, fleet::trim, trigger.clone(), tasks);
+        let mut watches = Watches { client, namespace, trigger, tasks };
+        let pods = watches.start(fleet::POD_SELECTOR, fleet::trim, labelled);
+        let deployments: Store<Deployment> = watches.child();
+        let autoscalers = watches.start("", autoscalers::trim, {
+            // An autoscaler writes its status every few seconds: those of other people's Deployments wake nobody.
+            let ours = deployments.clone();
+            move |scaler| autoscalers::target(scaler).filter(|service| get(&ours, service, &service.name).is_some())
+        });
         Self {
-            deployments: child(client, namespace, trigger, tasks),
-            config_maps: child(client, namespace, trigger, tasks),
-            services: child(client, namespace, trigger, tasks),
-            budgets: child(client, namespace, trigger, tasks),
-            network_policies: child(client, namespace, trigger, tasks),
+            config_maps: watches.child(),
+            services: watches.child(),
+            budgets: watches.child(),
+            network_policies: watches.child(),
             fleet: Fleet::new(pods.clone()),
+            autoscalers: Autoscalers::new(autoscalers.clone()),
+            deployments,
             pods,
+            scalers: autoscalers,
         }
     }
 
@@ -71,6 +84,7 @@ impl Live {
             self.budgets.wait_until_ready(),
             self.network_policies.wait_until_ready(),
             self.pods.wait_until_ready(),
+            self.scalers.wait_until_ready(),
         );
     }
 }
@@ -83,60 +97,63 @@ where
     store.get(&ObjectRef::new(name).within(&service.namespace))
 }
 
-fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-{
-    match namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
+/// What it takes to start a watch.
+struct Watches<'a> {
+    client: &'a Client,
+    /// All namespaces if absent.
+    namespace: Option<&'a str>,
+    trigger: &'a Trigger,
+    tasks: &'a mut JoinSet<()>,
+}
+
+impl Watches<'_> {
+    /// Watches a kind that this operator builds.
+    fn child<K>(&mut self) -> Store<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        K: Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    {
+        self.start(CHILD_SELECTOR, |_: &mut K| {}, labelled)
+    }
+
+    /// Watches the objects of a kind that `selector` selects, each cut down by `trim` before it is kept.
+    fn start<K>(
+        &mut self,
+        selector: &str,
+        trim: impl FnMut(&mut K) + Send + 'static,
+        service_of: impl Fn(&K) -> Option<ServiceId> + Send + Sync + 'static,
+    ) -> Store<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        K: Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    {
+        let (store, writer) = reflector::store();
+        let api = match self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        };
+        let config = watcher::Config::default().labels(selector).timeout(limits::WATCH_S);
+        let stream = watcher(api, config).default_backoff().modify(trim).reflect(writer).touched_objects();
+        let mut trigger = self.trigger.clone();
+        self.tasks.spawn(async move {
+            let touched = stream
+                .inspect_err(|error| tracing::warn!(kind = %K::kind(&()), %error, "A watch failed; it starts again."));
+            touched
+                .for_each(|object| {
+                    if let Some(service) = object.ok().as_ref().and_then(&service_of) {
+                        // A full channel drops the wake-up, not the change: the store has it, and the requeue comes.
+                        let _full = trigger.try_send(service);
+                    }
+                    future::ready(())
+                })
+                .await;
+        });
+        store
     }
 }
 
-fn child<K>(client: &Client, namespace: Option<&str>, trigger: &Trigger, tasks: &mut JoinSet<()>) -> Store<K>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
-{
-    spawn(api(client, namespace), CHILD_SELECTOR, |_: &mut K| {}, trigger.clone(), tasks)
-}
-
-fn spawn<K>(
-    api: Api<K>,
-    selector: &str,
-    trim: impl FnMut(&mut K) + Send + 'static,
-    mut trigger: Trigger,
-    tasks: &mut JoinSet<()>,
-) -> Store<K>
-where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-    K::DynamicType: Hash + Eq + Clone + Default,
-{
-    let (store, writer) = reflector::store();
-    let config = watcher::Config::default().labels(selector).timeout(limits::WATCH_S);
-    let stream = watcher(api, config).default_backoff().modify(trim).reflect(writer).touched_objects();
-    tasks.spawn(async move {
-        let touched = stream
-            .inspect_err(|error| tracing::warn!(kind = %K::kind(&()), %error, "A watch failed; it starts again."));
-        touched
-            .for_each(|object| {
-                if let Some(service) = object.ok().as_ref().and_then(service_of) {
-                    // A full channel drops the wake-up, not the change: the store has it, and the requeue comes.
-                    let _full = trigger.try_send(service);
-                }
-                future::ready(())
-            })
-            .await;
-    });
-    store
-}
-
-fn service_of<K: Resource>(object: &K) -> Option<ServiceId> {
+/// The service that the label of one of our objects names.
+fn labelled<K: Resource>(object: &K) -> Option<ServiceId> {
     let name = object.labels().get(SERVICE_LABEL)?.clone();
     Some(ServiceId { namespace: object.namespace()?, name })
 }

@@ -58,7 +58,8 @@ pub fn observe(ctx: &Context, spec: &Validated, status: Option<&YoloInferenceSer
     let pods = ctx.live.fleet.of(&spec.id);
     let snapshot = ctx.snapshots.of(&spec.id);
     let knobs = newest(config_map.as_deref().and_then(build::read), kept.knobs);
-    let ownership = replicas::judge(spec, deployment.as_deref(), kept.ordered.as_ref(), now);
+    let ownership =
+        replicas::judge(spec, deployment.as_deref(), kept.ordered.as_ref(), ctx.live.autoscalers.of(&spec.id), now);
 
     let mut current = knobs_now(&spec.policy, knobs.as_ref(), status);
     if let Some(replicas) = ownership.replicas() {
@@ -67,7 +68,7 @@ pub fn observe(ctx: &Context, spec: &Validated, status: Option<&YoloInferenceSer
     let generation = knobs.map_or(0, |knobs| knobs.generation);
     let observation = Observation {
         applied_pods: applied_pods(&pods, snapshot.as_deref(), generation),
-        other_manager: matches!(ownership, Ownership::Foreign { .. }),
+        other_manager: ownership.contested(),
         rolling: deployment.as_deref().is_some_and(rolling),
         pods: pods.iter().map(|view| pod(view, snapshot.as_deref(), now)).collect(),
         ..Observation::new(current)

@@ -1,7 +1,8 @@
 //! Who sets the number of pods: us, or somebody else (design.md section 4, last lines).
 //!
 //! The first foreign write is reverted, with an Event. A second one within ten minutes means that another autoscaler is
-//! at work: hands off, until the object's spec changes.
+//! at work: hands off, until the object's spec changes. One that says so itself, a `HorizontalPodAutoscaler` on the
+//! Deployment, needs no such proof: hands off for as long as it is there.
 
 use k8s_openapi::api::apps::v1::Deployment;
 use yolo_planner::policy::Mode;
@@ -50,6 +51,13 @@ pub enum Ownership {
         /// As the Deployment has it.
         replicas: Option<Replicas>,
     },
+    /// A `HorizontalPodAutoscaler`.
+    Autoscaled {
+        /// As the Deployment has it.
+        replicas: Option<Replicas>,
+        /// Its name.
+        autoscaler: String,
+    },
     /// Somebody else, again and again.
     Foreign {
         /// As the Deployment has it.
@@ -63,7 +71,10 @@ impl Ownership {
     /// The present number of pods.
     pub fn replicas(&self) -> Option<Replicas> {
         match self {
-            Self::Ours { replicas, .. } | Self::Released { replicas } | Self::Foreign { replicas, .. } => *replicas,
+            Self::Ours { replicas, .. }
+            | Self::Released { replicas }
+            | Self::Autoscaled { replicas, .. }
+            | Self::Foreign { replicas, .. } => *replicas,
         }
     }
 
@@ -71,13 +82,27 @@ impl Ownership {
     pub fn ours(&self) -> bool {
         matches!(self, Self::Ours { .. })
     }
+
+    /// Whether somebody else sets the number of pods against the object's own mode.
+    pub fn contested(&self) -> bool {
+        matches!(self, Self::Autoscaled { .. } | Self::Foreign { .. })
+    }
 }
 
-/// Decides who owns the number of pods of `live`, given our last write.
-pub fn judge(spec: &Validated, live: Option<&Deployment>, ordered: Option<&Ordered>, now: Timestamp) -> Ownership {
+/// Decides who owns the number of pods of `live`, given our last write and the autoscaler that scales it, if one does.
+pub fn judge(
+    spec: &Validated,
+    live: Option<&Deployment>,
+    ordered: Option<&Ordered>,
+    autoscaler: Option<String>,
+    now: Timestamp,
+) -> Ownership {
     let replicas = live.and_then(count);
     if spec.policy.replicas.mode != Mode::Auto {
         return Ownership::Released { replicas };
+    }
+    if let Some(autoscaler) = autoscaler {
+        return Ownership::Autoscaled { replicas, autoscaler };
     }
     let Some(ordered) = ordered else { return Ownership::Ours { replicas, foreign: None, reverting: false } };
     let before = ordered.foreign.clone();
@@ -135,13 +160,13 @@ mod tests {
     fn first_foreign_write_is_reverted_and_a_second_one_soon_after_ends_it() {
         let (spec, now) = (smallest(), Timestamp::whole(1000));
         let theirs = live(7, 6, "kubectl");
-        let first = judge(&spec, Some(&theirs), Some(&ordered(None)), now);
+        let first = judge(&spec, Some(&theirs), Some(&ordered(None)), None, now);
         let Ownership::Ours { replicas, foreign: Some(by), reverting: true } = first else { panic!("{first:?}") };
         assert_eq!((replicas, by.manager.as_str()), (Some(Replicas::new(2)), "kubectl"));
 
-        let soon = judge(&spec, Some(&theirs), Some(&ordered(Some(by.clone()))), Timestamp::whole(1599));
+        let soon = judge(&spec, Some(&theirs), Some(&ordered(Some(by.clone()))), None, Timestamp::whole(1599));
         assert!(matches!(soon, Ownership::Foreign { replicas: Some(r), .. } if r == Replicas::new(7)), "{soon:?}");
-        let later = judge(&spec, Some(&theirs), Some(&ordered(Some(by))), Timestamp::whole(1601));
+        let later = judge(&spec, Some(&theirs), Some(&ordered(Some(by))), None, Timestamp::whole(1601));
         assert!(matches!(later, Ownership::Ours { reverting: true, .. }), "{later:?}");
     }
 
@@ -150,17 +175,17 @@ mod tests {
         let by = Foreign { manager: "hpa".into(), seen: Timestamp::whole(1000), hands_off_generation: Some(3) };
         let quiet = live(2, 5, "hpa");
         let kept = ordered(Some(by));
-        assert!(!judge(&smallest(), Some(&quiet), Some(&kept), Timestamp::whole(9000)).ours());
+        assert!(!judge(&smallest(), Some(&quiet), Some(&kept), None, Timestamp::whole(9000)).ours());
         let mut changed = smallest();
         changed.generation = 4;
-        assert!(judge(&changed, Some(&quiet), Some(&kept), Timestamp::whole(9000)).ours());
+        assert!(judge(&changed, Some(&quiet), Some(&kept), None, Timestamp::whole(9000)).ours());
     }
 
     #[test]
     fn our_own_write_that_the_watch_has_not_shown_is_not_foreign() {
-        let seen = judge(&smallest(), Some(&live(1, 4, "kubectl")), Some(&ordered(None)), Timestamp::whole(1));
+        let seen = judge(&smallest(), Some(&live(1, 4, "kubectl")), Some(&ordered(None)), None, Timestamp::whole(1));
         assert_eq!(seen, Ownership::Ours { replicas: Some(Replicas::new(2)), foreign: None, reverting: false });
         let off = checked("{model: {source: {imagePath: /a}}, scaling: {replicas: {mode: Off}}}").unwrap();
-        assert!(!judge(&off, Some(&live(1, 4, "kubectl")), None, Timestamp::whole(1)).ours());
+        assert!(!judge(&off, Some(&live(1, 4, "kubectl")), None, None, Timestamp::whole(1)).ours());
     }
 }

@@ -135,8 +135,13 @@ fn metrics_detail(done: &Done) -> Option<String> {
 
 fn scaling_active(done: &Done) -> (Reason, Option<String>) {
     let judged = &done.decision.explanation.conditions.scaling_active;
-    if let Ownership::Foreign { by, .. } = &done.seen.ownership {
-        let detail = format!("{} sets the number of pods; remove it, or set scaling.replicas.mode to Off.", by.manager);
+    let by = match &done.seen.ownership {
+        Ownership::Foreign { by, .. } => Some(by.manager.clone()),
+        Ownership::Autoscaled { autoscaler, .. } => Some(format!("HorizontalPodAutoscaler {autoscaler}")),
+        Ownership::Ours { .. } | Ownership::Released { .. } => None,
+    };
+    if let Some(by) = by {
+        let detail = format!("{by} sets the number of pods; remove it, or set scaling.replicas.mode to Off.");
         return (Reason::ConflictingAutoscaler, Some(detail));
     }
     let reason = match judged.reason {

@@ -1,11 +1,12 @@
 //! From `kubectl apply` to a verdict: objects, knobs, samples and status of one service, and what a person does to them.
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
 use yolo_testkit::cluster::wait_for;
@@ -105,6 +106,45 @@ fn foreign_replicas_are_reverted_once_and_then_left_alone() {
             })
             .await;
             assert_eq!(operator::replicas(&client, &namespace, "fork").await, 5, "{:#?}", object.status);
+            operator.stop().await;
+        })
+        .unwrap();
+}
+
+#[test]
+fn autoscaler_on_the_deployment_has_the_pods_for_as_long_as_it_is_there() {
+    let Some(cluster) = operator::cluster() else { return };
+    let namespace = cluster.namespace("autoscaler").unwrap();
+    cluster
+        .block_on(async |client| {
+            let operator = Operator::start(cluster, &namespace, &format!("{namespace}-a")).await;
+            apply(&client, &namespace, &manifest("fork", json!({}))).await;
+            until(&client, &namespace, "fork", "a status", |object| condition(object, "ScalingActive").0 == "True")
+                .await;
+            let scalers: Api<HorizontalPodAutoscaler> = Api::namespaced(client.clone(), &namespace);
+            let scaler = json!({"metadata": {"name": "by-cpu"}, "spec": {"maxReplicas": 9,
+                "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "fork"}}});
+            scalers.create(&PostParams::default(), &serde_json::from_value(scaler).unwrap()).await.unwrap();
+            let object = until(&client, &namespace, "fork", "hands off", |object| {
+                condition(object, "ScalingActive") == ("False".into(), "ConflictingAutoscaler".into())
+            })
+            .await;
+            let conditions = object.status.unwrap().conditions;
+            let active = conditions.iter().find(|condition| condition.type_ == "ScalingActive").unwrap();
+            assert!(active.message.contains("by-cpu"), "{}", active.message);
+            // What it writes stays, twice and more.
+            for count in [4, 6, 5] {
+                scale(&client, &namespace, count).await;
+                until(&client, &namespace, "fork", "the status to follow", |object| {
+                    object.status.as_ref().unwrap().knobs.as_ref().unwrap().current.as_ref().unwrap().replicas == count
+                })
+                .await;
+                assert_eq!(operator::replicas(&client, &namespace, "fork").await, count);
+            }
+            scalers.delete("by-cpu", &DeleteParams::default()).await.unwrap();
+            until(&client, &namespace, "fork", "hands on", |object| condition(object, "ScalingActive").0 == "True")
+                .await;
+            assert_eq!(operator::replicas(&client, &namespace, "fork").await, 5, "taken over as it was left");
             operator.stop().await;
         })
         .unwrap();
