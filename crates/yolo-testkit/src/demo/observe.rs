@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::events::v1::Event;
 use kube::Client;
-use kube::api::Api;
+use kube::api::{Api, ListParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -114,15 +114,18 @@ async fn watch_knobs(
 }
 
 async fn print_events(client: Client, progress: Arc<Progress>) {
+    // Only of the objects of now: Events of an earlier run's objects outlive them by an hour.
+    let services = status::api(client.clone(), SERVICES_NAMESPACE).list(&ListParams::default()).await;
+    let current: Vec<_> = services.into_iter().flatten().filter_map(|service| service.metadata.uid).collect();
     let api: Api<Event> = Api::namespaced(client, SERVICES_NAMESPACE);
     let mut events = watcher(api, watcher::Config::default()).default_backoff().applied_objects().boxed();
     loop {
         // An error of the watch is followed by its own retry with backoff.
         let Ok(Some(event)) = events.try_next().await else { continue };
-        if event.reporting_controller.as_ref().is_some_and(|name| name.contains("yolo-operator")) {
+        let Some(about) = event.regarding else { continue };
+        if about.uid.is_some_and(|uid| current.contains(&uid)) {
             let text = |value: Option<String>| value.unwrap_or_default();
-            let about = text(event.regarding.and_then(|object| object.name));
-            progress.say(&format!("event {about}: {} - {}", text(event.reason), text(event.note)));
+            progress.say(&format!("event {}: {} - {}", text(about.name), text(event.reason), text(event.note)));
         }
     }
 }
