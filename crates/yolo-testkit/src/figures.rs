@@ -99,7 +99,7 @@ pub fn write(folder: &Path, area: &str, how: &'static str, figures: &mut [Figure
     std::fs::write(&path, text).with_context(|| format!("failed to write {}", path.display()))
 }
 
-/// Like [`write`], but keeps what other tests have measured: figures of the same id are replaced. For figures that come
+/// As [`write()`] does, but keeps what other tests have measured: figures of the same id are replaced. For figures that come
 /// from tests; `YOLO_FIGURES` names the folder, and without it nothing is written.
 ///
 /// # Errors
