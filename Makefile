@@ -35,6 +35,7 @@ model: ## Fetch ONNX Runtime and the page-layout model; make its 1024, 640 and 3
 pages: ## Render 23 real pages to JPEG and PNG
 	@tools/model/venv
 	@$(MODEL_PYTHON) tools/model/pages.py
+	@$(MODEL_PYTHON) tools/thumbnails.py
 reference: model pages ## Run the pages through ONNX Runtime, OpenCV and numpy: what the server must answer
 	@$(MODEL_PYTHON) tools/fixtures/reference.py
 fixtures: ## Regenerate the committed pictures, tensors and tiny ONNX models
@@ -63,7 +64,7 @@ test-unit: model pages reference ## Tests without a cluster, the real model's in
 	$(STAGE) test-operator 300 cargo test -p yolo-operator --lib --bins --test architecture
 test-cluster: cluster-binaries ## Tests against a real API server (T1)
 	$(STAGE) test-cluster 420 cargo test -p yolo-operator --test t1
-test-e2e: cluster-binaries image ## Tests on a real node (T3)
+test-e2e: cluster-binaries image pages ## Tests on a real node (T3)
 	$(STAGE) test-e2e 420 cargo test -p yolo-operator --test t3 -- --test-threads=1
 ci: checks test ## What CI runs
 
@@ -99,7 +100,6 @@ CONTEXT ?=
 # With CONTEXT the cluster pulls the charts' own images, unless DEMO_ARGS='--set image.repository=…' names others.
 DEMO_ARGS ?=
 demo: $(if $(CONTEXT),,cluster-binaries image) pages ## Watch two services meet their targets (CONTEXT= uses your cluster)
-	@$(MODEL_PYTHON) tools/thumbnails.py
 	$(STAGE) demo 600 cargo run --quiet -p yolo-testkit --bin yolo-demo -- run --context "$(CONTEXT)" $(DEMO_ARGS)
 demo-down: ## Stop the demo's cluster; nothing of it is left
 	cargo run --quiet -p yolo-testkit --bin yolo-demo -- down

@@ -10,8 +10,13 @@
     reason = "a helper that fails is a failed test"
 )]
 
+mod product;
 mod promise_cluster_leaves_nothing_behind;
 mod promise_cluster_runs_pods;
+mod promise_drain_fails_nothing;
+mod promise_knobs_apply_live;
+mod promise_model_failures_are_told;
 mod promise_service_meets_targets;
+mod service;
 
 yolo_testkit::cluster_guard!();
