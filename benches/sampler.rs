@@ -215,6 +215,7 @@ fn pod(number: u8) -> PodView {
         oom_killed: None,
         termination: None,
         restarts: 0,
+        waiting: None,
     }
 }
 

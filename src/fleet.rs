@@ -61,6 +61,19 @@ pub struct Termination {
     pub message: String,
 }
 
+/// Why a pod does not start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Waiting {
+    /// The scheduler has no node for it; its sentence, which names a claim that is not bound.
+    Node(String),
+    /// The kubelet cannot get this image. Its own words take turns (`ErrImagePull`, `ImagePullBackOff`) and are left out.
+    Image(String),
+    /// The kubelet cannot make the container: a Secret, a command, a limit. Its word and sentence.
+    Container(String),
+    /// The container is being made, volumes are being mounted.
+    Creating,
+}
+
 /// One inference pod.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PodView {
@@ -92,6 +105,8 @@ pub struct PodView {
     pub termination: Option<Termination>,
     /// Container restarts.
     pub restarts: u32,
+    /// Why it does not start; absent once its container has been made.
+    pub waiting: Option<Waiting>,
 }
 
 /// The pods of all services, from the reflector's memory.
@@ -157,6 +172,7 @@ impl PodView {
             oom_killed: container.and_then(oom_killed),
             termination: if ready_since.is_some() { None } else { container.and_then(termination) },
             restarts: container.and_then(|c| u32::try_from(c.restart_count).ok()).unwrap_or(0),
+            waiting: waiting(status, container),
         })
     }
 }
@@ -204,6 +220,25 @@ fn condition<'a>(status: Option<&'a PodStatus>, kind: &str) -> Option<&'a PodCon
 fn ready_since(status: Option<&PodStatus>) -> Option<Timestamp> {
     let ready = condition(status, "Ready").filter(|condition| condition.status == "True")?;
     ready.last_transition_time.as_ref().map(|time| time.0)
+}
+
+fn waiting(status: Option<&PodStatus>, container: Option<&ContainerStatus>) -> Option<Waiting> {
+    if let Some(scheduled) = condition(status, "PodScheduled").filter(|condition| condition.status == "False") {
+        return Some(Waiting::Node(scheduled.message.clone().unwrap_or_default()));
+    }
+    let container = container?;
+    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    let reason = waiting.reason.as_deref()?;
+    let why = waiting.message.as_deref().map_or_else(|| reason.to_owned(), |message| format!("{reason}: {message}"));
+    match reason {
+        "ContainerCreating" | "PodInitializing" => Some(Waiting::Creating),
+        // The container ended and starts again: `termination` and `restarts` tell more.
+        "CrashLoopBackOff" => None,
+        "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName" | "ImageInspectError" => {
+            Some(Waiting::Image(container.image.clone()))
+        }
+        _ => Some(Waiting::Container(why)),
+    }
 }
 
 fn phase(pod: &Pod, ready_since: Option<Timestamp>) -> PodPhase {
@@ -279,6 +314,29 @@ status:
         assert_eq!(PodView::of(&waiting).unwrap().phase, PodPhase::Pending);
         waiting.status = serde_yaml_ng::from_str("conditions: [{type: PodScheduled, status: 'False'}]").unwrap();
         assert_eq!(PodView::of(&waiting).unwrap().phase, PodPhase::Unschedulable);
+    }
+
+    #[test]
+    fn pod_that_does_not_start_says_what_it_waits_for() {
+        let waiting = |status: &str| {
+            let mut waiting = pod(READY);
+            waiting.status = serde_yaml_ng::from_str(status).unwrap();
+            trim(&mut waiting);
+            PodView::of(&waiting).unwrap().waiting
+        };
+        let container = |reason: &str, message: &str| {
+            waiting(&format!(
+                "containerStatuses: [{{name: server, image: 'local/s:1', imageID: '', ready: false, restartCount: 0, \
+                 state: {{waiting: {{reason: {reason}, message: '{message}'}}}}}}]"
+            ))
+        };
+        assert_eq!(container("ImagePullBackOff", "Back-off"), Some(Waiting::Image("local/s:1".to_owned())));
+        let refused = container("CreateContainerConfigError", "secret \"s\" not found");
+        assert_eq!(refused, Some(Waiting::Container("CreateContainerConfigError: secret \"s\" not found".to_owned())));
+        assert_eq!(container("ContainerCreating", ""), Some(Waiting::Creating));
+        assert_eq!(container("CrashLoopBackOff", "back-off 10s"), None, "its end is told instead");
+        let unbound = waiting("conditions: [{type: PodScheduled, status: 'False', message: 'claim \"models\"'}]");
+        assert_eq!(unbound, Some(Waiting::Node("claim \"models\"".to_owned())));
     }
 
     #[test]

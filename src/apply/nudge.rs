@@ -134,6 +134,7 @@ mod tests {
             oom_killed: None,
             termination: None,
             restarts: 0,
+            waiting: None,
         }
     }
 

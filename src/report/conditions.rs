@@ -7,9 +7,10 @@ use yolo_planner::explain::{Condition as Judged, ConditionReason, Tristate};
 
 use crate::call::Category;
 use crate::error::Error;
-use crate::fleet::{PodPhase, PodView, Termination};
+use crate::fleet::{PodPhase, PodView, Termination, Waiting};
 use crate::observe::Ownership;
 use crate::reconcile::Done;
+use crate::validate::Validated;
 
 /// The conditions after a whole reconcile.
 pub fn conditions(done: &Done, before: &[Condition], now: &Time) -> Vec<Condition> {
@@ -18,7 +19,7 @@ pub fn conditions(done: &Done, before: &[Condition], now: &Time) -> Vec<Conditio
     let mut put = |reason: Reason, detail: Option<&str>| {
         set(&mut after, reason, detail, Some(done.spec.generation), now);
     };
-    let (ready, detail) = ready(done);
+    let (ready, detail) = ready(&done.spec, &done.seen.pods, done.seen.observation.rolling);
     put(ready, detail.as_deref());
     put(reconciling(done), None);
     put(Reason::NotStalled, None);
@@ -28,7 +29,7 @@ pub fn conditions(done: &Done, before: &[Condition], now: &Time) -> Vec<Conditio
     let (active, detail) = scaling_active(done);
     put(active, detail.as_deref());
     let (limited, detail) = scaling_limited(done);
-    put(limited, detail);
+    put(limited, detail.as_deref());
     after
 }
 
@@ -53,22 +54,49 @@ pub fn failed(error: &Error, before: &[Condition], generation: Option<i64>, now:
     after
 }
 
-/// Serving the desired generation with at least `replicas.min` pods. A pod that refuses its model is not hidden by pods of
-/// the previous generation that still serve.
-fn ready(done: &Done) -> (Reason, Option<String>) {
-    let living = || done.seen.pods.iter().filter(|pod| pod.phase != PodPhase::Draining);
+/// Serving the desired generation with at least `replicas.min`. A new pod that refuses its model, or cannot even start, is
+/// not hidden by pods of the previous generation that still serve.
+fn ready(spec: &Validated, pods: &[PodView], rolling: bool) -> (Reason, Option<String>) {
+    let living = || pods.iter().filter(|pod| pod.phase != PodPhase::Draining);
     if let Some((pod, why)) = living().find_map(|pod| Some((pod, pod.termination.as_ref()?))) {
         return (refusal(why), Some(format!("{} (pod {})", why.message, pod.name)));
     }
     let ready = living().filter(|pod| pod.phase == PodPhase::Ready).count();
-    let wanted = done.spec.policy.replicas.min.get();
-    if u32::try_from(ready).is_ok_and(|ready| ready >= wanted) {
-        return (Reason::Serving, None);
+    let wanted = spec.policy.replicas.min.get();
+    let enough = u32::try_from(ready).is_ok_and(|ready| ready >= wanted);
+    let claim = spec.workload.model.claim.as_deref();
+    let missed = living().filter(|pod| !enough || (rolling && pod.waiting.is_some()));
+    let count = format!("{ready} of at least {wanted} pods are ready.");
+    match missed.clone().find_map(|pod| stuck(pod, claim)) {
+        Some((reason, detail)) => (reason, Some(format!("{detail} {count}"))),
+        None if enough => (Reason::Serving, None),
+        // A volume that does not mount is told by the kubelet in Events only.
+        None => match missed.clone().find(|pod| pod.waiting == Some(Waiting::Creating)).zip(claim) {
+            Some((pod, claim)) => {
+                let detail = format!("The Events of pod {} tell if the claim {claim} cannot be mounted.", pod.name);
+                (Reason::PodsNotReady, Some(format!("{count} {detail}")))
+            }
+            None => (Reason::PodsNotReady, Some(count)),
+        },
     }
-    let failing = |pod: &&PodView| pod.phase != PodPhase::Ready && pod.restarts > 0;
-    match living().find(failing) {
-        Some(pod) => (Reason::PodsFailing, Some(format!("Pod {} ends and restarts; see its log.", pod.name))),
-        None => (Reason::PodsNotReady, Some(format!("{ready} of at least {wanted} pods are ready."))),
+}
+
+/// Why `pod` does not become ready by itself, in words that stay the same while it lasts.
+fn stuck(pod: &PodView, claim: Option<&str>) -> Option<(Reason, String)> {
+    let name = &pod.name;
+    match &pod.waiting {
+        Some(Waiting::Image(image)) => {
+            Some((Reason::ImageUnavailable, format!("The image {image} of pod {name} cannot be pulled.")))
+        }
+        Some(Waiting::Container(why)) => Some((Reason::PodsFailing, format!("Pod {name} cannot start: {why}."))),
+        Some(Waiting::Node(why)) => {
+            let claim = claim.filter(|_| why.to_lowercase().contains("persistentvolumeclaim"))?;
+            Some((Reason::VolumeUnavailable, format!("The claim {claim} is not bound or does not exist.")))
+        }
+        None if pod.phase != PodPhase::Ready && pod.restarts > 0 => {
+            Some((Reason::PodsFailing, format!("Pod {name} ends and restarts; see its log.")))
+        }
+        Some(Waiting::Creating) | None => None,
     }
 }
 
@@ -154,7 +182,15 @@ fn scaling_active(done: &Done) -> (Reason, Option<String>) {
     (reason, sentence(judged).map(ToOwned::to_owned))
 }
 
-fn scaling_limited(done: &Done) -> (Reason, Option<&str>) {
+fn scaling_limited(done: &Done) -> (Reason, Option<String>) {
+    // Whatever else is in the way: the scheduler's own words name it.
+    let unscheduled = done.seen.pods.iter().find_map(|pod| match &pod.waiting {
+        Some(Waiting::Node(why)) => Some((pod, why)),
+        _ => None,
+    });
+    if let Some((pod, why)) = unscheduled {
+        return (Reason::Unschedulable, Some(format!("Pod {} has no node: {why}", pod.name)));
+    }
     let judged = &done.decision.explanation.conditions.scaling_limited;
     let reason = match judged.reason {
         ConditionReason::AtMaximum => Reason::AtMaximum,
@@ -163,14 +199,11 @@ fn scaling_limited(done: &Done) -> (Reason, Option<&str>) {
         ConditionReason::ModelDegraded => Reason::ModelDegraded,
         _ => return held(done),
     };
-    (reason, sentence(judged))
+    (reason, sentence(judged).map(ToOwned::to_owned))
 }
 
-/// A pod that no node has room for, else what the planner waits for.
-fn held(done: &Done) -> (Reason, Option<&str>) {
-    if done.seen.pods.iter().any(|pod| pod.phase == PodPhase::Unschedulable) {
-        return (Reason::Unschedulable, None);
-    }
+/// What the planner waits for.
+fn held(done: &Done) -> (Reason, Option<String>) {
     let reason = match done.decision.action {
         Action::Hold { reason: HoldReason::ColdStart } => Reason::ColdStart,
         Action::Hold { reason: HoldReason::Pending } => Reason::Pending,
@@ -180,10 +213,79 @@ fn held(done: &Done) -> (Reason, Option<&str>) {
         Action::Hold { reason: HoldReason::NonFinite } => Reason::NonFinite,
         Action::Hold { .. } | Action::Change { .. } => return (Reason::WithinRange, None),
     };
-    (reason, Some(done.decision.explanation.reason.as_str()))
+    (reason, Some(done.decision.explanation.reason.clone()))
 }
 
 /// The planner's sentence; an empty one leaves the table's.
 fn sentence(judged: &Judged) -> Option<&str> {
     Some(judged.message.as_str()).filter(|message| !message.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::ServiceId;
+    use crate::validate::fixtures::checked;
+
+    fn pod(waiting: Option<Waiting>) -> PodView {
+        PodView {
+            uid: "u1".to_owned(),
+            namespace: "kitchen".to_owned(),
+            name: "fork-1".to_owned(),
+            service: ServiceId { namespace: "kitchen".to_owned(), name: "fork".to_owned() },
+            ip: None,
+            phase: PodPhase::Pending,
+            created: jiff::Timestamp::UNIX_EPOCH,
+            ready_since: None,
+            class: 0,
+            node: None,
+            knobs_annotation: None,
+            oom_killed: None,
+            termination: None,
+            restarts: 0,
+            waiting,
+        }
+    }
+
+    #[test]
+    fn pod_that_does_not_start_is_told_with_what_it_lacks() {
+        let claim = "{model: {source: {persistentVolumeClaim: {claimName: models, path: b.onnx}}}}";
+        let told = |waiting| {
+            let (reason, detail) = ready(&checked(claim).unwrap(), &[pod(waiting)], false);
+            (reason, detail.unwrap())
+        };
+        let (reason, detail) = told(Some(Waiting::Image("local/s:1".to_owned())));
+        assert_eq!(reason, Reason::ImageUnavailable);
+        assert!(detail.contains("local/s:1"), "{detail}");
+        let unbound = "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.";
+        let (reason, detail) = told(Some(Waiting::Node(unbound.to_owned())));
+        assert_eq!(reason, Reason::VolumeUnavailable);
+        assert!(detail.contains("claim models"), "{detail}");
+        let (reason, detail) = told(Some(Waiting::Node("0/1 nodes are available: 1 Insufficient cpu.".to_owned())));
+        assert_eq!((reason, detail.as_str()), (Reason::PodsNotReady, "0 of at least 1 pods are ready."));
+        let (reason, detail) = told(Some(Waiting::Creating));
+        assert_eq!(reason, Reason::PodsNotReady);
+        assert!(detail.contains("claim models"), "{detail}");
+    }
+
+    #[test]
+    fn pods_that_serve_hide_a_stuck_scale_up_but_not_a_stuck_rollout() {
+        let spec = checked("{model: {source: {imagePath: /a}}}").unwrap();
+        let serving = PodView { phase: PodPhase::Ready, ..pod(None) };
+        let pods = [serving, pod(Some(Waiting::Image("local/s:2".to_owned())))];
+        assert_eq!(ready(&spec, &pods, false), (Reason::Serving, None));
+        assert_eq!(ready(&spec, &pods, true).0, Reason::ImageUnavailable);
+    }
+
+    #[test]
+    fn refusal_of_the_server_has_a_reason_of_its_own() {
+        let ended = |code: &str| {
+            let termination = Termination { code: code.to_owned(), message: "it is not there".to_owned() };
+            let pod = PodView { termination: Some(termination), restarts: 3, ..pod(None) };
+            ready(&checked("{model: {source: {imagePath: /a}}}").unwrap(), &[pod], false).0
+        };
+        assert_eq!(ended("engine_unavailable"), Reason::EngineUnavailable);
+        assert_eq!(ended("model_missing"), Reason::ModelMissing);
+        assert_eq!(ended("from_the_future"), Reason::PodsFailing);
+    }
 }

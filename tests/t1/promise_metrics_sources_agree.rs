@@ -287,6 +287,7 @@ fn pod(ip: IpAddr) -> PodView {
         oom_killed: None,
         termination: None,
         restarts: 0,
+        waiting: None,
     }
 }
 
