@@ -6,7 +6,7 @@ use yolo_loadgen::pictures::Mode;
 
 use super::status::{Change, Status};
 
-/// Calm load is this share of what one pod can carry at its batch limit of the moment, and [`BUSY`] times that is
+/// Calm load is this share of what one pod can carry at its batch limit of the moment, and `BUSY` times that is
 /// more than one pod can carry (1.8 pods' worth), so that only a change of the knobs can hold the targets.
 pub const CALM_SHARE: f64 = 0.6;
 const BUSY: f64 = 3.0;
