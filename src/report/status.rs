@@ -40,7 +40,7 @@ pub fn status(
         model: Some(ModelStatus {
             name: spec.workload.model.path.clone(),
             desired_digest: spec.workload.model.sha256.clone(),
-            active_digest: None,
+            active_digest: active_digest(done),
         }),
         load: Some(load(&explanation.load)),
         knobs: Some(KnobsStatus {
@@ -76,6 +76,16 @@ pub fn failed(
         conditions: conditions::failed(error, &before.conditions, generation, &time(now)),
         ..before.clone()
     }
+}
+
+/// The digest that the ready pods report; none while they differ, or where nothing real is run.
+fn active_digest(done: &Done) -> Option<String> {
+    let snapshot =
+        done.seen.snapshot.as_ref().filter(|_| !matches!(done.spec.workload.engine, Engine::Emulated { .. }))?;
+    let ready = done.seen.pods.iter().filter(|pod| pod.phase == PodPhase::Ready);
+    let mut digests = ready.filter_map(|pod| snapshot.model_sha256(&pod.uid));
+    let first = digests.next()?;
+    digests.all(|digest| digest == first).then(|| first.to_owned())
 }
 
 fn url(spec: &Validated) -> String {

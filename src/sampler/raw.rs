@@ -58,6 +58,7 @@ const FAMILIES: &[Family] = &[
     ("yolo_knobs_generation", &[], Always),
     ("yolo_memory_limit_bytes", &[], Sometimes),
     ("yolo_memory_working_set_bytes", &[], Sometimes),
+    ("yolo_model_info", &["sha256"], Sometimes),
     ("yolo_model_load_seconds_total", &[], Always),
     ("yolo_model_loads_total", &[], Always),
     ("yolo_queue_depth", &[], Always),
@@ -81,8 +82,10 @@ pub(super) const NARROWED: &[(&str, &str, &str)] = &[
 
 /// Most series kept of one pod: 4 histograms, 32 batch sizes and the rest make about 400.
 const SERIES_MAX: usize = 1024;
-/// Longest label value that is kept; ours are words and numbers.
-const LABEL_BYTES_MAX: usize = 64;
+/// A SHA-256 as text.
+const SHA256_HEX_CHARS: usize = 64;
+/// Longest label value that is kept; ours are words, numbers and a digest.
+const LABEL_BYTES_MAX: usize = SHA256_HEX_CHARS;
 
 /// The families of [`FAMILIES`] that are read whole, as Prometheus' `__name__` pattern.
 pub(super) fn name_pattern() -> String {
@@ -172,6 +175,13 @@ impl RawSample {
     /// Knobs generation that the server runs.
     pub(super) fn knobs_generation(&self) -> Option<u64> {
         self.value("yolo_knobs_generation", "").map(whole)
+    }
+
+    /// Digest of the model that the server runs; none while a Prometheus still shows the one before beside it.
+    pub(super) fn model_sha256(&self) -> Option<&str> {
+        let mut models = self.each("yolo_model_info").map(|(sha256, _)| sha256);
+        let digest = |text: &str| text.len() == SHA256_HEX_CHARS && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        models.next().filter(|sha256| models.next().is_none() && digest(sha256))
     }
 
     /// All series of a family, in order of their labels.

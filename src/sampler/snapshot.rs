@@ -64,6 +64,7 @@ pub struct Snapshot {
 struct Reading {
     sample: Option<Arc<Sample>>,
     knobs_generation: Option<u64>,
+    model_sha256: Option<String>,
     missing: NoData,
     trouble: Option<String>,
 }
@@ -94,6 +95,11 @@ impl Snapshot {
     /// Knobs generation that the pod last reported as applied; known from its first reading.
     pub fn knobs_generation(&self, uid: &str) -> Option<u64> {
         self.pods.get(uid)?.knobs_generation
+    }
+
+    /// Digest of the model that the pod last reported to run.
+    pub fn model_sha256(&self, uid: &str) -> Option<&str> {
+        self.pods.get(uid)?.model_sha256.as_deref()
     }
 
     /// Why some ready pod could not be read in the last round, in words for a condition's message; the same one each time.
@@ -157,6 +163,7 @@ impl Memory {
         Reading {
             sample: self.sample.clone(),
             knobs_generation: self.raw.as_ref().and_then(RawSample::knobs_generation),
+            model_sha256: self.raw.as_ref().and_then(RawSample::model_sha256).map(ToOwned::to_owned),
             missing: match &self.trouble {
                 None => NoData::NeverSeen,
                 Some(ReadError::CounterReset { .. }) => NoData::CounterReset,
@@ -240,6 +247,21 @@ mod tests {
             Seconds::whole(15)
         );
         assert!(signal(&memory, 159.0).live().is_some(), "three scrapes of 15 s");
+    }
+
+    #[test]
+    fn digest_is_known_from_the_first_look_and_only_if_it_is_one() {
+        let of = |label: &str| {
+            let page =
+                page(1.0).replace("yolo_model_info{sha256=\"0\"}", &format!("yolo_model_info{{sha256=\"{label}\"}}"));
+            let mut memory = Memory::default();
+            memory.take(parse(&page, 100.0));
+            let snapshot = Snapshot::new(Timestamp::ZERO, [("u1".to_owned(), true, &memory)].into_iter());
+            snapshot.model_sha256("u1").map(ToOwned::to_owned)
+        };
+        let digest = "ab".repeat(32);
+        assert_eq!(of(&digest), Some(digest));
+        assert_eq!(of("latest"), None);
     }
 
     #[test]
