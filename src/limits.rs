@@ -42,8 +42,6 @@ pub const STATUS_REFRESH: Duration = Duration::from_secs(30);
 pub const STATUS_MOVED_RATIO: f64 = 0.10;
 /// `status.learned` is a hint for a successor: written at most this often.
 pub const LEARNED_REFRESH: Duration = Duration::from_mins(10);
-/// Decisions that the status keeps.
-pub const DECISIONS_KEPT: usize = 10;
 /// A second foreign write to replicas within this time means that another autoscaler is at work.
 pub const FOREIGN_WRITE_WINDOW: Duration = Duration::from_mins(10);
 /// Reconcile triggers waiting; a full channel loses nothing, because the requeue comes anyway.

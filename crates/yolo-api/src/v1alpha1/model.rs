@@ -70,7 +70,7 @@ pub struct Model {
     }],
 ))]
 pub struct ModelSource {
-    /// Address of the file: s3, gs, az, https or oci.
+    /// Address of the file: s3, gs, az, https or oci. Not served by this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048), extend("x-kubernetes-validations" = [{
         "rule": "self.matches('^(s3|gs|az|https|oci)://[^ ]+$')",
@@ -118,7 +118,7 @@ pub struct Accelerator {
     /// CPU cores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Cpu>,
-    /// NVIDIA GPUs.
+    /// NVIDIA GPUs. Not served by this version: refused, never computed on the CPU instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nvidia: Option<Nvidia>,
     /// Rehearsal without hardware: no inference happens. Said in status and in every response.

@@ -148,7 +148,8 @@ pub struct ScalingRules {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 3600))]
     pub stabilization_window_seconds: Option<i32>,
-    /// Largest change in a period; where there are several, the fastest holds, as in autoscaling/v2.
+    /// Largest change in a period; where there are several, the fastest holds, as in autoscaling/v2. Those that count
+    /// pods do not act in this version; the status says so.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "atomic"))]
     pub policies: Vec<ScalingPolicy>,

@@ -186,7 +186,7 @@ pub enum OverloadPolicy {
 /// The Service in front of the pods.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Service {
-    /// Its type; others than `ClusterIP` only if the operator's installation allows them.
+    /// Its type. This version serves `ClusterIP` only: the others need an allow-list of the operator's installation.
     #[serde(default)]
     pub r#type: ServiceType,
     /// Its port.

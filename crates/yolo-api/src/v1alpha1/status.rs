@@ -354,7 +354,7 @@ pub struct Outcome {
     pub capacity: f64,
     /// Working set of a pod, bytes.
     pub rss_bytes: i64,
-    /// Image rate over the best possible rate, 0 to 1.
+    /// Image rate over the best possible rate; above 1 more arrives than can be computed.
     pub utilization: f64,
     /// Share answered from the cache, 0 to 1.
     pub hit_ratio: f64,
