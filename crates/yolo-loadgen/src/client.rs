@@ -41,10 +41,10 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 64 connections: spread at random over 4 pods their counts differ by 22 % (standard deviation over mean,
-    /// √(¾·¼·64)/16), so that an even spread can be told from an uneven one; 32 would give 31 %.
+    /// 128 connections: spread at random over 4 pods their counts differ by 15 % (standard deviation over mean,
+    /// √(¾·¼·128)/32), so that an even spread can be told from an uneven one; 32 would give 31 %.
     fn default() -> Self {
-        Self { connections: 64, in_flight_max: 512, requests_max: 1_000_000, request_timeout: Duration::from_secs(10) }
+        Self { connections: 128, in_flight_max: 512, requests_max: 1_000_000, request_timeout: Duration::from_secs(10) }
     }
 }
 
