@@ -9,10 +9,8 @@ use crate::policy::Policy;
 use crate::reason::{bytes, millis};
 use crate::state::State;
 use crate::units::{Bytes, Ratio, real, whole_bytes};
-use crate::window::Sums;
+use crate::window::{Sums, THROTTLED_MAX};
 
-/// Share of throttled CPU periods from which the quota hurts.
-const THROTTLED_MAX: f64 = 0.05;
 /// Share of the API threshold that overhead may take.
 const OVERHEAD_MAX: f64 = 0.25;
 /// Share of the inference threshold from which one image alone is too slow.
@@ -114,7 +112,7 @@ fn capacity_short(case: Case) -> Option<Finding> {
 }
 
 fn cpu_quota(case: Case) -> Option<Finding> {
-    let throttled = case.sums.cpu_throttled / case.sums.cpu_periods.max(1.0);
+    let throttled = case.sums.throttled();
     let binds = case.choice.is_some_and(|choice| choice.pod.binding == Binding::CpuQuota && choice.replicas > 1);
     if throttled <= THROTTLED_MAX && !binds {
         return None;

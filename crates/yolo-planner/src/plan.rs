@@ -5,6 +5,7 @@ use crate::arrivals::backlog_rate;
 use crate::choose::Choice;
 use crate::control::{self, Tick};
 use crate::decision::{Action, Decision, HoldReason, Record, Trigger};
+use crate::explain::ConstraintKind;
 use crate::intake::{self, COVERAGE_MIN};
 use crate::observation::{Knobs, Observation};
 use crate::outcome::{self, Open};
@@ -151,10 +152,13 @@ fn tick(policy: &Policy, state: &State, view: &View, choice: &Choice, now: Times
     };
     let silent = f64::from(view.seen.ready - view.seen.live) * choice.pod.saturation;
     let plan = view.forecast.plan.get() * (1.0 - view.hit_ratio);
+    // "More pods do not help" is not to be believed of pods that are short of CPU: none goes on its strength.
+    let misled = choice.infeasible == Some(ConstraintKind::ApiLatency) && view.sums.short_of_cpu();
+    let kept = if misled { view.seen.ready } else { 0 };
     let without_backlog = plan - backlog_rate(view.forecast.backlog) * (1.0 - view.hit_ratio);
     Tick {
         now,
-        need_to_shrink: carried(1.05 * plan + silent).max(choice.replicas),
+        need_to_shrink: carried(1.05 * plan + silent).max(choice.replicas).max(kept),
         backlog: carried(without_backlog) < choice.replicas,
         startup_s: view.startup_s,
         ticks: state.arrivals.ticks,

@@ -15,6 +15,8 @@ use crate::window::Sums;
 
 /// Answers from which the overhead's quantile is one.
 const OVERHEAD_ANSWERS: u64 = 20;
+/// Windows of overload after which most of a higher overhead is believed: by then it may well be one.
+const OVERLOAD_WINDOWS: f64 = 10.0;
 /// Longest queue wait that an overload adds to the backlog, seconds of arrivals (control.md §5).
 const OVERLOAD_S: f64 = 0.5;
 
@@ -114,18 +116,25 @@ impl View {
     }
 }
 
-/// Learns the overhead, but not from overloaded pods: there it holds waits that capacity, not overhead, explains.
+/// Learns the overhead. In overload it holds waits that capacity explains, not overhead: a lower figure is believed at
+/// once, a higher one so slowly that a busy minute does not make targets look out of reach, and never beyond the target.
 pub(crate) fn learn_overhead(policy: &Policy, observation: &Observation, state: &mut State, seen: &Seen) {
-    if !seen.ticked {
-        return;
-    }
-    let overhead = state.window.sums().overhead;
+    let sums = state.window.sums();
+    let measured = sums.overhead.quantile(policy.quantile()).filter(|_| sums.overhead.count() >= OVERHEAD_ANSWERS);
+    let Some(measured_s) = measured.map(|value| value.seconds().get()).filter(|_| seen.ticked) else { return };
     let model = Model::new(policy, state, seen, 0.0);
     let batch = observation.current.max_batch_size.get().min(model.times.largest());
     let carried = model.pod_regardless_of_latency(batch).map_or(f64::MAX, |pod| pod.carried * f64::from(seen.ready));
-    if overhead.count() >= OVERHEAD_ANSWERS && state.arrivals.level(policy.tick_s()) <= carried {
-        state.overhead_s = overhead.quantile(policy.quantile()).map(|value| value.seconds().get());
-    }
+    let overloaded = state.arrivals.level(policy.tick_s()) * sums.missed() > carried || sums.short_of_cpu();
+    let known_s = state.overhead_s.unwrap_or(0.0);
+    let learned_s = if overloaded && measured_s > known_s {
+        let limit_s = policy.targets.api.map_or(f64::INFINITY, LatencyTarget::limit_s);
+        let gain = policy.tick_s() / (OVERLOAD_WINDOWS * policy.window_s());
+        known_s + gain.min(1.0) * (measured_s.min(limit_s) - known_s).max(0.0)
+    } else {
+        measured_s
+    };
+    state.overhead_s = Some(learned_s);
 }
 
 /// Share of the arrivals that the cache surely answers: what is measured, but no more than the policy trusts, and

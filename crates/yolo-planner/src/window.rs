@@ -9,6 +9,10 @@ use crate::units::{Bytes, real};
 /// Slots of a whole window: fine enough that a past spike leaves within 1/6 of the window, few enough to keep
 /// [`crate::State`] small.
 const SLOTS: usize = 6;
+/// Share of throttled CPU periods from which the quota hurts.
+pub(crate) const THROTTLED_MAX: f64 = 0.05;
+/// Share of the decoders' time from which images queue for them: a wait of 0.7/(1 - 0.7), about two decodes, in M/M/1.
+const DECODE_BUSY: f64 = 0.7;
 
 /// Sums over some time.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -24,6 +28,9 @@ pub(crate) struct Sums {
     pub(crate) lookups: f64,
     pub(crate) cpu_periods: f64,
     pub(crate) cpu_throttled: f64,
+    /// Time that workers spent decoding, and the time that they had.
+    pub(crate) decode_s: f64,
+    pub(crate) decode_worker_s: f64,
     /// Largest working set of a pod.
     pub(crate) rss: Bytes,
     /// GPU busy share summed over pod-seconds, and those.
@@ -46,6 +53,8 @@ impl Sums {
         self.lookups += real(sample.cache.hits) + real(sample.cache.misses);
         self.cpu_periods += real(sample.cpu_periods);
         self.cpu_throttled += real(sample.cpu_throttled);
+        self.decode_s += sample.stages.decode.seconds.get();
+        self.decode_worker_s += f64::from(sample.stages.decode.workers) * span_s;
         self.rss = self.rss.max(sample.rss);
         if let Some(gpu) = sample.gpu {
             self.duty_s += gpu.duty.get().min(1.0) * span_s;
@@ -66,12 +75,29 @@ impl Sums {
         self.lookups += other.lookups;
         self.cpu_periods += other.cpu_periods;
         self.cpu_throttled += other.cpu_throttled;
+        self.decode_s += other.decode_s;
+        self.decode_worker_s += other.decode_worker_s;
         self.rss = self.rss.max(other.rss);
         self.duty_s += other.duty_s;
         self.duty_pod_s += other.duty_pod_s;
         self.inference.add(&other.inference);
         self.api.add(&other.api);
         self.overhead.add(&other.overhead);
+    }
+
+    /// Share of the CPU periods that the kernel throttled, 0..=1.
+    pub(crate) fn throttled(&self) -> f64 {
+        self.cpu_throttled / self.cpu_periods.max(1.0)
+    }
+
+    /// Whether images wait for the pods' CPU: what they then spend outside queue and engine is no property of theirs.
+    pub(crate) fn short_of_cpu(&self) -> bool {
+        self.throttled() > THROTTLED_MAX || self.decode_s > DECODE_BUSY * self.decode_worker_s.max(1e-9)
+    }
+
+    /// Share of the images that the cache did not answer, 0..=1.
+    pub(crate) fn missed(&self) -> f64 {
+        1.0 - (self.hits / self.lookups.max(1.0)).min(1.0)
     }
 }
 

@@ -173,3 +173,44 @@ fn a_pinned_policy_only_recommends() {
     assert_eq!(decision.desired.replicas, Replicas::new(1));
     assert!(decision.recommended.replicas >= Replicas::new(2), "{:?}", decision.recommended);
 }
+
+#[test]
+fn waits_of_starved_pods_are_no_overhead_and_take_no_pod_away() {
+    let mut service = Loop::new(CPU, policy(Accelerator::Cpu));
+    service.run(60.0, 24);
+    let (pods, calm_s) = (service.fleet.replicas(), service.state.learned().overhead.unwrap());
+    (service.fleet.kind.overhead_s, service.fleet.throttled) = (2.0, 0.5);
+    for tick in 0..12 {
+        let starved = service.run(60.0, 1).explanation.conditions.targets_feasible;
+        assert_eq!(starved.status, Tristate::True, "tick {tick}: {}", starved.message);
+        assert!(service.fleet.replicas() >= pods, "{}", service.reasons());
+    }
+    (service.fleet.kind.overhead_s, service.fleet.throttled) = (CPU.overhead_s, 0.0);
+    service.run(60.0, 9);
+    let after_s = service.state.learned().overhead.unwrap();
+    assert!((after_s.get() - calm_s.get()).abs() < 1e-6, "forgotten with the window: {after_s:?}, was {calm_s:?}");
+}
+
+#[test]
+fn overhead_beyond_the_target_is_believed_of_pods_with_cpu_to_spare() {
+    let mut service = Loop::new(CPU, policy(Accelerator::Cpu));
+    service.run(20.0, 12);
+    service.fleet.kind.overhead_s = 2.0;
+    let slow = service.run(20.0, 9).explanation.conditions.targets_feasible;
+    assert_eq!(slow.status, Tristate::False);
+    assert!(slow.message.contains("overhead"), "{}", slow.message);
+}
+
+#[test]
+fn overhead_is_learned_although_more_arrives_than_engines_could_do_without_the_cache() {
+    let mut policy = policy(Accelerator::Cpu);
+    policy.replicas = Knob::auto(Replicas::new(1), Replicas::new(1));
+    let mut service = Loop::new(CPU, policy);
+    service.fleet.repeats = 0.95;
+    service.run(90.0, 24);
+    assert!(service.fleet.knobs.cache_bytes >= Bytes::mebi(1), "{}", service.reasons());
+    service.fleet.kind.overhead_s = 0.06;
+    service.run(90.0, 9);
+    let learned_s = service.state.learned().overhead.unwrap().get();
+    assert!((0.05..0.08).contains(&learned_s), "{learned_s}");
+}

@@ -68,7 +68,9 @@ pub struct Fleet {
     /// Share of the images that were seen before.
     pub repeats: f64,
     pub reachable: bool,
-    kind: Kind,
+    /// Share of the CPU periods in which the kernel throttles the pods.
+    pub throttled: f64,
+    pub kind: Kind,
     pods: Vec<Live>,
     next_id: u64,
     seed: u64,
@@ -82,6 +84,7 @@ impl Fleet {
             knobs,
             repeats: 0.0,
             reachable: true,
+            throttled: 0.0,
             kind,
             pods: Vec::new(),
             next_id: 0,
@@ -233,6 +236,7 @@ impl Fleet {
             sample.queued = live.queue.len() as u64;
             sample.rss = Bytes::mebi(150);
             sample.workers = 1;
+            (sample.cpu_periods, sample.cpu_throttled) = (50, (50.0 * self.throttled) as u64);
             sample.cpu_quota = Cores::whole(self.kind.quota);
             let busy = inference.iter().sum::<f64>() / sample.span.get().max(0.1);
             sample.gpu = (self.kind.quota == 0)
