@@ -138,7 +138,8 @@ fn draw_row(area: &Area<'_>, row: &Row, spans: &[Span], (axis, with_axis): (Axis
     mesh.disable_x_mesh().light_line_style(TRANSPARENT).bold_line_style(INK.mix(0.12)).axis_style(INK.mix(0.5));
     mesh.y_labels(5).x_labels(8).label_style(labels.clone());
     let seconds = |x: &f64| format!("{x:.0} s");
-    let number = |y: &f64| format!("{}", (y * 10.0).round() / 10.0);
+    let steps = if top < 1.0 { 100.0 } else { 10.0 }; // Rounded to one of these parts of a unit.
+    let number = |y: &f64| format!("{}", (y * steps).round() / steps);
     mesh.x_label_formatter(&seconds).y_label_formatter(&number).draw()?;
     if let Some(limit) = row.limit {
         chart.draw_series(DashedLineSeries::new(
