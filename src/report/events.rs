@@ -58,9 +58,11 @@ fn turn(before: &[Condition], after: &Condition) -> Option<Event> {
         ConditionType::Stalled => after.status == "True",
         _ => after.status == "False",
     };
-    let starting = after.reason == "PodsNotReady";
+    let starting = matches!(after.reason.as_str(), "PodsNotReady" | "NoData");
     let old = before.iter().find(|condition| condition.type_ == after.type_);
     let turned = match old {
+        // Nothing was known before: what every new object goes through is no news either.
+        Some(old) if old.status == "Unknown" && bad => !starting,
         Some(old) => old.status != after.status || (bad && old.reason != after.reason),
         None => bad && !starting,
     };

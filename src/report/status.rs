@@ -8,7 +8,7 @@ use yolo_api::v1alpha1::status::{
 use yolo_planner::units::{Bytes, Timestamp};
 use yolo_planner::{Explanation, Knobs, Record, decision, explain};
 
-use super::text::{figure, seconds, time, trigger, two_digits, word};
+use super::text::{constrained, figure, observed, seconds, time, trigger, two_digits, word};
 use super::{Untold, conditions};
 use crate::error::Error;
 use crate::fleet::PodPhase;
@@ -125,7 +125,7 @@ fn target(row: &explain::TargetRow) -> TargetStatus {
             explain::TargetName::Availability => TargetName::Availability,
         },
         threshold: figure(row.name, row.threshold),
-        observed: row.observed.map(|value| figure(row.name, shown(row.name, value))),
+        observed: row.observed.map(|value| observed(row.name, value)),
         margin: row.margin.map(|margin| format!("{}%", two_digits(margin * 100.0))),
         verdict: match row.verdict {
             explain::Verdict::Met => Verdict::Met,
@@ -136,14 +136,6 @@ fn target(row: &explain::TargetRow) -> TargetStatus {
         },
         reason: word(&row.reason),
         since: time(row.since),
-    }
-}
-
-/// Two digits of an availability would turn 99.4 % into 99 %: there it is the unanswered share that has two.
-fn shown(target: explain::TargetName, value: f64) -> f64 {
-    match target {
-        explain::TargetName::Availability => 1.0 - two_digits(1.0 - value),
-        _ => two_digits(value),
     }
 }
 
@@ -215,8 +207,8 @@ fn record(record: &Record) -> DecisionStatus {
 fn constraint(constraint: &explain::Constraint) -> Constraint {
     Constraint {
         kind: word(&constraint.kind),
-        value: two_digits(constraint.value),
-        limit: two_digits(constraint.limit),
+        value: constrained(constraint.kind, constraint.value),
+        limit: constrained(constraint.kind, constraint.limit),
         binding: constraint.binding,
     }
 }

@@ -3,8 +3,11 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Serialize;
 use yolo_planner::decision::Trigger;
-use yolo_planner::explain::TargetName;
+use yolo_planner::explain::{ConstraintKind, TargetName};
 use yolo_planner::units::Timestamp;
+
+/// Bytes of a MiB.
+const MEBI: f64 = 1_048_576.0;
 
 /// `value` with two significant digits: more would change with every sample and tell nobody anything.
 pub fn two_digits(value: f64) -> f64 {
@@ -25,6 +28,33 @@ pub fn figure(target: TargetName, value: f64) -> String {
     }
 }
 
+/// A measured figure of a target: two digits of it, in the target's unit.
+pub fn observed(target: TargetName, value: f64) -> String {
+    match target {
+        TargetName::MemoryPerWorker => bytes_observed(value),
+        // Two digits of 99.4 % would be 99 %: here it is the unanswered share that has two.
+        TargetName::Availability => figure(target, 1.0 - two_digits(1.0 - value)),
+        _ => figure(target, two_digits(value)),
+    }
+}
+
+/// Two digits of a constraint's figure, in the kind's unit.
+pub fn constrained(kind: ConstraintKind, value: f64) -> String {
+    match kind {
+        ConstraintKind::InferenceLatency | ConstraintKind::ApiLatency => seconds(two_digits(value)),
+        ConstraintKind::Capacity | ConstraintKind::Throughput | ConstraintKind::CpuQuota => {
+            format!("{}/s", two_digits(value))
+        }
+        ConstraintKind::Memory => bytes_observed(value),
+        ConstraintKind::ReplicasMin | ConstraintKind::ReplicasMax => rounded(value).to_string(),
+    }
+}
+
+/// Two digits in the unit that is shown: two of the bytes would be many of the MiB.
+fn bytes_observed(value: f64) -> String {
+    bytes(two_digits(value / MEBI) * MEBI)
+}
+
 /// `43ms`, `1.2s`.
 pub fn seconds(value: f64) -> String {
     if value < 1.0 { format!("{}ms", rounded(value * 1e3)) } else { format!("{}s", rounded(value)) }
@@ -32,7 +62,7 @@ pub fn seconds(value: f64) -> String {
 
 /// `310Mi`, `2Gi`.
 fn bytes(value: f64) -> String {
-    let mebi = value / f64::from(1_u32 << 20);
+    let mebi = value / MEBI;
     if mebi < 1024.0 { format!("{}Mi", rounded(mebi)) } else { format!("{}Gi", rounded(mebi / 1024.0)) }
 }
 
@@ -74,11 +104,14 @@ mod tests {
 
     #[test]
     fn figures_have_two_digits_and_their_unit() {
-        let shown = |target, value| figure(target, two_digits(value));
-        assert_eq!(shown(TargetName::ApiLatency, 0.043_21), "43ms");
-        assert_eq!(shown(TargetName::ApiLatency, 1.234), "1.2s");
-        assert_eq!(shown(TargetName::Throughput, 123.4), "120/s");
-        assert_eq!(shown(TargetName::Availability, 0.987), "99%");
+        assert_eq!(observed(TargetName::ApiLatency, 0.043_21), "43ms");
+        assert_eq!(observed(TargetName::ApiLatency, 1.234), "1.2s");
+        assert_eq!(observed(TargetName::Throughput, 123.4), "120/s");
+        assert_eq!(observed(TargetName::Availability, 0.987), "98.7%");
+        assert_eq!(observed(TargetName::MemoryPerWorker, 130_000_000.0), "120Mi");
+        assert_eq!(constrained(ConstraintKind::Memory, 240_000_000.0), "230Mi");
+        assert_eq!(constrained(ConstraintKind::Capacity, 75.9), "76/s");
+        assert_eq!(constrained(ConstraintKind::ReplicasMax, 10.0), "10");
         assert_eq!(figure(TargetName::Availability, 0.995), "99.5%");
         assert_eq!(figure(TargetName::MemoryPerWorker, 2_147_483_648.0), "2Gi");
         assert!(two_digits(f64::NAN).abs() < f64::EPSILON);

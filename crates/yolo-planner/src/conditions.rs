@@ -15,8 +15,12 @@ fn condition(status: Tristate, reason: ConditionReason, message: String) -> Cond
 pub(crate) fn metrics_available(seen: &Seen, state: &State) -> Condition {
     let share = format!("{} of {} ready pods have a fresh sample", seen.live, seen.ready);
     if state.last_live.is_none() {
-        let message = format!("No usable sample has been seen yet: {share}.");
+        let message = format!("No usable sample has been seen yet; ready pods: {}.", seen.ready);
         return condition(Tristate::False, ConditionReason::NoData, message);
+    }
+    if seen.live > 0 && seen.sampled == 0 {
+        let message = format!("All {} ready pods are too new for a sample, which takes two looks.", seen.ready);
+        return condition(Tristate::False, ConditionReason::Stale, message);
     }
     if seen.ready == 0 || seen.sampled == 0 || seen.coverage() < COVERAGE_MIN {
         return condition(Tristate::False, ConditionReason::Stale, format!("{share}; no decision below 60 %."));

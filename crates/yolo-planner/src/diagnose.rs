@@ -11,6 +11,8 @@ use crate::state::State;
 use crate::units::{Bytes, Ratio, real, whole_bytes};
 use crate::window::{Sums, THROTTLED_MAX};
 
+/// Bytes of a MiB.
+const MIB: f64 = 1_048_576.0;
 /// Share of the API threshold that overhead may take.
 const OVERHEAD_MAX: f64 = 0.25;
 /// Share of the inference threshold from which one image alone is too slow.
@@ -90,7 +92,8 @@ fn capacity_short(case: Case) -> Option<Finding> {
     if case.engine_rate <= carried {
         return None;
     }
-    let message = format!("{:.1} images/s arrive, the ready pods carry {carried:.1}/s.", case.engine_rate);
+    let message =
+        format!("{:.1} images/s arrive, the ready pods carry {carried:.1}/s within the targets.", case.engine_rate);
     let max = case.policy.replicas.max.get();
     let help = match choice.needed {
         Some(needed) if needed > max => advice(
@@ -190,7 +193,7 @@ fn memory_pressure(case: Case) -> Option<Finding> {
         "Raise spec.server.resources memory, or lower the cache's or the batch's maximum.",
         &format!("{} a pod leave a tenth free.", bytes(whole_bytes(used / crate::choose::MEMORY_SHARE))),
     );
-    Some((bottleneck(BottleneckKind::MemoryPressure, vec![("working set, bytes", used, limit)]), Some(help)))
+    Some((bottleneck(BottleneckKind::MemoryPressure, vec![("working set, MiB", used / MIB, limit / MIB)]), Some(help)))
 }
 
 fn cache_too_small(case: Case) -> Option<Finding> {

@@ -103,8 +103,13 @@ impl View {
             capacity: rate(pod.map_or(0.0, |pod| fleet(pod.carried))),
             rss: state.memory.bytes(batch, knobs.cache_bytes).map_or_else(Bytes::default, whole_bytes),
             utilization: ratio(pod.map_or(0.0, |pod| self.engine_rate() / fleet(pod.saturation).max(1e-9))),
-            hit_ratio: ratio(self.hit_ratio),
+            hit_ratio: ratio(self.hits_of(knobs.cache_bytes)),
         }
+    }
+
+    /// Share of the images that a cache of `bytes` answers: as the ghosts see it, else as is sure now.
+    fn hits_of(&self, bytes: Bytes) -> f64 {
+        self.choice.as_ref().filter(|choice| choice.cache == bytes).map_or(self.hit_ratio, |choice| choice.cache_hits)
     }
 
     /// What is measured now.

@@ -332,10 +332,12 @@ pub struct Constraint {
     /// Which.
     #[schemars(length(max = 32))]
     pub kind: String,
-    /// The value under the chosen knobs, in the kind's unit.
-    pub value: f64,
-    /// Its limit.
-    pub limit: f64,
+    /// The value under the chosen knobs, with its unit.
+    #[schemars(length(max = 32))]
+    pub value: String,
+    /// Its limit, with its unit.
+    #[schemars(length(max = 32))]
+    pub limit: String,
     /// Whether it decided the choice.
     pub binding: bool,
 }
