@@ -145,7 +145,7 @@ pub const SHORT_PHASES: [PhaseScript; 2] = [
     PhaseScript { least: WINDOW, most: Duration::from_mins(1), expected: &[], ..PHASES[0] },
     PhaseScript {
         least: WINDOW,
-        most: Duration::from_secs(90),
+        most: Duration::from_mins(2),
         expected: &[Expected { service: PAGE_LAYOUT.name, change: Move::ReplicasUp }],
         ..PHASES[1]
     },
