@@ -17,6 +17,7 @@ use super::progress::Progress;
 use super::scenario::{CALM_SHARE, PROBE, PROBE_RATE_PER_SECOND, PhaseScript, ServiceScript};
 use super::served::Served;
 use super::site::Site;
+use super::status::Status;
 use super::timeline::{Span, Track};
 use crate::cluster::wait_for;
 
@@ -141,7 +142,9 @@ async fn await_phase_end(stage: &Stage, observer: &Observer, phase: &PhaseScript
     let started = Instant::now();
     while started.elapsed() < phase.most {
         tokio::time::sleep(PHASE_LOOK_EVERY).await;
-        let settled = stage.services.iter().all(|script| observer.seen(script.name).status.is_met());
+        // The condition turns only after a whole window, so right after a change it still tells of what was before.
+        let holds = |status: Status| status.is_met() && status.missed.is_empty();
+        let settled = stage.services.iter().all(|script| holds(observer.seen(script.name).status));
         let moved = || {
             let mut expected = phase.expected.iter().filter(|e| stage.services.iter().any(|s| s.name == e.service));
             expected.all(|e| e.change.find(&observer.seen(e.service).status).is_some())

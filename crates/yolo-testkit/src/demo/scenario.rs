@@ -144,7 +144,7 @@ pub const PHASES: [PhaseScript; 4] = [
 pub const SHORT_PHASES: [PhaseScript; 2] = [
     PhaseScript { least: WINDOW, most: Duration::from_mins(1), expected: &[], ..PHASES[0] },
     PhaseScript {
-        least: WINDOW,
+        least: WINDOW.saturating_mul(2),
         most: Duration::from_mins(2),
         expected: &[Expected { service: PAGE_LAYOUT.name, change: Move::ReplicasUp }],
         ..PHASES[1]
