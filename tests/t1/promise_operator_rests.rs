@@ -41,9 +41,12 @@ fn constant_load_writes_nothing_but_the_status_refresh() {
             let all = operator::writes(cluster, &user);
             let during = &all[before..];
             let counts = count(during);
+            let object = until(&client, &namespace, "fork", "the object", |_| true).await;
+            let decisions = object.status.unwrap().decisions;
+            let reasons: Vec<_> = decisions.iter().map(|decision| (&decision.time.0, &decision.reason)).collect();
             println!("writes in {COUNTED:?} of constant load: {counts:?}");
-            assert!(counts.keys().all(|resource| *resource == "yoloinferenceservices/status"), "{during:#?}");
-            assert!(counts.values().sum::<usize>() <= 3, "the refresh comes at most every 30 s: {during:#?}");
+            assert!(counts.keys().all(|resource| *resource == "yoloinferenceservices/status"), "{during:#?} {reasons:#?}");
+            assert!(counts.values().sum::<usize>() <= 3, "the refresh comes at most every 30 s: {during:#?} {reasons:#?}");
             operator.stop().await;
         })
         .unwrap();
