@@ -12,8 +12,8 @@ use yolo_testkit::cluster::{LocalCluster, wait_for};
 use crate::product::product;
 use crate::service::{PATIENCE, PodIdentity, Service, emulated};
 
-/// A sixth of what one emulated pod carries in batches of four, so that nothing needs to be shed. Each of the client's
-/// 64 connections is used every 1.3 s, so that all of them learn of a drain (5 s) before it ends.
+/// A sixth of what one emulated pod carries in batches of four, so that nothing needs to be shed. Each of the clients'
+/// [`CONNECTIONS`](crate::service::CONNECTIONS) is used every 1.3 s, so that all learn of a drain (5 s) before it ends.
 const RATE_PER_SECOND: f64 = 50.0;
 /// The name that Linux shows for the operator's process.
 const OPERATOR: &str = "yolo-operator";

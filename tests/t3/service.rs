@@ -25,6 +25,8 @@ use crate::product::Product;
 
 /// The longest that anything may take here: the kubelet lets a container rest for up to 20 s between its first restarts.
 pub const PATIENCE: Duration = Duration::from_secs(90);
+/// Kept-alive connections of the clients of one service.
+pub const CONNECTIONS: usize = 64;
 /// Longer than any test: load ends when the test says so.
 const LOAD_MAX: Duration = Duration::from_mins(10);
 
@@ -122,7 +124,8 @@ impl Service {
         let service = async || self.api::<KubeService>().get(&self.name).await.ok()?.spec?.cluster_ip?.parse().ok();
         let ip: IpAddr = wait_for("the Service's address", PATIENCE, service).await.unwrap();
         let target = self.product.site.service(&self.namespace, &self.name, (ip, 80), "/predict");
-        let load = LoadClient::new(target, Limits::default(), &[ip], Instant::now()).unwrap();
+        let limits = Limits { connections: CONNECTIONS, ..Limits::default() };
+        let load = LoadClient::new(target, limits, &[ip], Instant::now()).unwrap();
         let run = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
         let pictures = Arc::new(Pictures::read(folder, run).unwrap());
         // kube-proxy learns of a ready pod a moment later.
