@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::DeleteParams;
-use serde_json::json;
+use serde_json::{Value, json};
 use yolo_testkit::cluster::{LocalCluster, wait_for};
 
 use crate::product::product;
 use crate::service::{PATIENCE, PodIdentity, Service, emulated};
 
-/// A sixth of what one emulated pod carries in batches of four, so that nothing needs to be shed. Each of the clients'
+/// A third of what one such pod carries in batches of 16, so that nothing needs to be shed, and five requests are under way
+/// at any moment, of which a pod that just ended would break its own. Each of the clients'
 /// [`CONNECTIONS`](crate::service::CONNECTIONS) is used every 1.3 s, so that all learn of a drain (5 s) before it ends.
 const RATE_PER_SECOND: f64 = 50.0;
 /// The name that Linux shows for the operator's process.
@@ -23,7 +24,7 @@ fn pod_deletion_scale_down_and_a_killed_operator_fail_no_request() {
     let Some(product) = product() else { return };
     let namespace = product.cluster.namespace("drain").unwrap();
     let work = async |client: kube::Client| {
-        let service = Service::apply(product, &client, (&namespace, "draining"), emulated(2)).await;
+        let service = Service::apply(product, &client, (&namespace, "draining"), slow()).await;
         let before = service.until_pods(2).await;
         let (clients, _) = service.client(&product.thumbnails()).await;
         let load = clients.start(RATE_PER_SECOND);
@@ -51,6 +52,15 @@ fn pod_deletion_scale_down_and_a_killed_operator_fail_no_request() {
         assert!(endings.get("200").is_some_and(|answered| *answered > 500), "too few to tell: {endings:?}");
     };
     product.cluster.block_on(work).unwrap();
+}
+
+/// Two emulated pods at 80 ms + 1 ms an image.
+fn slow() -> Value {
+    let mut spec = emulated(2);
+    spec["accelerator"] = json!({"emulated": {"alphaMicros": 80_000, "betaMicros": 1_000, "device": "Gpu"}});
+    spec["targets"] = json!({"inferenceLatency": {"threshold": "500ms"}, "apiLatency": {"threshold": "2s"}});
+    spec["scaling"]["batch"] = json!({"min": 16});
+    spec
 }
 
 /// Waits until each ready pod takes part in the load.
