@@ -107,6 +107,8 @@ pub fn manifest(name: &str, spec: Value) -> YoloInferenceService {
                 "window": "10s",
             },
             "scaling": {"cache": {"max": "1Mi"}},
+            // The servers run in this process and report the memory of its cgroup: of all tests, and maybe of the machine.
+            "server": {"resources": {"memory": "256Gi"}},
         },
     });
     merge(&mut document["spec"], spec);

@@ -45,8 +45,14 @@ fn constant_load_writes_nothing_but_the_status_refresh() {
             let decisions = object.status.unwrap().decisions;
             let reasons: Vec<_> = decisions.iter().map(|decision| (&decision.time.0, &decision.reason)).collect();
             println!("writes in {COUNTED:?} of constant load: {counts:?}");
-            assert!(counts.keys().all(|resource| *resource == "yoloinferenceservices/status"), "{during:#?} {reasons:#?}");
-            assert!(counts.values().sum::<usize>() <= 3, "the refresh comes at most every 30 s: {during:#?} {reasons:#?}");
+            assert!(
+                counts.keys().all(|resource| *resource == "yoloinferenceservices/status"),
+                "{during:#?} {reasons:#?}"
+            );
+            assert!(
+                counts.values().sum::<usize>() <= 3,
+                "the refresh comes at most every 30 s: {during:#?} {reasons:#?}"
+            );
             operator.stop().await;
         })
         .unwrap();

@@ -3,7 +3,7 @@
 use crate::capacity::{Binding, Model, PodRate};
 use crate::choose::Choice;
 use crate::decision::HoldReason;
-use crate::explain::Forecast;
+use crate::explain::{ConstraintKind, Forecast};
 use crate::observation::Knobs;
 use crate::policy::Policy;
 use crate::units::{Bytes, real};
@@ -120,6 +120,9 @@ fn batch(facts: Facts, from: u32, to: u32) -> String {
             millis(upper),
             millis(limit)
         );
+    }
+    if to < from && facts.choice.infeasible == Some(ConstraintKind::Memory) {
+        return format!("batch {from}→{to}: not even the model alone fits into 90 % of the memory");
     }
     match (carried(from), carried(to)) {
         (Some(before), Some(after)) if to < from => format!(
