@@ -54,7 +54,7 @@ checks: ## Everything that needs no cluster and no model, cheapest first
 	$(STAGE) fmt-check 10 $(MAKE) --no-print-directory fmt-check
 	$(STAGE) sizes 5 $(MAKE) --no-print-directory sizes
 	$(STAGE) lint 600 $(MAKE) --no-print-directory lint
-	$(STAGE) verify-generated 120 $(MAKE) --no-print-directory verify-generated
+	$(STAGE) verify-generated 240 $(MAKE) --no-print-directory verify-generated
 	$(STAGE) check-each 420 $(MAKE) --no-print-directory check-each
 	$(STAGE) doc 120 $(MAKE) --no-print-directory doc
 test: ## All tests: units and server, the real API server, the real node

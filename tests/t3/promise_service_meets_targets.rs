@@ -14,7 +14,7 @@ use yolo_testkit::figures;
 
 use crate::product::product;
 
-const SERVICES: &[ServiceScript] = &[PAGE_LAYOUT];
+const SERVICES: &[ServiceScript] = &[ServiceScript { manifest: "tests/t3/page-layout.yaml", ..PAGE_LAYOUT }];
 
 #[test]
 fn service_whose_load_triples_meets_its_targets_again() {
