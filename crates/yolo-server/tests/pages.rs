@@ -12,9 +12,9 @@ use yolo_testkit::figures::{self, Figure};
 use yolo_vision::{DecodeLimits, Detection, Letterbox, Parameters, Picture, Size, decode, letterbox_into, postprocess};
 
 /// Largest distance of an edge that counts as the same box, in pixels of the page.
-const BOX_PX_MAX: f32 = 0.01;
+const BOX_PX_MAX: f64 = 0.01;
 /// Largest difference of a score that counts as the same.
-const CONFIDENCE_MAX: f32 = 1e-4;
+const CONFIDENCE_MAX: f64 = 1e-4;
 
 #[derive(Deserialize)]
 struct Page {
@@ -114,10 +114,11 @@ fn png_pages_give_the_reference_detections_alone_and_in_batches() {
         println!(
             "{count} png pages, batch {batch}: {elements} elements, boxes within {box_px} px, scores within {confidence}"
         );
+        let (box_px, confidence) = (f64::from(box_px), f64::from(confidence));
         let id = |what: &str| format!("pages_batch_{batch}_{what}");
         let mut measured = [
-            Figure::at_most(id("box_difference"), box_px.into(), "px", BOX_PX_MAX.into()),
-            Figure::at_most(id("score_difference"), confidence.into(), "ratio", CONFIDENCE_MAX.into()),
+            Figure::at_most(id("box_difference"), box_px, "px", BOX_PX_MAX),
+            Figure::at_most(id("score_difference"), confidence, "ratio", CONFIDENCE_MAX),
             Figure::reported(id("elements"), f64::from(u32::try_from(elements).expect("few")), "boxes"),
         ];
         figures::add("server", "make bench-server", &mut measured).expect("figures are written");
