@@ -30,23 +30,27 @@ async fn connect(server: &Server) -> TcpStream {
     TcpStream::connect(server.api_address()).await.unwrap()
 }
 
+/// Sends a request each `pace` until an answer announces the connection's end; how many were answered.
+async fn answers_until_close(stream: &mut TcpStream, picture: &[u8], pace: Duration) -> u32 {
+    let opened = Instant::now();
+    for answered in 1.. {
+        stream.write_all(&request(picture)).await.unwrap();
+        if response(stream).await.unwrap().contains("connection: close") {
+            return answered;
+        }
+        assert!(opened.elapsed() < Duration::from_secs(21), "not recycled after {answered} requests");
+        tokio::time::sleep(pace).await;
+    }
+    unreachable!("the age ends the loop")
+}
+
 #[tokio::test]
 async fn a_kept_alive_connection_is_told_to_close_within_its_age() {
     let server = start(emulated(0, 1)).await;
     let picture = png(8, 8, [1; 3]);
     let mut stream = connect(&server).await;
     let opened = Instant::now();
-    let mut answered = 0;
-    loop {
-        stream.write_all(&request(&picture)).await.unwrap();
-        let head = response(&mut stream).await.unwrap();
-        answered += 1;
-        if head.contains("connection: close") {
-            break;
-        }
-        assert!(opened.elapsed() < Duration::from_secs(21), "not recycled after {answered} requests");
-        tokio::time::sleep(Duration::from_millis(50)).await; // the pace of a calm client
-    }
+    let answered = answers_until_close(&mut stream, &picture, Duration::from_millis(50)).await; // a calm client
     assert!(opened.elapsed() > Duration::from_secs(10) || answered == 1_000, "{:?}, {answered}", opened.elapsed());
     assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "closed after that answer");
     server.stop().await;
@@ -58,15 +62,7 @@ async fn a_busy_connection_is_recycled_after_a_thousand_requests() {
     let picture = png(8, 8, [1; 3]);
     let mut stream = connect(&server).await;
     let opened = Instant::now();
-    let mut answered = 0;
-    loop {
-        stream.write_all(&request(&picture)).await.unwrap();
-        let head = response(&mut stream).await.unwrap();
-        answered += 1;
-        if head.contains("connection: close") {
-            break;
-        }
-    }
+    let answered = answers_until_close(&mut stream, &picture, Duration::ZERO).await;
     assert!(answered == 1_000 || opened.elapsed() > Duration::from_secs(10), "closed after {answered}");
     server.stop().await;
 }
