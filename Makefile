@@ -62,8 +62,9 @@ test: ## All tests: units and server, the real API server, the real node
 test-unit: model pages reference ## Tests without a cluster, the real model's included
 	$(STAGE) test-unit 420 cargo test --workspace --exclude yolo-operator
 	$(STAGE) test-operator 300 cargo test -p yolo-operator --lib --bins --test architecture
+# Most of these tests wait for leases and windows to pass, so more of them run at once than there are cores.
 test-cluster: cluster-binaries ## Tests against a real API server (T1)
-	$(STAGE) test-cluster 420 cargo test -p yolo-operator --test t1
+	$(STAGE) test-cluster 420 cargo test -p yolo-operator --test t1 -- --test-threads=8
 test-e2e: cluster-binaries image pages ## Tests on a real node (T3)
 	$(STAGE) test-e2e 420 cargo test -p yolo-operator --test t3 -- --test-threads=1
 ci: checks test ## What CI runs
@@ -71,8 +72,7 @@ ci: checks test ## What CI runs
 .PHONY: figures bench-operator bench-server
 bench-operator: ## What the operator costs: sampling 200 pods
 	$(STAGE) bench-operator 600 cargo bench --quiet -p yolo-operator --bench sampler
-bench-server: reference ## What the server costs and how equal its answers are: memory, 23 pages
-	cargo build --quiet --release -p yolo-server
+bench-server: reference release ## What the server costs and how equal its answers are: memory, 23 pages
 	YOLO_FIGURES=$(CURDIR)/target/figures YOLO_SERVER_PROGRAM=$(CURDIR)/target/release/yolo-server \
 	  cargo test --quiet -p yolo-server --test memory --test pages -- --nocapture --test-threads 1
 figures: ## Keep what was measured: docs/figures, docs/performance.md, the README's table
@@ -87,10 +87,11 @@ cluster-up: cluster-binaries ## Start a local Kubernetes that stays (INSTANCE=de
 cluster-down: ## Stop it; nothing of it is left
 	cargo run --quiet -p yolo-testkit --bin yolo-cluster -- --instance $(INSTANCE) down
 
-.PHONY: image helm-lint
+.PHONY: release image helm-lint
 HELM := $(CACHE)/cluster/$(shell . tools/cluster/versions; echo $$KUBERNETES_VERSION)/helm
-image: cluster-binaries model ## Build both container images into target/images
-	cargo build --release --quiet -p yolo-operator -p yolo-server
+release: ## Build the operator, the server and the demo's driver, optimised
+	cargo build --release --quiet -p yolo-operator -p yolo-server -p yolo-testkit
+image: cluster-binaries model release ## Build both container images into target/images
 	images/build
 helm-lint: cluster-binaries ## Check both charts
 	$(HELM) lint --strict --quiet charts/*
@@ -99,7 +100,7 @@ helm-lint: cluster-binaries ## Check both charts
 CONTEXT ?=
 # With CONTEXT the cluster pulls the charts' own images, unless DEMO_ARGS='--set image.repository=…' names others.
 DEMO_ARGS ?=
-demo: $(if $(CONTEXT),,cluster-binaries image) pages ## Watch two services meet their targets (CONTEXT= uses your cluster)
-	$(STAGE) demo 600 cargo run --quiet -p yolo-testkit --bin yolo-demo -- run --context "$(CONTEXT)" $(DEMO_ARGS)
-demo-down: ## Stop the demo's cluster; nothing of it is left
-	cargo run --quiet -p yolo-testkit --bin yolo-demo -- down
+demo: $(if $(CONTEXT),,cluster-binaries image) pages release ## Watch two services meet their targets (CONTEXT= uses your cluster)
+	$(STAGE) demo 600 target/release/yolo-demo run --context "$(CONTEXT)" $(DEMO_ARGS)
+demo-down: release ## Stop the demo's cluster; nothing of it is left
+	target/release/yolo-demo down

@@ -22,6 +22,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::level_filters::LevelFilter;
 use yolo_api::v1alpha1::YoloInferenceService;
 use yolo_operator::RunError;
 use yolo_operator::args::Config;
@@ -60,7 +61,8 @@ impl Operator {
     pub async fn start(cluster: &LocalCluster, namespace: &str, identity: &str) -> Self {
         // `YOLO_LOG=yolo_operator=debug` shows the operator's log; a second subscriber of this process is refused, and not
         // needed.
-        let filter = tracing_subscriber::EnvFilter::from_env("YOLO_LOG");
+        let silent = tracing_subscriber::EnvFilter::builder().with_default_directive(LevelFilter::OFF.into());
+        let filter = silent.with_env_var("YOLO_LOG").from_env_lossy();
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
         let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
         let config = Config {
