@@ -49,6 +49,10 @@ generate: crds ## Write everything that is generated and committed
 verify-generated: generate ## Fail if a generated file is not committed as it is generated
 	git diff --exit-code -- crds charts/yolo-operator-crds docs/conditions.md
 
+.PHONY: packages
+packages: ## Install the Debian programs that the tests start, if missing
+	@tools/packages promtool:prometheus redis-server
+
 .PHONY: checks ci test test-unit test-cluster test-e2e
 checks: ## Everything that needs no cluster and no model, cheapest first
 	$(STAGE) fmt-check 10 $(MAKE) --no-print-directory fmt-check
@@ -59,7 +63,7 @@ checks: ## Everything that needs no cluster and no model, cheapest first
 	$(STAGE) doc 120 $(MAKE) --no-print-directory doc
 test: ## All tests: units and server, the real API server, the real node
 	@tools/tally $(MAKE) --no-print-directory test-unit test-cluster test-e2e
-test-unit: model pages reference ## Tests without a cluster, the real model's included
+test-unit: packages model pages reference ## Tests without a cluster, the real model's included
 	$(STAGE) test-unit 420 cargo test --workspace --exclude yolo-operator
 	$(STAGE) test-operator 300 cargo test -p yolo-operator --lib --bins --test architecture
 # Most of these tests wait for leases and windows to pass, so more of them run at once than there are cores.
