@@ -63,14 +63,16 @@ checks: ## Everything that needs no cluster and no model, cheapest first
 	$(STAGE) doc 120 $(MAKE) --no-print-directory doc
 test: ## All tests: units and server, the real API server, the real node
 	@tools/tally $(MAKE) --no-print-directory test-unit test-cluster test-e2e
+# All three build the whole workspace's packages, so that one set of features, and one build of the dependencies, serves
+# them. The pattern leaves out the test binaries that need a cluster: t1 and t3.
 test-unit: packages model pages reference ## Tests without a cluster, the real model's included
-	$(STAGE) test-unit 420 cargo test --workspace --exclude yolo-operator
-	$(STAGE) test-operator 300 cargo test -p yolo-operator --lib --bins --test architecture
+	$(STAGE) test-unit 600 cargo test --workspace --lib --bins --test '???*'
+	$(STAGE) test-doc 60 cargo test --quiet --workspace --doc
 # Most of these tests wait for leases and windows to pass, so more of them run at once than there are cores.
 test-cluster: cluster-binaries ## Tests against a real API server (T1)
-	$(STAGE) test-cluster 420 cargo test -p yolo-operator --test t1 -- --test-threads=8
+	$(STAGE) test-cluster 420 cargo test --workspace --test t1 -- --test-threads=8
 test-e2e: cluster-binaries image pages ## Tests on a real node (T3)
-	$(STAGE) test-e2e 420 cargo test -p yolo-operator --test t3 -- --test-threads=1
+	$(STAGE) test-e2e 420 cargo test --workspace --test t3 -- --test-threads=1
 ci: checks test ## What CI runs
 
 .PHONY: figures bench-operator bench-server
