@@ -12,6 +12,7 @@ use crate::lifecycle::{Lifecycle, Stage};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::predictor::Predictor;
+use crate::tasks::Tasks;
 
 /// The state of one server; the handlers' only argument besides the request.
 #[derive(Debug)]
@@ -27,6 +28,7 @@ pub struct App {
     cache: Arc<ResultCache>,
     knobs: RwLock<Knobs>,
     predictor: OnceLock<Predictor>,
+    tasks: OnceLock<Arc<Tasks>>,
 }
 
 impl Default for App {
@@ -48,6 +50,7 @@ impl App {
             cache,
             knobs: RwLock::new(knobs),
             predictor: OnceLock::new(),
+            tasks: OnceLock::new(),
             metrics,
         };
         app.apply(knobs);
@@ -78,6 +81,16 @@ impl App {
         // Knobs that came while the model was loading.
         self.apply(self.knobs());
         Ok(())
+    }
+
+    /// The asynchronous tasks, if they are on.
+    pub fn tasks(&self) -> Option<&Tasks> {
+        self.tasks.get().map(Arc::as_ref)
+    }
+
+    /// Begins to take tasks; only the first ones given count.
+    pub fn offer_tasks(&self, tasks: Tasks) -> Arc<Tasks> {
+        Arc::clone(self.tasks.get_or_init(|| Arc::new(tasks)))
     }
 
     /// Takes a knobs document: applies it whole, or refuses it whole and counts it.

@@ -95,6 +95,21 @@ pub struct Config {
     /// Emulated engine: what it pretends to be.
     #[arg(long, env = "YOLO_EMULATED_DEVICE", value_enum, default_value = "gpu")]
     pub emulated_device: EmulatedDevice,
+    /// Offer the asynchronous API: `/predict/async` and `/tasks/{id}`.
+    #[arg(long, env = "YOLO_TASKS")]
+    pub tasks: bool,
+    /// Seconds for which a task's result is kept after its end.
+    #[arg(long, env = "YOLO_TASKS_TTL_SECONDS", default_value_t = 3_600)]
+    pub tasks_ttl_seconds: u64,
+    /// Seconds without a sign of life after which a task in the shared store is taken over from its server.
+    #[arg(long, env = "YOLO_TASKS_RECLAIM_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    pub tasks_reclaim_seconds: u64,
+    /// File with the URL of a Redis or Valkey that shares results and tasks among servers; it may hold a password.
+    #[arg(long, env = "YOLO_REDIS_URL_FILE")]
+    pub redis_url_file: Option<PathBuf>,
+    /// Names the servers that share: part of every key, so that services can use one Redis.
+    #[arg(long, env = "YOLO_REDIS_SCOPE", default_value = "default")]
+    pub redis_scope: String,
     /// Seconds after SIGTERM during which new connections are still served, while endpoints propagate.
     #[arg(long, env = "YOLO_DRAIN_PROPAGATION_SECONDS", default_value_t = 5)]
     pub drain_propagation_seconds: u64,
@@ -137,6 +152,11 @@ impl Config {
             emulated_alpha_micros: 6_000,
             emulated_beta_micros: 2_200,
             emulated_device: EmulatedDevice::Gpu,
+            tasks: false,
+            tasks_ttl_seconds: 3_600,
+            tasks_reclaim_seconds: 60,
+            redis_url_file: None,
+            redis_scope: "default".to_owned(),
             drain_propagation_seconds: 5,
             drain_budget_seconds: 25,
             api_address: any(8080),
@@ -144,6 +164,16 @@ impl Config {
             termination_log: PathBuf::from("/dev/termination-log"),
             cpu_request: None,
         }
+    }
+
+    /// Time for which a task's result is kept.
+    pub const fn tasks_ttl(&self) -> Duration {
+        Duration::from_secs(self.tasks_ttl_seconds)
+    }
+
+    /// Time without a sign of life after which a task is taken over.
+    pub const fn tasks_reclaim(&self) -> Duration {
+        Duration::from_secs(self.tasks_reclaim_seconds)
     }
 
     /// Time after SIGTERM during which new connections are still served.

@@ -1,19 +1,22 @@
 //! Results by content: a byte-bounded cache with single flight.
 //!
 //! Looked up before an image is decoded, so a hit costs a hash. Equal images that arrive together are run once: the
-//! first becomes the leader, the others wait for its result, and if its client leaves the next one leads.
+//! first becomes the leader, the others wait for its result, and if its client leaves the next one leads. The leader asks
+//! the store that servers share, if there is one, before it runs the image.
 
 mod ghosts;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 use quick_cache::sync::{Cache, PlaceholderGuard};
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
+use serde::{Deserialize, Serialize};
 use yolo_vision::{Detection, Parameters, Size};
 
 use crate::metrics::CacheMetrics;
+use crate::store::results::SharedResults;
 use ghosts::Ghosts;
 
 pub use ghosts::GHOST_SIZES_BYTES;
@@ -29,7 +32,7 @@ const ENTRIES_TYPICAL: usize = 1_024;
 pub type Key = [u8; 32];
 
 /// What is remembered of an image.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Answer {
     /// The picture's size, after its orientation.
     pub size: Size,
@@ -99,6 +102,8 @@ pub struct ResultCache {
     store: Store,
     ttl: Mutex<Duration>,
     ghosts: Ghosts,
+    /// What other servers found.
+    shared: OnceLock<SharedResults>,
     metrics: CacheMetrics,
 }
 
@@ -108,6 +113,8 @@ pub enum Lookup<'a> {
     Hit(Arc<Answer>),
     /// Another request worked on it; this is its answer.
     Coalesced(Arc<Answer>),
+    /// Another server found it.
+    SharedHit(Arc<Answer>),
     /// The caller runs the image and hands in the answer.
     Miss(Leader<'a>),
 }
@@ -128,7 +135,13 @@ impl ResultCache {
             // Every option is given above, so this does not happen; the cache would only have more shards.
             Err(_) => Cache::with(ENTRIES_TYPICAL, capacity_bytes, Bytes, DefaultHashBuilder::default(), lifecycle),
         };
-        Self { store, ttl: Mutex::new(ttl), ghosts: Ghosts::new(metrics.clone()), metrics }
+        let ghosts = Ghosts::new(metrics.clone());
+        Self { store, ttl: Mutex::new(ttl), ghosts, shared: OnceLock::new(), metrics }
+    }
+
+    /// Asks the shared store too, from now on; only the first one given counts.
+    pub fn share(&self, shared: SharedResults) {
+        let _ = self.shared.set(shared);
     }
 
     /// Looks an image up, waiting for a request that is working on it.
@@ -157,8 +170,19 @@ impl ResultCache {
                 Lookup::Coalesced(entry.answer)
             }
             Err(guard) => {
-                self.metrics.requests.of("miss").inc();
-                Lookup::Miss(Leader { cache: self, key, sampled, guard: Some(guard) })
+                let leader = Leader { cache: self, key, sampled, guard: Some(guard) };
+                let shared = match self.shared.get() {
+                    Some(shared) => shared.get(&key, ttl).await,
+                    None => None,
+                };
+                let Some((answer, age)) = shared else {
+                    self.metrics.requests.of("miss").inc();
+                    return Lookup::Miss(leader);
+                };
+                self.metrics.requests.of("shared_hit").inc();
+                let answer = Arc::new(answer);
+                leader.hand_in(Arc::clone(&answer), age);
+                Lookup::SharedHit(answer)
             }
         }
     }
@@ -219,10 +243,18 @@ impl Leader<'_> {
 
     /// Hands in the answer: to the cache, and to everybody who waits for it.
     pub fn complete(self, answer: Arc<Answer>) {
+        if let Some(shared) = self.cache.shared.get().filter(|_| self.guard.is_some()) {
+            shared.put(&self.key, Arc::clone(&answer), self.cache.ttl());
+        }
+        self.hand_in(answer, Duration::ZERO);
+    }
+
+    fn hand_in(self, answer: Arc<Answer>, age: Duration) {
         self.cache.remember(self.sampled, self.key, &answer);
         if let Some(guard) = self.guard {
+            let now = Instant::now();
             // Refused only if the entry was replaced meanwhile: that answer is as good.
-            let _ = guard.insert(Entry { answer, stored: Instant::now() });
+            let _ = guard.insert(Entry { answer, stored: now.checked_sub(age).unwrap_or(now) });
         }
     }
 }
@@ -250,7 +282,7 @@ mod tests {
     async fn put(cache: &ResultCache, number: u64) {
         match cache.lookup(numbered(number)).await {
             Lookup::Miss(leader) => leader.complete(answer()),
-            Lookup::Hit(_) | Lookup::Coalesced(_) => panic!("key {number} was there"),
+            _ => panic!("key {number} was there"),
         }
     }
 
@@ -265,6 +297,7 @@ mod tests {
                 match cache.lookup(numbered(1)).await {
                     Lookup::Hit(_) => "hit",
                     Lookup::Coalesced(_) => "coalesced",
+                    Lookup::SharedHit(_) => "shared_hit",
                     Lookup::Miss(leader) => {
                         leader.complete(answer());
                         "led"

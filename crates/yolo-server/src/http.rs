@@ -5,6 +5,7 @@ pub mod error;
 pub mod health;
 pub mod parameters;
 pub mod predict;
+pub mod tasks;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -35,6 +36,8 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/predict", post(predict::predict))
+        .route("/predict/async", post(tasks::submit))
+        .route("/tasks/{id}", get(tasks::view).delete(tasks::cancel))
         .route("/version", get(health::version))
         .fallback(async || ApiError::new(Code::NotFound, "no such path: POST /predict"))
         .method_not_allowed_fallback(async || ApiError::new(Code::MethodNotAllowed, "the path takes another method"))
@@ -56,8 +59,7 @@ struct Received {
 /// Names the request, counts it, writes errors and measures the answer.
 async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
-    let endpoint = if request.uri().path() == "/predict" { "predict" } else { "other" };
-    let mut record = Record::begin(Arc::clone(&app.metrics), endpoint);
+    let mut record = Record::begin(Arc::clone(&app.metrics), endpoint(request.uri().path()));
     request.extensions_mut().insert(RequestId(Arc::clone(&id)));
     let mut response = next.run(request).await;
     record.received = response.extensions_mut().remove::<Received>();
@@ -72,6 +74,16 @@ async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) 
     }
     record.status = response.status().as_u16();
     response.map(|body| Body::new(Recorded { body, _record: record }))
+}
+
+/// The endpoint's label in the metrics.
+fn endpoint(path: &str) -> &'static str {
+    match path {
+        "/predict" => "predict",
+        "/predict/async" => "async",
+        path if path.starts_with("/tasks/") => "task",
+        _ => "other",
+    }
 }
 
 /// The client's id if it is short and printable, else a new one.

@@ -3,6 +3,8 @@
 //! The path of a request: [`http::predict`] (HTTP to types) -> [`predictor`] (cache, [`admission`]) -> [`prepare`]
 //! (decode, letterbox) -> [`batcher`] (queue, workers) -> [`engine`] (model) -> back.
 //!
+//! Pictures that nobody waits for take the same path later ([`tasks`]); what servers share is in [`store`].
+//!
 //! It never learns that an operator exists: it reads a file ([`knobs`]) and exports [`metrics`].
 #![deny(unsafe_code)]
 
@@ -24,6 +26,8 @@ pub mod predictor;
 pub mod prepare;
 mod random;
 mod server;
+pub mod store;
+pub mod tasks;
 mod termination;
 mod watched_io;
 

@@ -44,6 +44,23 @@ pub const QUEUE_BYTES_MAX: usize = 256 << 20;
 /// Largest batch of any engine.
 pub const BATCH_MAX: usize = 32;
 
+/// Tasks that have not ended.
+pub const TASKS_MAX: usize = 1_000;
+/// Pictures and results of tasks in memory.
+pub const TASKS_BYTES_MAX: usize = 64 << 20;
+/// Time for a lookup in the shared store: what a miss may cost.
+pub const STORE_CACHE_MAX: Duration = Duration::from_millis(20);
+/// Answers on their way to the shared store; more are not stored.
+pub const STORE_WRITES_MAX: usize = 64;
+/// Largest answer in the shared store.
+pub const STORE_VALUE_BYTES_MAX: usize = 1 << 20;
+/// Time for a call about a task to the shared store: a picture of [`BODY_BYTES_MAX`] passes a slow network in it.
+pub const STORE_TASK_MAX: Duration = Duration::from_secs(2);
+/// Time for one attempt to connect to the shared store, and longest pause between two.
+pub const STORE_CONNECT_MAX: Duration = Duration::from_secs(1);
+/// Bytes of an `Idempotency-Key`.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+
 /// Size of `knobs.json`.
 pub const KNOBS_BYTES_MAX: u64 = 4 << 10;
 /// The knobs directory is read this often even if no change was notified.

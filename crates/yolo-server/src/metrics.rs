@@ -6,6 +6,7 @@
 mod exposition;
 mod groups;
 mod process;
+mod tasks;
 
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
@@ -17,6 +18,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 pub use groups::{BatchMetrics, CacheMetrics, HttpMetrics, ImageMetrics, KnobMetrics, LifeMetrics, QueueMetrics};
+pub use tasks::{StoreMetrics, TaskMetrics};
 
 /// A counter of seconds or other fractions.
 pub type FloatCounter = Counter<f64, AtomicU64>;
@@ -79,6 +81,10 @@ pub struct Metrics {
     pub queue: QueueMetrics,
     /// Result cache and its ghosts.
     pub cache: CacheMetrics,
+    /// Asynchronous tasks.
+    pub tasks: TaskMetrics,
+    /// The store that all pods share.
+    pub store: StoreMetrics,
     /// Readiness, model and build.
     pub life: LifeMetrics,
 }
@@ -101,8 +107,10 @@ impl Metrics {
         let knobs = KnobMetrics::new(&mut register);
         let queue = QueueMetrics::new(&mut register);
         let cache = CacheMetrics::new(&mut register);
+        let tasks = TaskMetrics::new(&mut register);
+        let store = StoreMetrics::new(&mut register);
         let life = LifeMetrics::new(&mut register);
-        Self { registry, http, images, batch, knobs, queue, cache, life }
+        Self { registry, http, images, batch, knobs, queue, cache, tasks, store, life }
     }
 
     /// The exposition: OpenMetrics 1.0 if `open_metrics`, else the classic Prometheus text.

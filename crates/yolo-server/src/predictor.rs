@@ -40,10 +40,19 @@ pub struct Prediction {
     pub answer: Arc<Answer>,
     /// Images in its batch; 0 if none was run.
     pub batch_size: usize,
-    /// `hit`, `coalesced`, `miss` or `bypass`.
+    /// `hit`, `shared_hit`, `coalesced`, `miss` or `bypass`.
     pub cache: &'static str,
     /// Times.
     pub speed: Speed,
+}
+
+/// Outcome of an image (label of `yolo_images_total`) that was answered with this [`Prediction::cache`].
+pub fn images_outcome(cache: &str) -> &'static str {
+    match cache {
+        "hit" | "shared_hit" => "cached",
+        "coalesced" => "coalesced",
+        _ => "ok",
+    }
 }
 
 /// Serves one model.
@@ -123,6 +132,7 @@ impl Predictor {
         }
         match self.cache.lookup(key).await {
             Lookup::Hit(answer) => Ok(Prediction { answer, batch_size: 0, cache: "hit", speed }),
+            Lookup::SharedHit(answer) => Ok(Prediction { answer, batch_size: 0, cache: "shared_hit", speed }),
             Lookup::Coalesced(answer) => Ok(Prediction { answer, batch_size: 0, cache: "coalesced", speed }),
             Lookup::Miss(leader) => self.run(upload, &wishes.parameters, times, leader).await,
         }

@@ -21,6 +21,9 @@ use crate::knobs;
 use crate::lifecycle::Stage;
 use crate::predictor::Predictor;
 use crate::prepare::Preparer;
+use crate::store::results::SharedResults;
+use crate::store::{self, StoreError};
+use crate::tasks::{self, Tasks};
 
 /// Time over which the device's busy share is averaged.
 const UTILIZATION_WINDOW: usize = 5;
@@ -46,6 +49,9 @@ pub enum StartError {
     /// The model's sessions cannot be opened or warmed.
     #[error("failed to start the inference workers")]
     Engine(#[from] EngineError),
+    /// The shared store cannot be used as configured.
+    #[error("failed to set up the shared store")]
+    Store(#[from] StoreError),
     /// A bug of ours.
     #[error("loading the model crashed")]
     Crashed,
@@ -81,6 +87,7 @@ impl Server {
         let mut server = Self { app, config, api_address, admin_address, api, background: Vec::new() };
         server.follow_knobs();
         server.load().await?;
+        server.share()?;
         server.app.lifecycle.advance(Stage::Serving);
         Ok(server)
     }
@@ -106,6 +113,21 @@ impl Server {
         Ok(())
     }
 
+    /// Shares results with other servers if a store is named, and offers tasks if they are on.
+    fn share(&mut self) -> Result<(), StoreError> {
+        let client = self.config.redis_url_file.as_deref().map(store::client).transpose()?;
+        if let (Some(client), Some(predictor)) = (&client, self.app.predictor()) {
+            let model = predictor.model().info.clone();
+            let shared = SharedResults::open(client, &self.config.redis_scope, model, &self.app.metrics.store)?;
+            self.app.cache().share(shared);
+        }
+        if let Some(tasks) = Tasks::open(&self.config, client.as_ref(), &self.app.metrics)? {
+            let tasks = self.app.offer_tasks(tasks);
+            self.background.push(tokio::spawn(tasks::run(Arc::clone(&self.app), tasks)));
+        }
+        Ok(())
+    }
+
     /// What the handlers share: for tests that call the router without a socket.
     pub fn app(&self) -> Arc<App> {
         Arc::clone(&self.app)
@@ -121,7 +143,8 @@ impl Server {
         self.admin_address
     }
 
-    /// Shuts down without failing a request: not ready, serve on while endpoints propagate, stop accepting, finish.
+    /// Shuts down without failing a request: not ready, serve on while endpoints propagate and tasks end, stop accepting,
+    /// finish.
     ///
     /// What is unfinished when the budget ends gets 503.
     pub async fn drain(self) {
@@ -129,6 +152,10 @@ impl Server {
         let (propagation, budget) = (self.config.drain_propagation(), self.config.drain_budget());
         self.app.lifecycle.advance(Stage::Draining);
         tokio::time::sleep(propagation).await;
+        if let Some(tasks) = self.app.tasks() {
+            // Before the ports close, so that results can be fetched to the end.
+            let _ = tokio::time::timeout(budget.saturating_sub(start.elapsed()), tasks.settled()).await;
+        }
         self.close(budget.saturating_sub(start.elapsed())).await;
     }
 

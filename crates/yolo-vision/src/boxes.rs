@@ -1,7 +1,9 @@
 //! Boxes, each with its convention in its name.
 
+use serde::{Deserialize, Serialize};
+
 /// Left, top, right, bottom in pixels.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct BoxXyxyPx {
     /// Left edge.
     pub x1: f32,

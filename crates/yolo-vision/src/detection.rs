@@ -8,7 +8,7 @@ use crate::boxes::BoxXyxyPx;
 use crate::picture::Size;
 
 /// One found object.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Detection {
     /// The class's name.
     pub name: Arc<str>,

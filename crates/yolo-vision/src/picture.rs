@@ -1,7 +1,9 @@
 //! A decoded picture and its size.
 
+use serde::{Deserialize, Serialize};
+
 /// Width and height in pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Size {
     /// Pixels from left to right.
     pub width_px: u32,

@@ -16,6 +16,10 @@ pub enum Code {
     InvalidRequest,
     /// No such path.
     NotFound,
+    /// The task's result was kept for its time, and is gone.
+    TaskExpired,
+    /// The idempotency key was used for another content.
+    IdempotencyConflict,
     /// The path exists, for other methods.
     MethodNotAllowed,
     /// The body came too slowly.
@@ -44,6 +48,8 @@ pub enum Code {
     Draining,
     /// State: the engine failed several times in a row.
     EngineFailed,
+    /// State: the store that all pods share does not answer.
+    StoreUnavailable,
     /// The deadline passed while the image was queued or running.
     DeadlineExceeded,
     /// The engine failed on this image.
@@ -59,6 +65,8 @@ impl Code {
             Self::InvalidRequest => "invalid_request",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
+            Self::TaskExpired => "task_expired",
+            Self::IdempotencyConflict => "idempotency_conflict",
             Self::RequestTimeout => "request_timeout",
             Self::PayloadTooLarge => "payload_too_large",
             Self::UnsupportedImage => "unsupported_image",
@@ -72,6 +80,7 @@ impl Code {
             Self::Starting => "starting",
             Self::Draining => "draining",
             Self::EngineFailed => "engine_failed",
+            Self::StoreUnavailable => "store_unavailable",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::InferenceFailed => "inference_failed",
             Self::Internal => "internal",
@@ -84,6 +93,8 @@ impl Code {
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TaskExpired => StatusCode::GONE,
+            Self::IdempotencyConflict => StatusCode::CONFLICT,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedImage => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -93,7 +104,9 @@ impl Code {
             | Self::InvalidParameter
             | Self::ImgszUnavailable => StatusCode::UNPROCESSABLE_ENTITY,
             Self::QueueFull | Self::PredictedLate => StatusCode::TOO_MANY_REQUESTS,
-            Self::Starting | Self::Draining | Self::EngineFailed => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Starting | Self::Draining | Self::EngineFailed | Self::StoreUnavailable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::InferenceFailed | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -108,6 +121,7 @@ impl Code {
                 | Self::Starting
                 | Self::Draining
                 | Self::EngineFailed
+                | Self::StoreUnavailable
                 | Self::DeadlineExceeded
                 | Self::RequestTimeout
         )
@@ -127,9 +141,12 @@ impl Code {
     pub const fn request_outcome(self) -> &'static str {
         match self {
             Self::QueueFull | Self::PredictedLate | Self::DeadlineExceeded => "shed",
-            Self::Starting | Self::Draining | Self::EngineFailed | Self::InferenceFailed | Self::Internal => {
-                "server_error"
-            }
+            Self::Starting
+            | Self::Draining
+            | Self::EngineFailed
+            | Self::StoreUnavailable
+            | Self::InferenceFailed
+            | Self::Internal => "server_error",
             _ => "client_error",
         }
     }

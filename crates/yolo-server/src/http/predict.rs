@@ -17,7 +17,7 @@ use super::{Received, RequestId};
 use crate::app::App;
 use crate::lifecycle::Stage;
 use crate::metrics::{ImageMetrics, observe_seconds};
-use crate::predictor::{Prediction, Predictor, Speed};
+use crate::predictor::{Prediction, Predictor, Speed, images_outcome};
 
 /// The handler.
 pub async fn predict(State(app): State<Arc<App>>, request: Request) -> Response {
@@ -71,11 +71,7 @@ async fn steps(
     let queue_and_inference = prediction.speed.queue + prediction.speed.inference;
     *received = Some(Received { at, queue_and_inference });
     app.metrics.images.detections.inc_by(prediction.answer.detections.len() as u64);
-    let outcome = match prediction.cache {
-        "hit" => "cached",
-        "coalesced" => "coalesced",
-        _ => "ok",
-    };
+    let outcome = images_outcome(prediction.cache);
     let start = Instant::now();
     let response = respond(predictor, &prediction, &wishes, id.as_ref());
     observe_seconds(&app.metrics.images.stage.of("encode"), start.elapsed());
@@ -122,25 +118,13 @@ impl<'a> Image<'a> {
 impl Drop for Image<'_> {
     fn drop(&mut self) {
         self.metrics.in_flight.dec();
-        self.metrics.count(self.outcome);
+        self.metrics.count("sync", self.outcome);
     }
 }
 
 fn respond(predictor: &Predictor, prediction: &Prediction, wishes: &Wishes, id: Option<&RequestId>) -> Response {
-    let Prediction { answer, batch_size, cache, speed } = prediction;
-    let model = predictor.model();
-    let emulated = model.emulated();
-    let normalised_by = wishes.parameters.normalize.then_some(answer.size);
-    let body = Body {
-        request_id: id.map_or("", |id| &*id.0),
-        model: ModelBody { name: &model.name, version: model.version(), task: "detect" },
-        image: ImageBody { width: answer.size.width_px, height: answer.size.height_px },
-        detections: answer.detections.iter().map(|detection| detection.to_json(normalised_by)).collect(),
-        speed: SpeedBody::from(speed),
-        batch_size: *batch_size,
-        cache,
-        emulated,
-    };
+    let body = document(predictor, prediction, wishes, id.map_or("", |id| &*id.0));
+    let emulated = body.emulated;
     let mut response = Json(body).into_response();
     if emulated {
         response.headers_mut().insert("x-yolo-emulated", HeaderValue::from_static("1"));
@@ -148,8 +132,31 @@ fn respond(predictor: &Predictor, prediction: &Prediction, wishes: &Wishes, id: 
     response
 }
 
+/// What is answered of a picture: the body of `/predict`, and the result of a task.
+pub(crate) fn document<'a>(
+    predictor: &'a Predictor,
+    prediction: &'a Prediction,
+    wishes: &Wishes,
+    request_id: &'a str,
+) -> Body<'a> {
+    let Prediction { answer, batch_size, cache, speed } = prediction;
+    let model = predictor.model();
+    let normalised_by = wishes.parameters.normalize.then_some(answer.size);
+    Body {
+        request_id,
+        model: ModelBody { name: &model.name, version: model.version(), task: "detect" },
+        image: ImageBody { width: answer.size.width_px, height: answer.size.height_px },
+        detections: answer.detections.iter().map(|detection| detection.to_json(normalised_by)).collect(),
+        speed: SpeedBody::from(speed),
+        batch_size: *batch_size,
+        cache,
+        emulated: model.emulated(),
+    }
+}
+
+/// See [`document`].
 #[derive(Serialize)]
-struct Body<'a> {
+pub(crate) struct Body<'a> {
     request_id: &'a str,
     model: ModelBody<'a>,
     image: ImageBody,

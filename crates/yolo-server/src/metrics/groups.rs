@@ -8,11 +8,11 @@ use prometheus_client::metrics::histogram::Histogram;
 use super::{BySize, FloatCounter, FloatGauge, Labelled, Registrar, latency_histogram, stage_histogram};
 
 /// Endpoint label values.
-const ENDPOINTS: [&str; 2] = ["predict", "other"];
+const ENDPOINTS: [&str; 4] = ["predict", "async", "task", "other"];
 /// Status codes that the server answers; anything else is counted as `other`.
-const STATUS_CODES: [&str; 19] = [
-    "200", "400", "404", "405", "408", "409", "410", "413", "414", "415", "422", "429", "431", "499", "500", "501",
-    "503", "504", "other",
+const STATUS_CODES: [&str; 20] = [
+    "200", "202", "400", "404", "405", "408", "409", "410", "413", "414", "415", "422", "429", "431", "499", "500",
+    "501", "503", "504", "other",
 ];
 
 /// Requests and connections.
@@ -102,7 +102,9 @@ impl ImageMetrics {
         let images: Family<[(&'static str, &'static str); 2], Counter> =
             register.metric("images", "Images by outcome and source", Family::default());
         for outcome in ["ok", "cached", "coalesced", "rejected", "expired", "cancelled", "failed", "bad_image"] {
-            images.get_or_create_owned(&[("outcome", outcome), ("source", "sync")]);
+            for source in ["sync", "async"] {
+                images.get_or_create_owned(&[("outcome", outcome), ("source", source)]);
+            }
         }
         let stages = &["read", "hash", "decode", "preprocess", "queue", "inference", "postprocess", "encode"];
         Self {
@@ -144,9 +146,9 @@ impl ImageMetrics {
         }
     }
 
-    /// Counts an image of a synchronous request.
-    pub fn count(&self, outcome: &'static str) {
-        self.images.get_or_create_owned(&[("outcome", outcome), ("source", "sync")]).inc();
+    /// Counts an image of a request that somebody waits for (`sync`) or of a task (`async`).
+    pub fn count(&self, source: &'static str, outcome: &'static str) {
+        self.images.get_or_create_owned(&[("outcome", outcome), ("source", source)]).inc();
     }
 }
 

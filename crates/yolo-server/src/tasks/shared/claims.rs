@@ -1,0 +1,206 @@
+//! Taking tasks on from the queue, and keeping them this server's own while it runs them.
+
+use std::collections::HashSet;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use redis::aio::ConnectionManager;
+use redis::streams::{
+    StreamAutoClaimOptions, StreamAutoClaimReply, StreamClaimOptions, StreamId, StreamReadOptions, StreamReadReply,
+};
+use redis::{AsyncCommands, RedisResult};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{AWAY_PAUSE, GROUP, SharedTasks, millis, unix_ms};
+use crate::store::Away;
+use crate::tasks::{Claim, End, Failure, Status, Work};
+
+/// Time for which a read waits for a task: how late a drain is noticed.
+pub(super) const READ_WAIT: Duration = Duration::from_secs(1);
+/// Pods that may die over a task before it is given up: it may be what kills them.
+const ATTEMPTS_MAX: u32 = 3;
+/// The service's tasks are counted this often.
+const COUNT_INTERVAL: Duration = Duration::from_secs(5);
+/// Times that a pod says it is at work, within the time after which it would be believed dead.
+const SIGNS_OF_LIFE: u32 = 3;
+
+/// Queue entries that this process is at work on.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Leases(Arc<watch::Sender<HashSet<String>>>);
+
+/// Keeps a task this process' own while it lives.
+#[derive(Debug)]
+pub struct Lease {
+    entry: String,
+    leases: Leases,
+}
+
+impl Leases {
+    fn take(&self, entry: &str) -> Lease {
+        self.0.send_modify(|entries| {
+            entries.insert(entry.to_owned());
+        });
+        Lease { entry: entry.to_owned(), leases: self.clone() }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.leases.0.send_modify(|entries| {
+            entries.remove(&self.entry);
+        });
+    }
+}
+
+/// Where the search for abandoned tasks goes on, and when.
+#[derive(Debug)]
+pub(super) struct Search {
+    from: String,
+    due: Instant,
+}
+
+impl Search {
+    /// From the beginning, now.
+    pub(super) fn new() -> Self {
+        Self { from: BEGINNING.to_owned(), due: Instant::now() }
+    }
+}
+
+const BEGINNING: &str = "0-0";
+
+/// Fields of a task's hash, in the order of [`Fields`].
+const FIELDS: [&str; 7] = ["submitted_ms", "request_id", "query", "form", "bypass_cache", "content", "picture"];
+/// Their values after the number of attempts.
+type Fields = (u32, u64, String, String, String, bool, Vec<u8>, Bytes);
+
+impl SharedTasks {
+    /// Waits a while for a task; an abandoned one comes first.
+    pub(in crate::tasks) async fn claim(&self) -> Option<Claim> {
+        let Ok(entry) = self.next_entry().await else {
+            tokio::time::sleep(AWAY_PAUSE).await;
+            return None;
+        };
+        self.begin(&entry?).await
+    }
+
+    async fn next_entry(&self) -> Result<Option<StreamId>, Away> {
+        match self.abandoned().await? {
+            Some(entry) => Ok(Some(entry)),
+            None => self.read().await,
+        }
+    }
+
+    /// A task that nobody is at work on any more.
+    async fn abandoned(&self) -> Result<Option<StreamId>, Away> {
+        let from = {
+            let search = self.search.lock().unwrap_or_else(PoisonError::into_inner);
+            if Instant::now() < search.due {
+                return Ok(None);
+            }
+            search.from.clone()
+        };
+        let idle_ms = millis(self.times.reclaim);
+        let reply = self.store.call("task_claim", async |mut connection: ConnectionManager| {
+            let options = StreamAutoClaimOptions::default().count(1);
+            let (queue, consumer) = (&self.keys.queue, &self.consumer);
+            let reply: RedisResult<StreamAutoClaimReply> =
+                connection.xautoclaim_options(queue, GROUP, consumer, idle_ms, from, options).await;
+            self.or_new_group(&mut connection, reply).await
+        });
+        let reply = reply.await?;
+        let mut search = self.search.lock().unwrap_or_else(PoisonError::into_inner);
+        // Empty if there was no group yet.
+        let through = reply.next_stream_id.is_empty() || reply.next_stream_id == BEGINNING;
+        if through {
+            search.due = Instant::now() + self.times.reclaim / SIGNS_OF_LIFE;
+        }
+        search.from = if through { BEGINNING.to_owned() } else { reply.next_stream_id };
+        Ok(reply.claimed.into_iter().next())
+    }
+
+    async fn read(&self) -> Result<Option<StreamId>, Away> {
+        let reply = self.reader.call("task_claim", async |mut connection: ConnectionManager| {
+            let options = StreamReadOptions::default().group(GROUP, &self.consumer).count(1);
+            let options = options.block(usize::try_from(millis(READ_WAIT)).unwrap_or(1_000));
+            let reply: RedisResult<Option<StreamReadReply>> =
+                connection.xread_options(&[&self.keys.queue], &[">"], &options).await;
+            self.or_new_group(&mut connection, reply).await
+        });
+        let keys = reply.await?.unwrap_or_default().keys;
+        Ok(keys.into_iter().next().and_then(|key| key.ids.into_iter().next()))
+    }
+
+    /// Makes the group if the store does not know it: at first, and after it lost its memory.
+    async fn or_new_group<T: Default>(
+        &self,
+        connection: &mut ConnectionManager,
+        reply: RedisResult<T>,
+    ) -> RedisResult<T> {
+        match reply {
+            Err(error) if error.code() == Some("NOGROUP") => {
+                let made: RedisResult<()> = connection.xgroup_create_mkstream(&self.keys.queue, GROUP, 0).await;
+                made.or_else(|error| if error.code() == Some("BUSYGROUP") { Ok(()) } else { Err(error) })?;
+                Ok(T::default())
+            }
+            other => other,
+        }
+    }
+
+    async fn begin(&self, entry: &StreamId) -> Option<Claim> {
+        let id: String = entry.get("id")?;
+        let lease = self.leases.take(&entry.id);
+        let mut script = self.scripts.begin.prepare_invoke();
+        script.key(self.keys.task(&id)).key(&self.keys.queue).arg(GROUP).arg(&entry.id).arg(FIELDS.as_slice());
+        let fields = self.store.call("task_claim", async |mut connection: ConnectionManager| {
+            script.invoke_async::<Option<Fields>>(&mut connection).await
+        });
+        // Away: without its lease it is abandoned, and taken over.
+        let (attempts, submitted_ms, request_id, query, form, bypass_cache, content, picture) = fields.await.ok()??;
+        self.metrics.reached(Status::Running);
+        if attempts > ATTEMPTS_MAX {
+            let message = format!("{ATTEMPTS_MAX} servers ended while they ran this task");
+            self.finish(&id, End::Failed(Failure { code: "internal".to_owned(), message })).await;
+            return None;
+        }
+        let work = Work {
+            request_id,
+            picture,
+            content: content.try_into().ok()?,
+            query,
+            form: serde_json::from_str(&form).ok()?,
+            bypass_cache,
+        };
+        let age = Duration::from_millis(unix_ms().saturating_sub(submitted_ms));
+        Some(Claim { id, work, age, withdrawn: CancellationToken::new(), _lease: Some(lease) })
+    }
+
+    /// Says, for ever, that this process is at work on its tasks, and counts those of the service.
+    pub(in crate::tasks) async fn keep(&self) {
+        let mut ticks = tokio::time::interval((self.times.reclaim / SIGNS_OF_LIFE).min(COUNT_INTERVAL));
+        loop {
+            ticks.tick().await;
+            let entries: Vec<String> = self.leases.0.borrow().iter().cloned().collect();
+            let running = entries.len();
+            let waiting = self.store.call("task_claim", async |mut connection: ConnectionManager| {
+                if !entries.is_empty() {
+                    let options = StreamClaimOptions::default().with_justid();
+                    let (queue, consumer) = (&self.keys.queue, &self.consumer);
+                    let _: Vec<String> =
+                        connection.xclaim_options(queue, GROUP, consumer, 0, &entries, options).await?;
+                }
+                connection.xlen::<_, usize>(&self.keys.queue).await
+            });
+            if let Ok(unfinished) = waiting.await {
+                self.metrics.set_kept(Status::Running, running);
+                self.metrics.set_kept(Status::Queued, unfinished.saturating_sub(running));
+            }
+        }
+    }
+
+    pub(in crate::tasks) async fn settled(&self) {
+        // The sender lives as long as `self`, so waiting cannot fail.
+        let _ = self.leases.0.subscribe().wait_for(HashSet::is_empty).await;
+    }
+}

@@ -1,0 +1,127 @@
+//! A real `redis-server` of a test's own.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use yolo_server::Config;
+
+use crate::support::{PATIENCE, eventually};
+
+const ANSWERS: &str = "yolo:{kitchen/fork}:c:";
+
+/// Remembers nothing across a restart. Ends with the test.
+pub struct Redis {
+    child: Child,
+    port: u16,
+    directory: TempDir,
+}
+
+impl Redis {
+    /// Starts one; `None`, with a line that says so, where the program is missing.
+    pub async fn start(test: &str) -> Option<Self> {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        match spawn(port) {
+            Ok(child) => {
+                let redis = Self { child, port, directory: tempfile::tempdir().unwrap() };
+                redis.ready().await;
+                Some(redis)
+            }
+            Err(error) => {
+                println!("SKIPPED {test}: redis-server: {error}");
+                assert!(std::env::var_os("CI").is_none(), "redis-server is required in CI");
+                None
+            }
+        }
+    }
+
+    /// The settings of a server that shares this store.
+    pub fn shared_by(&self, config: Config) -> Config {
+        let file = self.directory.path().join("url");
+        std::fs::write(&file, format!("redis://127.0.0.1:{}\n", self.port)).unwrap();
+        Config { redis_url_file: Some(file), redis_scope: "kitchen/fork".to_owned(), ..config }
+    }
+
+    /// Stops answering, and keeps its connections: the worst way to be away.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    /// Ends at once.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Comes back at the same address, without its memory.
+    pub async fn restart(&mut self) {
+        self.child = spawn(self.port).unwrap();
+        self.ready().await;
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+
+    async fn ready(&self) {
+        let client = redis::Client::open(("127.0.0.1", self.port)).unwrap();
+        eventually("redis answers", async || {
+            let connection = client.get_multiplexed_async_connection();
+            tokio::time::timeout(Duration::from_secs(1), connection).await.is_ok_and(|connection| connection.is_ok())
+        })
+        .await;
+    }
+
+    /// Number of answers that servers of [`Self::shared_by`] stored.
+    pub async fn answers(&self) -> usize {
+        self.keys().await.iter().filter(|key| key.starts_with(ANSWERS)).count()
+    }
+
+    /// Everything else that they stored, sorted.
+    pub async fn other_keys(&self) -> Vec<String> {
+        let mut keys = self.keys().await;
+        keys.retain(|key| !key.starts_with(ANSWERS));
+        keys.sort_unstable();
+        keys
+    }
+
+    async fn keys(&self) -> Vec<String> {
+        let mut connection = self.connection().await;
+        let mut command = redis::cmd("KEYS");
+        let keys = command.arg("*").query_async(&mut connection);
+        tokio::time::timeout(PATIENCE, keys).await.unwrap().unwrap()
+    }
+
+    /// Puts these bytes in the place of every value.
+    pub async fn overwrite_all(&self, bytes: &[u8]) {
+        let mut connection = self.connection().await;
+        for key in self.keys().await {
+            let () = redis::cmd("SET").arg(key).arg(bytes).query_async(&mut connection).await.unwrap();
+        }
+    }
+
+    async fn connection(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(("127.0.0.1", self.port)).unwrap();
+        client.get_multiplexed_async_connection().await.unwrap()
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(port: u16) -> std::io::Result<Child> {
+    Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .stdout(Stdio::null())
+        .spawn()
+}
