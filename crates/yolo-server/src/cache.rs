@@ -13,7 +13,7 @@ use prometheus_client::metrics::counter::Counter;
 use quick_cache::sync::{Cache, PlaceholderGuard};
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 use serde::{Deserialize, Serialize};
-use yolo_vision::{Detection, Parameters, Size};
+use yolo_vision::{Detection, Masks, Parameters, Size};
 
 use crate::metrics::CacheMetrics;
 use crate::store::results::SharedResults;
@@ -43,17 +43,23 @@ pub struct Answer {
 impl Answer {
     fn weight_bytes(&self) -> u64 {
         // Class names are shared with the model.
-        let detections = self.detections.len() * size_of::<Detection>();
+        let heap: usize = self.detections.iter().map(Detection::heap_bytes).sum();
+        let detections = self.detections.len() * size_of::<Detection>() + heap;
         (detections + size_of::<Self>() + size_of::<Key>() + ENTRY_OVERHEAD_BYTES) as u64
     }
 }
 
 /// The key of an image: model, canonical parameters, content.
 pub fn key(model_sha256: &str, parameters: &Parameters, content: &[u8; 32]) -> Key {
-    let Parameters { confidence, iou, detections_max, classes, agnostic, normalize: _ } = parameters;
+    let Parameters { confidence, iou, detections_max, classes, agnostic, masks, normalize: _ } = parameters;
     // `normalize` acts on the JSON only: both forms share an entry.
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&[SEMANTICS_VERSION, u8::from(*agnostic), u8::from(classes.is_some())]);
+    let masks = match masks {
+        Masks::Polygon => 0,
+        Masks::Rle => 1,
+        Masks::None => 2,
+    };
+    hasher.update(&[SEMANTICS_VERSION, u8::from(*agnostic), u8::from(classes.is_some()), masks]);
     hasher.update(model_sha256.as_bytes());
     hasher.update(content);
     hasher.update(&confidence.to_bits().to_le_bytes());
@@ -357,6 +363,7 @@ mod tests {
             Parameters { iou: 0.5, ..standard.clone() },
             Parameters { detections_max: 10, ..standard.clone() },
             Parameters { agnostic: true, ..standard.clone() },
+            Parameters { masks: Masks::Rle, ..standard.clone() },
             classes(&[]),
         ];
         for other in &others {

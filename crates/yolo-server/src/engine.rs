@@ -36,10 +36,11 @@ pub trait Engine: Send {
     fn run(&mut self, inputs: &[&EngineInput], memory: Memory) -> Result<Box<dyn BatchOutput + '_>, EngineError>;
 }
 
-/// The output tensor of a batch, owned by the engine until dropped.
+/// The output tensors of a batch, owned by the engine until dropped.
 pub trait BatchOutput {
-    /// One image's share, `[rows, columns]`; `None` if the engine gave fewer images than it got.
-    fn image(&self, index: usize) -> Option<OutputView<'_>>;
+    /// One image's share of the outputs that [`ModelInfo::output_names`] lists, in that order; `None` if the engine gave
+    /// fewer images than it got.
+    fn image(&self, index: usize) -> Option<Vec<OutputView<'_>>>;
 }
 
 /// Opens sessions of a model that is loaded and checked.
@@ -67,6 +68,8 @@ pub struct LoadedModel {
     pub sha256: String,
     /// What computes: `cpu` or `emulated`.
     pub provider: &'static str,
+    /// Numbers of its input: `fp32` or `fp16`.
+    pub precision: &'static str,
     /// Largest batch of the model and the engine.
     pub batch_max: usize,
     /// Opens its sessions.

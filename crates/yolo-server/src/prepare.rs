@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
-use yolo_vision::{DecodeError, DecodeLimits, Letterbox, Size, decode, letterbox_into};
+use yolo_vision::{
+    DecodeError, DecodeLimits, Letterbox, ModelInfo, Size, Task, centre_crop_into, decode, letterbox_into,
+};
 
 use crate::engine::EngineInput;
 use crate::http::body::Upload;
@@ -17,7 +19,7 @@ use crate::metrics::ImageMetrics;
 pub struct Prepared {
     /// The model's input.
     pub input: EngineInput,
-    /// The way back to the picture.
+    /// The picture's size, and the way back to it; a classification has no way to go.
     pub letterbox: Letterbox,
     /// Time of decoding.
     pub decode: Duration,
@@ -33,6 +35,7 @@ pub struct Preparer {
     waiting: AtomicUsize,
     /// Moving mean of the time of one picture.
     mean_micros: Arc<AtomicU64>,
+    task: Task,
     target: Size,
     metrics: ImageMetrics,
 }
@@ -56,15 +59,16 @@ impl Drop for Waiting<'_> {
 }
 
 impl Preparer {
-    /// A pool for pictures of the model's input size `target`.
-    pub fn new(threads: usize, target: Size, metrics: ImageMetrics) -> Self {
+    /// A pool that prepares pictures for `model`.
+    pub fn new(threads: usize, model: &ModelInfo, metrics: ImageMetrics) -> Self {
         metrics.stage_workers.of("decode").set(i64::try_from(threads).unwrap_or(i64::MAX));
         Self {
             permits: Arc::new(Semaphore::new(threads)),
             threads,
             waiting: AtomicUsize::new(0),
             mean_micros: Arc::new(AtomicU64::new(0)),
-            target,
+            task: model.task(),
+            target: model.size(),
             metrics,
         }
     }
@@ -75,7 +79,7 @@ impl Preparer {
         Duration::from_micros(self.mean_micros.load(Ordering::Relaxed).saturating_mul(rounds))
     }
 
-    /// Decodes and letterboxes a picture.
+    /// Decodes a picture and fits it into the model's input.
     ///
     /// Cancellation: dropped while it waits for the pool, nothing has been done; later, the picture is finished and
     /// thrown away.
@@ -87,9 +91,9 @@ impl Preparer {
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         let permit = permit.map_err(|_| ApiError::new(Code::Draining, "the server is shutting down"))?;
         drop(waiting);
-        let (target, mean_micros) = (self.target, Arc::clone(&self.mean_micros));
+        let (task, target, mean_micros) = (self.task, self.target, Arc::clone(&self.mean_micros));
         let work = tokio::task::spawn_blocking(move || {
-            let prepared = prepare(upload, target);
+            let prepared = prepare(upload, task, target);
             if let Ok(Prepared { decode, preprocess, .. }) = &prepared {
                 learn(&mean_micros, *decode + *preprocess);
             }
@@ -112,7 +116,7 @@ fn learn(mean_micros: &AtomicU64, time: Duration) {
     mean_micros.store(new, Ordering::Relaxed);
 }
 
-fn prepare(upload: Upload, target: Size) -> Result<Prepared, ApiError> {
+fn prepare(upload: Upload, task: Task, target: Size) -> Result<Prepared, ApiError> {
     let start = Instant::now();
     let picture = decode(&upload.bytes, &DecodeLimits::default()).map_err(|error| of_picture(&error))?;
     let content = upload.content;
@@ -121,7 +125,11 @@ fn prepare(upload: Upload, target: Size) -> Result<Prepared, ApiError> {
     let internal = |error: yolo_vision::LetterboxError| ApiError::new(Code::Internal, error.to_string());
     let letterbox = Letterbox::plan(picture.size(), target).map_err(internal)?;
     let mut pixels = vec![0; letterbox.output_len()];
-    letterbox_into(&picture, &letterbox, &mut pixels).map_err(internal)?;
+    let written = match task {
+        Task::Classify => centre_crop_into(&picture, target, &mut pixels),
+        _ => letterbox_into(&picture, &letterbox, &mut pixels),
+    };
+    written.map_err(internal)?;
     Ok(Prepared {
         input: EngineInput { pixels, content },
         letterbox,

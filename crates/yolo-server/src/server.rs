@@ -244,7 +244,7 @@ fn load(app: &App, config: &Config) -> Result<Predictor, StartError> {
     app.metrics.life.set_model(&model_labels(&model));
     let warming = Instant::now();
     let batcher = Batcher::start(&model, sizing.sessions, app.knobs(), &app.metrics)?;
-    let preparer = Preparer::new(sizing.decode_threads, model.info.size(), app.metrics.images.clone());
+    let preparer = Preparer::new(sizing.decode_threads, &model.info, app.metrics.images.clone());
     app.metrics.life.warmup.set(warming.elapsed().as_secs_f64());
     tracing::info!(model = model.name, sha256 = model.sha256, ?sizing, "Model loaded and warm.");
     let defaults = Parameters {
@@ -259,10 +259,10 @@ fn load(app: &App, config: &Config) -> Result<Predictor, StartError> {
 fn model_labels(model: &LoadedModel) -> [(&'static str, String); 6] {
     [
         ("name", model.name.clone()),
-        ("task", "detect".to_owned()),
+        ("task", model.info.task().as_str().to_owned()),
         ("sha256", model.sha256.clone()),
         ("provider", model.provider.to_owned()),
-        ("precision", "fp32".to_owned()),
+        ("precision", model.precision.to_owned()),
         ("imgsz", model.info.size().width_px.to_string()),
     ]
 }

@@ -73,8 +73,8 @@ fn detections(engine: &mut dyn Engine, model: &LoadedModel, pictures: &[Picture]
     let (inputs, letterboxes): (Vec<_>, Vec<_>) = prepared.unzip();
     let outputs = engine.run(&inputs.iter().collect::<Vec<_>>(), Memory::Keep).expect("the engine runs");
     let found = |(index, letterbox): (usize, &Letterbox)| {
-        let output = outputs.image(index).expect("an output an image");
-        postprocess(&[output], &model.info, letterbox, &Parameters::default()).expect("the model's layout")
+        let outputs = outputs.image(index).expect("an output an image");
+        postprocess(&outputs, &model.info, letterbox, &Parameters::default()).expect("the model's layout")
     };
     letterboxes.iter().enumerate().map(found).collect()
 }

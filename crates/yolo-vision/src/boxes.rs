@@ -27,6 +27,11 @@ impl BoxXyxyPx {
         }
     }
 
+    /// From left, top, right and bottom in pixels, as end-to-end heads write them.
+    pub(crate) const fn from_corners([x1, y1, x2, y2]: [f32; 4]) -> Self {
+        Self { x1, y1, x2, y2 }
+    }
+
     /// The box moved by `offset_px` along both axes.
     pub(crate) fn shifted(self, offset_px: f32) -> Self {
         Self { x1: self.x1 + offset_px, y1: self.y1 + offset_px, x2: self.x2 + offset_px, y2: self.y2 + offset_px }
@@ -43,10 +48,5 @@ impl BoxXyxyPx {
         let height = (self.y2.min(other.y2) - self.y1.max(other.y1)).max(0.0);
         let intersection = width * height;
         intersection / (self.area() + other.area() - intersection)
-    }
-
-    /// Whether all four edges are numbers.
-    pub(crate) fn is_finite(self) -> bool {
-        [self.x1, self.y1, self.x2, self.y2].iter().all(|edge| edge.is_finite())
     }
 }

@@ -10,8 +10,8 @@
     reason = "the casts round values that are bounded by the picture's or the target's side"
 )]
 
-use crate::boxes::BoxXyxyPx;
 use crate::picture::{Picture, Size};
+use crate::projection::Axis;
 
 /// Grey of the padding, as the models were trained with.
 const PADDING: u8 = 114;
@@ -87,15 +87,17 @@ impl Letterbox {
         3 * self.target.width() * self.target.height()
     }
 
-    /// Projects a box from the model's input back to the picture, clamped to it.
-    pub(crate) fn project(&self, bounds: BoxXyxyPx) -> BoxXyxyPx {
-        let axis = |value: f32, pad_px: u32, resized_px: u32, source_px: u32| {
-            let gain = (f64::from(resized_px) / f64::from(source_px)) as f32;
-            ((value - pad_px as f32) / gain).clamp(0.0, source_px as f32)
+    /// Both axes, x first, for the way back.
+    pub(crate) fn axes(&self) -> [Axis; 2] {
+        let axis = |pad_px: u32, resized_px: u32, source_px: u32| Axis {
+            gain: (f64::from(resized_px) / f64::from(source_px)) as f32,
+            pad_px: pad_px as f32,
+            source_px: source_px as f32,
         };
-        let x = |value| axis(value, self.left_px, self.resized.width_px, self.source.width_px);
-        let y = |value| axis(value, self.top_px, self.resized.height_px, self.source.height_px);
-        BoxXyxyPx { x1: x(bounds.x1), y1: y(bounds.y1), x2: x(bounds.x2), y2: y(bounds.y2) }
+        [
+            axis(self.left_px, self.resized.width_px, self.source.width_px),
+            axis(self.top_px, self.resized.height_px, self.source.height_px),
+        ]
     }
 }
 

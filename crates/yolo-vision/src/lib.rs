@@ -7,31 +7,46 @@
 //! | bytes to pixels | [`decode`] | `[height, width, 3]` u8 RGB |
 //! | geometry | [`Letterbox::plan`] | |
 //! | resize and pad | [`letterbox_into`] | `[3, H, W]` u8 RGB |
+//! | (resize and cut, to classify) | [`centre_crop_into`] | `[3, H, W]` u8 RGB |
 //! | tensor | [`normalise`] | `[3, H, W]` f32 in 0..=1 |
-//! | (the engine runs; not here) | | `[rows, columns]` f32 |
-//! | detections | [`postprocess`] | boxes in pixels of the picture |
+//! | (the engine runs; not here) | | `[rows, columns]` f32 and what the task needs |
+//! | detections | [`postprocess`] | boxes, masks, points in pixels of the picture |
 //!
 //! A model describes itself by [`ModelInfo::parse`]. Hostile input gives an error, never a panic.
 #![forbid(unsafe_code)]
 
 mod boxes;
+mod centre_crop;
+mod contour;
 mod decode;
 mod detection;
+mod head;
 mod layout;
 mod letterbox;
 mod literal;
+mod mask;
 mod metadata;
 mod nms;
 mod picture;
 mod postprocess;
+mod projection;
+mod properties;
+mod rotated;
+mod summary;
+mod task;
 mod tensor;
 
 pub use boxes::BoxXyxyPx;
+pub use centre_crop::centre_crop_into;
 pub use decode::{DecodeError, DecodeLimits, decode};
-pub use detection::{BoxJson, Detection, DetectionJson};
+pub use detection::{Detection, Form, Keypoint};
 pub use layout::Layout;
 pub use letterbox::{Letterbox, LetterboxError, letterbox_into};
+pub use mask::Rle;
 pub use metadata::{ModelError, ModelInfo, TensorShape};
 pub use picture::{Picture, Size};
-pub use postprocess::{OutputError, OutputView, Parameters, postprocess};
+pub use postprocess::{Masks, OutputError, OutputView, Parameters, postprocess};
+pub use rotated::RotatedBoxPx;
+pub use summary::{BoxJson, CornersJson, DetectionJson, EdgesJson, KeypointsJson, RleJson, SegmentsJson};
+pub use task::Task;
 pub use tensor::normalise;

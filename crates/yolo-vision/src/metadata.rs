@@ -4,15 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::layout::{self, Evidence, Layout};
-use crate::literal::{self, Literal};
 use crate::picture::Size;
+use crate::properties::Properties;
+use crate::task::{EXTRA_MAX, Extra, Task};
 
 /// Input side where neither shape nor metadata names one: Ultralytics' default.
 const SIDE_PX_DEFAULT: u32 = 640;
-/// Largest stride of every YOLO head since v3.
-const STRIDE_PX_DEFAULT: u32 = 32;
-/// The one task that this version serves.
-const TASK: &str = "detect";
 
 /// Name and dimensions of a model's input or output.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +33,8 @@ impl TensorShape {
 /// Why a model cannot be served.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ModelError {
-    /// Another task than detection.
-    #[error("the model's task is \"{task}\"; this server runs task \"detect\" only: export a detection model")]
+    /// A task that we do not know.
+    #[error("the model's task is \"{task}\"; this server runs detect, segment, pose, obb and classify")]
     Task {
         /// As the metadata says.
         task: String,
@@ -49,11 +46,10 @@ pub enum ModelError {
         shapes: String,
     },
     /// No known layout.
-    #[error(
-        "the model's outputs are {shapes} with {classes}; expected one detection output: \
-        [batch,4+classes,anchors], [batch,anchors,4+classes], [batch,anchors,5+classes] or [batch,N,6]"
-    )]
+    #[error("the model's outputs are {shapes} with {classes}; task {} needs {}", .task.as_str(), .task.expected_outputs())]
     Output {
+        /// As the metadata says, or the shapes.
+        task: Task,
         /// All outputs.
         shapes: String,
         /// Number of class names, in words.
@@ -76,11 +72,12 @@ impl ModelError {
     }
 }
 
-/// Everything that pre- and postprocessing need to know about a detection model.
+/// Everything that pre- and postprocessing need to know about a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelInfo {
+    task: Task,
     input_name: String,
-    output_name: String,
+    output_names: Vec<String>,
     batch_fixed: Option<usize>,
     size_fixed: bool,
     size: Size,
@@ -88,28 +85,26 @@ pub struct ModelInfo {
     classes: usize,
     names: Vec<Arc<str>>,
     layout: Layout,
+    extra: Extra,
 }
 
 impl ModelInfo {
     /// Reads a model's description.
     ///
-    /// `metadata`: the ONNX `metadata_props` (Ultralytics' `stride`, `task`, `imgsz`, `names`, `args`, `end2end`; all
-    /// optional). A static input shape wins over `imgsz`.
+    /// `metadata`: the ONNX `metadata_props` (Ultralytics' `stride`, `task`, `imgsz`, `names`, `args`, `end2end`,
+    /// `kpt_shape`; all optional). A static input shape wins over `imgsz`. Without `task` the shapes tell.
     ///
     /// # Errors
-    /// [`ModelError`] if the task is not detection, or the shapes are of no layout that we know.
+    /// [`ModelError`] if the task is unknown, or the shapes are of no layout that we know.
     pub fn parse(
         metadata: &BTreeMap<String, String>,
         inputs: &[TensorShape],
         outputs: &[TensorShape],
     ) -> Result<Self, ModelError> {
-        if let Some(task) = metadata.get("task").filter(|task| *task != TASK) {
-            return Err(ModelError::Task { task: task.clone() });
-        }
         let [input] = inputs else { return Err(input_error(inputs)) };
         let &[batch_fixed, Some(3), height, width] = input.dims.as_slice() else { return Err(input_error(inputs)) };
-        let literal = |key: &str| metadata.get(key).and_then(|text| literal::parse(text));
-        let [height_hint, width_hint] = literal("imgsz").and_then(|value| image_size(&value)).unwrap_or([None; 2]);
+        let properties = Properties::parse(metadata)?;
+        let [height_hint, width_hint] = properties.size;
         let pixels = |fixed: Option<usize>, hint: Option<u32>| {
             fixed.and_then(|px| u32::try_from(px).ok()).or(hint).unwrap_or(SIDE_PX_DEFAULT)
         };
@@ -117,21 +112,27 @@ impl ModelInfo {
         if size.is_empty() {
             return Err(input_error(inputs));
         }
-        let names = literal("names").and_then(names_of);
-        let (output, layout, classes) = detection_output(outputs, names.as_ref().map(Vec::len), size, || {
-            literal("end2end") == Some(Literal::Bool(true)) || literal("args").is_some_and(|args| suppresses(&args))
+        let task = properties.task.unwrap_or_else(|| task_of_shapes(outputs, properties.keypoints.is_some()));
+        let head = find_head(task, outputs, &properties, size).ok_or_else(|| ModelError::Output {
+            task,
+            shapes: joined(outputs),
+            classes: properties
+                .names
+                .as_ref()
+                .map_or_else(|| "no class names".to_owned(), |names| format!("{} class names", names.len())),
         })?;
-        let stride_px = literal("stride").and_then(|value| u32::try_from(value.as_index()?).ok());
         Ok(Self {
+            task,
             input_name: input.name.clone(),
-            output_name: output.name.clone(),
+            output_names: head.outputs.iter().map(|output| output.name.clone()).collect(),
             batch_fixed,
             size_fixed: height.is_some() || width.is_some(),
             size,
-            stride_px: stride_px.filter(|&px| px > 0).unwrap_or(STRIDE_PX_DEFAULT),
-            classes: classes.unwrap_or_default(),
-            names: names.unwrap_or_default(),
-            layout,
+            stride_px: properties.stride_px,
+            classes: head.classes.unwrap_or_default(),
+            names: properties.names.unwrap_or_default(),
+            layout: head.layout,
+            extra: head.extra,
         })
     }
 
@@ -153,14 +154,19 @@ impl ModelInfo {
         Ok(self)
     }
 
+    /// What the model is for.
+    pub const fn task(&self) -> Task {
+        self.task
+    }
+
     /// Name of the picture input, mostly `images`.
     pub fn input_name(&self) -> &str {
         &self.input_name
     }
 
-    /// Name of the detection output, mostly `output0`.
-    pub fn output_name(&self) -> &str {
-        &self.output_name
+    /// Names of the outputs that [`crate::postprocess`] takes, in its order: the head, then mask prototypes.
+    pub fn output_names(&self) -> &[String] {
+        &self.output_names
     }
 
     /// The one batch size that the model accepts; `None` if its batch is dynamic.
@@ -183,6 +189,11 @@ impl ModelInfo {
         self.layout
     }
 
+    /// What a row of the output holds behind box and scores.
+    pub(crate) const fn extra(&self) -> Extra {
+        self.extra
+    }
+
     /// A class's name; `class7` if the model gives none.
     pub fn name(&self, class: u32) -> Arc<str> {
         let index = usize::try_from(class).unwrap_or(usize::MAX);
@@ -202,56 +213,52 @@ fn input_error(inputs: &[TensorShape]) -> ModelError {
     ModelError::Input { shapes: joined(inputs) }
 }
 
-/// Picks the one output and its layout.
-fn detection_output(
-    outputs: &[TensorShape],
-    classes: Option<usize>,
-    input: Size,
-    suppressed: impl Fn() -> bool,
-) -> Result<(&TensorShape, Layout, Option<usize>), ModelError> {
-    let refused = || ModelError::Output {
-        shapes: joined(outputs),
-        classes: classes.map_or_else(|| "no class names".to_owned(), |count| format!("{count} class names")),
-    };
-    let [output] = outputs else { return Err(refused()) };
-    let &[_, rows, columns] = output.dims.as_slice() else { return Err(refused()) };
-    let evidence = Evidence { rows, columns, classes, suppressed: suppressed(), input };
-    let (layout, classes) = layout::decide(&evidence).ok_or_else(refused)?;
-    Ok((output, layout, classes))
-}
-
-/// `imgsz`: `[height, width]`, or one number for both.
-fn image_size(value: &Literal) -> Option<[Option<u32>; 2]> {
-    let side = |value: &Literal| value.as_index().and_then(|px| u32::try_from(px).ok()).filter(|&px| px > 0);
-    match value {
-        Literal::List(sides) => match sides.as_slice() {
-            [height, width] => Some([side(height), side(width)]),
-            _ => None,
-        },
-        number => Some([side(number); 2]),
+/// The task where the metadata names none. Rotated boxes cannot be told from one class more.
+fn task_of_shapes(outputs: &[TensorShape], keypoints: bool) -> Task {
+    let ranks: Vec<_> = outputs.iter().map(|output| output.dims.len()).collect();
+    match ranks.as_slice() {
+        [2] => Task::Classify,
+        [3, 4] | [4, 3] => Task::Segment,
+        _ if keypoints => Task::Pose,
+        _ => Task::Detect,
     }
 }
 
-/// `names`: a dict from index to name, or a list. `None` unless every class from 0 on has a name.
-fn names_of(value: Literal) -> Option<Vec<Arc<str>>> {
-    let entries = match value {
-        Literal::Dict(entries) => entries,
-        Literal::List(items) => (0..).map(Literal::Int).zip(items).collect(),
+/// The outputs that matter and how the first one is laid out.
+struct Head<'a> {
+    outputs: Vec<&'a TensorShape>,
+    layout: Layout,
+    classes: Option<usize>,
+    extra: Extra,
+}
+
+fn find_head<'a>(task: Task, outputs: &'a [TensorShape], properties: &Properties, input: Size) -> Option<Head<'a>> {
+    let names = properties.names.as_ref().map(Vec::len);
+    let of_rank = |rank: usize| outputs.iter().find(|output| output.dims.len() == rank);
+    let (head, prototypes, extra) = match (task, outputs.len()) {
+        (Task::Classify, 1) => {
+            let &[_, probabilities] = of_rank(2)?.dims.as_slice() else { return None };
+            // Fewer probabilities than names, or more, would shift every name.
+            let agree = names.is_none() || probabilities.is_none() || probabilities == names;
+            let (outputs, classes) = (vec![of_rank(2)?], names.or(probabilities));
+            return agree.then_some(Head { outputs, layout: Layout::Probabilities, classes, extra: Extra::None });
+        }
+        (Task::Segment, 2) => {
+            let prototypes = of_rank(4)?;
+            let &[_, Some(coefficients), _, _] = prototypes.dims.as_slice() else { return None };
+            (of_rank(3)?, Some(prototypes), Extra::Coefficients(coefficients))
+        }
+        (Task::Detect, 1) => (of_rank(3)?, None, Extra::None),
+        (Task::Pose, 1) => (of_rank(3)?, None, properties.keypoints?),
+        (Task::Obb, 1) => (of_rank(3)?, None, Extra::Angle),
         _ => return None,
     };
-    let mut indexed = BTreeMap::new();
-    for (key, name) in entries {
-        let Literal::Text(name) = name else { return None };
-        indexed.insert(key.as_index()?, Arc::from(name));
-    }
-    let dense = indexed.keys().copied().eq(0..indexed.len());
-    (dense && !indexed.is_empty()).then(|| indexed.into_values().collect())
-}
-
-/// Whether the export arguments put the suppression into the model.
-fn suppresses(arguments: &Literal) -> bool {
-    let wanted = (Literal::Text("nms".to_owned()), Literal::Bool(true));
-    matches!(arguments, Literal::Dict(entries) if entries.contains(&wanted))
+    let &[_, rows, columns] = head.dims.as_slice() else { return None };
+    let suppressed = properties.suppressed;
+    let evidence = Evidence { rows, columns, extra: extra.len(), classes: names, suppressed, input };
+    let (layout, classes) = layout::decide(&evidence).filter(|_| extra.len() <= EXTRA_MAX)?;
+    let outputs = std::iter::once(head).chain(prototypes).collect();
+    Some(Head { outputs, layout, classes, extra })
 }
 
 #[cfg(test)]
@@ -294,11 +301,38 @@ mod tests {
     }
 
     #[test]
-    fn other_tasks_and_shapes_are_refused_with_a_sentence() {
-        for task in ["segment", "pose", "obb", "classify"] {
-            let refused = parse(&[("task", task)], &[1, 3, 64, 64], &[1, 6, 84]).expect_err("not a detection model");
-            assert!(refused.to_string().contains(task), "{refused}");
+    fn each_task_is_told_by_the_metadata_or_by_the_shapes() {
+        let tensor = |dims: &[i64]| TensorShape::new(format!("rank{}", dims.len()), dims);
+        let names = ("names", "['a', 'b']");
+        let keypoints = ("kpt_shape", "[17, 3]");
+        for (pairs, outputs, task, layout) in [
+            (vec![names], vec![tensor(&[1, 2])], Task::Classify, Layout::Probabilities),
+            (vec![], vec![tensor(&[-1, 1000])], Task::Classify, Layout::Probabilities),
+            (vec![names], vec![tensor(&[1, 38, 84]), tensor(&[1, 32, 16, 16])], Task::Segment, Layout::Standard),
+            (vec![names], vec![tensor(&[1, 32, 16, 16]), tensor(&[1, 252, 39])], Task::Segment, Layout::Yolov5),
+            (vec![names, keypoints], vec![tensor(&[1, 57, 84])], Task::Pose, Layout::Standard),
+            (vec![names, keypoints, ("end2end", "True")], vec![tensor(&[1, 300, 57])], Task::Pose, Layout::EndToEnd),
+            (vec![names, ("task", "obb")], vec![tensor(&[1, 7, 84])], Task::Obb, Layout::Standard),
+            (vec![names, ("task", "obb")], vec![tensor(&[1, 300, 7])], Task::Obb, Layout::EndToEnd),
+        ] {
+            let inputs = [TensorShape::new("images", &[1, 3, 64, 64])];
+            let model = ModelInfo::parse(&metadata(&pairs), &inputs, &outputs).expect("a known export");
+            assert_eq!((model.task(), model.layout()), (task, layout), "{outputs:?}");
+            assert_eq!(model.output_names().len(), outputs.len());
+            assert_ne!(model.output_names().first().map(String::as_str), Some("rank4"), "the head comes first");
         }
+    }
+
+    #[test]
+    fn unknown_tasks_and_shapes_are_refused_with_a_sentence() {
+        let refused = parse(&[("task", "depth")], &[1, 3, 64, 64], &[1, 6, 84]).expect_err("no task of ours");
+        assert!(refused.to_string().contains("depth"), "{refused}");
+        for task in Task::ALL {
+            let refused = parse(&[("task", task.as_str())], &[1, 3, 64, 64], &[1, 3, 84, 84]).expect_err("no head");
+            assert!(refused.to_string().contains(task.as_str()), "{refused}");
+        }
+        let refused = parse(&[("task", "pose")], &[1, 3, 64, 64], &[1, 56, 84]).expect_err("how many keypoints?");
+        assert!(refused.to_string().contains("kpt_shape"), "{refused}");
         let refused = parse(&[("names", "['a']")], &[1, 3, 64, 64], &[1, 9, 84]).expect_err("no layout");
         assert!(refused.to_string().contains("output0[1,9,84] with 1 class names"), "{refused}");
         assert!(matches!(parse(&[], &[1, 1, 64, 64], &[1, 6, 84]), Err(ModelError::Input { .. })));

@@ -1,16 +1,24 @@
-//! Output tensor to detections.
+//! Output tensors to detections.
 
 use crate::boxes::BoxXyxyPx;
-use crate::detection::Detection;
+use crate::contour;
+use crate::detection::{Detection, Form, Keypoint};
+use crate::head::{Candidate, Head};
 use crate::layout::Layout;
 use crate::letterbox::Letterbox;
+use crate::mask::Prototypes;
 use crate::metadata::ModelInfo;
-use crate::nms::{self, Candidate, Suppression};
+use crate::nms::{self, Suppression};
+use crate::rotated::RotatedBoxPx;
+use crate::task::{Extra, Task};
+
+/// Classes that a classification answers, best first, as Ultralytics' `top5`.
+const CLASSES_ANSWERED: usize = 5;
 
 /// What a request may choose.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parameters {
-    /// Keep scores above this, 0..=1.
+    /// Keep scores above this, 0..=1. Classification ignores it.
     pub confidence: f32,
     /// Boxes of one class that overlap more than this (intersection over union, 0..=1) are one object.
     pub iou: f64,
@@ -22,159 +30,198 @@ pub struct Parameters {
     pub agnostic: bool,
     /// Answer boxes in fractions of the picture instead of pixels. Acts in the JSON form, not on [`Detection`].
     pub normalize: bool,
+    /// How masks are answered.
+    pub masks: Masks,
 }
 
 impl Default for Parameters {
     /// Ultralytics' defaults: 0.25, 0.7, 300.
     fn default() -> Self {
-        Self { confidence: 0.25, iou: 0.7, detections_max: 300, classes: None, agnostic: false, normalize: false }
+        Self {
+            confidence: 0.25,
+            iou: 0.7,
+            detections_max: 300,
+            classes: None,
+            agnostic: false,
+            normalize: false,
+            masks: Masks::Polygon,
+        }
     }
 }
 
-/// One image's share of an output tensor: `[rows, columns]` f32, row by row.
+/// How the masks of a segmentation are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Masks {
+    /// The outline of the largest part.
+    Polygon,
+    /// All pixels, as runs.
+    Rle,
+    /// Not computed; objects with an empty mask are not noticed then.
+    None,
+}
+
+/// One image's share of an output tensor.
 #[derive(Debug, Clone, Copy)]
 pub struct OutputView<'a> {
-    /// Rows and columns, without the batch.
-    pub shape: [usize; 2],
-    /// `rows * columns` values.
+    /// Dimensions without the batch: rows and columns of a head, `[channels, height, width]` of prototypes.
+    pub shape: &'a [usize],
+    /// As many values, the last dimension innermost.
     pub values: &'a [f32],
 }
 
-/// The model gave another output than it announced.
+/// The model gave other outputs than it announced.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("the model's output has shape {shape:?} and {values} values, which does not fit its layout {layout:?}")]
+#[error("the model's outputs have the shapes {shapes:?}, which do not fit its layout {layout:?}")]
 pub struct OutputError {
-    /// Rows and columns.
-    pub shape: [usize; 2],
-    /// Number of values.
-    pub values: usize,
+    /// Dimensions of each.
+    pub shapes: Vec<Vec<usize>>,
     /// Layout decided when the model was loaded.
     pub layout: Layout,
 }
 
-/// Finds the objects in one image's output: threshold, suppression, projection back to the picture.
+/// Finds the objects in one image's outputs: threshold, suppression, projection back to the picture.
 ///
-/// `outputs`: the model's outputs for this image, in the model's order (detection has one). Rows with a number that is
-/// not finite are dropped. Best score first.
+/// `outputs`: this image's share of the outputs that [`ModelInfo::output_names`] lists. Rows with a number that is not
+/// finite are dropped. Best score first.
 ///
 /// # Errors
-/// [`OutputError`] if the shape is not one of the model's layout.
+/// [`OutputError`] if a shape is not one of the model's layout.
 pub fn postprocess(
     outputs: &[OutputView<'_>],
     model: &ModelInfo,
     letterbox: &Letterbox,
     parameters: &Parameters,
 ) -> Result<Vec<Detection>, OutputError> {
-    let layout = model.layout();
-    let output = outputs.first().copied().unwrap_or(OutputView { shape: [0, 0], values: &[] });
-    let misfit = OutputError { shape: output.shape, values: output.values.len(), layout };
-    let [rows, columns] = output.shape;
-    if rows.checked_mul(columns) != Some(output.values.len()) || output.values.is_empty() {
-        return Err(misfit);
-    }
-    let found = match layout {
-        Layout::Standard => from_columns(output, parameters),
-        Layout::Transposed => from_rows(output, parameters, centre_row),
-        Layout::Yolov5 => from_rows(output, parameters, objectness_row),
-        Layout::EndToEnd => from_rows(output, parameters, final_row),
+    let found = match model.task() {
+        Task::Classify => classes(outputs, model, letterbox, parameters),
+        _ => objects(outputs, model, letterbox, parameters),
     };
-    let mut candidates = found.ok_or(misfit)?;
-    candidates.retain(|candidate| {
-        candidate.score > parameters.confidence
-            && parameters.classes.as_ref().is_none_or(|classes| classes.contains(&candidate.class))
-    });
-    let kept = if layout == Layout::EndToEnd {
-        candidates.truncate(parameters.detections_max);
-        candidates
-    } else {
-        let Parameters { iou, agnostic, detections_max: kept_max, .. } = *parameters;
-        nms::suppress(candidates, &Suppression { iou, agnostic, kept_max })
-    };
-    let detection = |candidate: Candidate| Detection {
-        name: model.name(candidate.class),
-        class: candidate.class,
-        confidence: candidate.score,
-        bounds: letterbox.project(candidate.bounds),
-    };
-    Ok(kept.into_iter().map(detection).collect())
+    found.ok_or_else(|| OutputError {
+        shapes: outputs.iter().map(|output| output.shape.to_vec()).collect(),
+        layout: model.layout(),
+    })
 }
 
-/// `[4 + nc, A]`. Goes class by class, so that the inner loop runs along memory and vectorises.
-fn from_columns(output: OutputView<'_>, parameters: &Parameters) -> Option<Vec<Candidate>> {
-    let [rows, anchors] = output.shape;
-    if rows < 5 {
+/// The best classes of a picture; of equal ones the first. `None` if the output is not `[nc]`.
+fn classes(
+    outputs: &[OutputView<'_>],
+    model: &ModelInfo,
+    letterbox: &Letterbox,
+    parameters: &Parameters,
+) -> Option<Vec<Detection>> {
+    let [OutputView { shape: &[count], values }] = *outputs else { return None };
+    // 0: neither names nor shape told.
+    if count != values.len() || ![0, count].contains(&model.classes()) {
         return None;
     }
-    let (coordinates, scores) = output.values.split_at_checked(4 * anchors)?;
-    let mut best = vec![(f32::NEG_INFINITY, 0_u32); anchors];
-    for (class, scores) in (0..).zip(scores.chunks_exact(anchors)) {
-        for (best, &score) in best.iter_mut().zip(scores) {
-            // Strict: of equal classes the first one stays.
-            if score > best.0 {
-                *best = (score, class);
+    let finite = (0..).zip(values.iter().copied()).filter(|(_, score)| score.is_finite());
+    let mut ranked: Vec<(u32, f32)> = finite.filter(|(class, _)| wanted(parameters, *class)).collect();
+    ranked.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+    ranked.truncate(CLASSES_ANSWERED.min(parameters.detections_max));
+    let detection = |(class, confidence)| Detection {
+        name: model.name(class),
+        class,
+        confidence,
+        bounds: letterbox.whole_picture(),
+        form: Form::Picture,
+    };
+    Some(ranked.into_iter().map(detection).collect())
+}
+
+fn wanted(parameters: &Parameters, class: u32) -> bool {
+    parameters.classes.as_ref().is_none_or(|classes| classes.contains(&class))
+}
+
+/// The objects of every other task. `None` if an output does not fit.
+fn objects(
+    outputs: &[OutputView<'_>],
+    model: &ModelInfo,
+    letterbox: &Letterbox,
+    parameters: &Parameters,
+) -> Option<Vec<Detection>> {
+    let head = Head::new(outputs.first()?, model.layout(), model.extra().len())?;
+    let prototypes = match model.extra() {
+        Extra::Coefficients(channels) => Some(Prototypes::new(outputs.get(1)?, channels)?),
+        _ => None,
+    };
+    let mut candidates = head.candidates(parameters.confidence);
+    candidates.retain(|candidate| wanted(parameters, candidate.class));
+    let objects = Objects { head, prototypes, model, letterbox, masks: parameters.masks };
+    let kept = objects.suppress(candidates, parameters);
+    Some(kept.into_iter().filter_map(|candidate| objects.detection(candidate)).collect())
+}
+
+/// Everything that turns a candidate into a detection.
+struct Objects<'a> {
+    head: Head<'a>,
+    prototypes: Option<Prototypes<'a>>,
+    model: &'a ModelInfo,
+    letterbox: &'a Letterbox,
+    masks: Masks,
+}
+
+impl Objects<'_> {
+    fn suppress(&self, mut candidates: Vec<Candidate>, parameters: &Parameters) -> Vec<Candidate> {
+        let &Parameters { iou, agnostic, detections_max: kept_max, .. } = parameters;
+        let suppression = Suppression { iou, agnostic, kept_max };
+        match (self.model.layout(), self.model.task()) {
+            (Layout::EndToEnd, _) => {
+                candidates.truncate(kept_max);
+                candidates
             }
+            (_, Task::Obb) => nms::suppress_rotated(candidates, |candidate| self.angle(candidate), &suppression),
+            _ => nms::suppress(candidates, &suppression),
         }
     }
-    let candidate = |(anchor, (score, class)): (usize, (f32, u32))| {
-        let coordinate = |row: usize| coordinates.get(row * anchors + anchor).copied();
-        let bounds = BoxXyxyPx::from_centre([coordinate(0)?, coordinate(1)?, coordinate(2)?, coordinate(3)?]);
-        let all_finite = scores.iter().skip(anchor).step_by(anchors).all(|score| score.is_finite());
-        (all_finite && bounds.is_finite()).then_some(Candidate { bounds, score, class })
-    };
-    let above = best.into_iter().enumerate().filter(|(_, (score, _))| *score > parameters.confidence);
-    Some(above.filter_map(candidate).collect())
-}
 
-/// Layouts with one row an anchor.
-fn from_rows(
-    output: OutputView<'_>,
-    parameters: &Parameters,
-    candidate: fn(&[f32], &Parameters) -> Option<Candidate>,
-) -> Option<Vec<Candidate>> {
-    let columns = output.shape[1];
-    if columns < 5 {
-        return None;
+    fn angle(&self, candidate: &Candidate) -> f32 {
+        self.head.extra(candidate.anchor).first().copied().unwrap_or_default()
     }
-    let finite = |row: &&[f32]| row.iter().all(|value| value.is_finite());
-    Some(output.values.chunks_exact(columns).filter(finite).filter_map(|row| candidate(row, parameters)).collect())
-}
 
-/// `[cx, cy, w, h, scores…]`
-fn centre_row(row: &[f32], _: &Parameters) -> Option<Candidate> {
-    let (&coordinates, scores) = row.split_first_chunk::<4>()?;
-    let (score, class) = best_class(scores)?;
-    Some(Candidate { bounds: BoxXyxyPx::from_centre(coordinates), score, class })
-}
-
-/// `[cx, cy, w, h, objectness, scores…]`: the objectness alone must pass the threshold, then its product with the score.
-fn objectness_row(row: &[f32], parameters: &Parameters) -> Option<Candidate> {
-    let (&[centre_x, centre_y, width, height, objectness], scores) = row.split_first_chunk::<5>()?;
-    if objectness <= parameters.confidence {
-        return None;
+    /// `None` if its mask is empty, or a corner is beyond all numbers.
+    fn detection(&self, candidate: Candidate) -> Option<Detection> {
+        let bounds = match self.model.layout() {
+            Layout::EndToEnd => BoxXyxyPx::from_corners(candidate.coordinates),
+            _ => BoxXyxyPx::from_centre(candidate.coordinates),
+        };
+        let (bounds, form) = match self.model.extra() {
+            Extra::None => (self.letterbox.project(bounds), Form::Box),
+            Extra::Coefficients(_) => (self.letterbox.project(bounds), self.mask(&candidate, bounds)?),
+            Extra::Keypoints { values, .. } => (self.letterbox.project(bounds), self.pose(&candidate, values)),
+            Extra::Angle => {
+                let turned = RotatedBoxPx::new(candidate.coordinates, self.angle(&candidate));
+                let projected = self.letterbox.project_rotated(turned);
+                projected.corners().as_flattened().iter().all(|side| side.is_finite()).then_some(())?;
+                (projected.hull(), Form::Rotated(projected))
+            }
+        };
+        let Candidate { score: confidence, class, .. } = candidate;
+        Some(Detection { name: self.model.name(class), class, confidence, bounds, form })
     }
-    // The products are compared, not the scores: two of them may round to the same number.
-    let products: Vec<f32> = scores.iter().map(|score| score * objectness).collect();
-    let (score, class) = best_class(&products)?;
-    Some(Candidate { bounds: BoxXyxyPx::from_centre([centre_x, centre_y, width, height]), score, class })
-}
 
-/// `[x1, y1, x2, y2, score, class]`
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "the class is a small whole number in f32; the cast saturates"
-)]
-fn final_row(row: &[f32], _: &Parameters) -> Option<Candidate> {
-    let &[x1, y1, x2, y2, score, class] = row.first_chunk::<6>()?;
-    Some(Candidate { bounds: BoxXyxyPx { x1, y1, x2, y2 }, score, class: class as u32 })
-}
+    fn mask(&self, candidate: &Candidate, bounds: BoxXyxyPx) -> Option<Form> {
+        let Some(prototypes) = self.prototypes.as_ref().filter(|_| self.masks != Masks::None) else {
+            return Some(Form::Box);
+        };
+        let bitmap = prototypes.mask(&self.head.extra(candidate.anchor), bounds, self.letterbox.target())?;
+        Some(match self.masks {
+            Masks::Rle => Form::Rle(bitmap.to_rle(self.letterbox)),
+            _ => Form::Polygon(self.outline(contour::largest_outline(&bitmap))),
+        })
+    }
 
-/// The highest score and its class, the lowest class on ties.
-fn best_class(scores: &[f32]) -> Option<(f32, u32)> {
-    let (&first, rest) = scores.split_first()?;
-    let best = rest
-        .iter()
-        .zip(1..)
-        .fold((first, 0), |best, (&score, class)| if score > best.0 { (score, class) } else { best });
-    Some(best)
+    #[expect(clippy::cast_precision_loss, reason = "pixels of the model's input are far below 2^24")]
+    fn outline(&self, points: Vec<[usize; 2]>) -> Vec<[f32; 2]> {
+        points.into_iter().map(|[x, y]| self.letterbox.project_point([x as f32, y as f32])).collect()
+    }
+
+    fn pose(&self, candidate: &Candidate, values: usize) -> Form {
+        let numbers = self.head.extra(candidate.anchor);
+        let point = |numbers: &[f32]| {
+            let (&position, rest) = numbers.split_first_chunk::<2>()?;
+            let [x, y] = self.letterbox.project_point(position);
+            Some(Keypoint { x, y, visible: rest.first().copied() })
+        };
+        Form::Keypoints(numbers.chunks_exact(values).filter_map(point).collect())
+    }
 }

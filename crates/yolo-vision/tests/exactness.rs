@@ -109,7 +109,7 @@ impl OutputCase {
             detections_max: self.detections_max,
             ..Parameters::default()
         };
-        let output = OutputView { shape: self.shape, values: &values };
+        let output = OutputView { shape: &self.shape, values: &values };
         postprocess(&[output], &self.model(), &plan.expect("not empty"), &parameters).expect("the layout's shape")
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use yolo_vision::{
-    Letterbox, LetterboxError, ModelInfo, OutputView, Parameters, Picture, Size, TensorShape, letterbox_into,
+    Letterbox, LetterboxError, Masks, ModelInfo, OutputView, Parameters, Picture, Size, TensorShape, letterbox_into,
     postprocess,
 };
 
@@ -23,7 +23,7 @@ fn model(layout_shape: [i64; 2], names: usize) -> ModelInfo {
 /// Finds the one box of a standard output with one anchor: what a model would see at `centre_size`.
 fn projected(plan: &Letterbox, centre_size: [f32; 4]) -> [f32; 4] {
     let values = [&centre_size[..], &[0.9]].concat();
-    let output = OutputView { shape: [5, 1], values: &values };
+    let output = OutputView { shape: &[5, 1], values: &values };
     let found = postprocess(&[output], &model([5, 1], 1), plan, &Parameters::default()).expect("one anchor");
     let bounds = found.first().expect("above the threshold").bounds;
     [bounds.x1, bounds.y1, bounds.x2, bounds.y2]
@@ -70,7 +70,7 @@ proptest! {
         let plan = Letterbox::plan(Size::new(333, 777), TARGET)?;
         let parameters = Parameters { detections_max, classes: Some(vec![0, 2]), ..Parameters::default() };
         let model = model(shape.map(|length| i64::try_from(length).expect("small")), 3);
-        let found = postprocess(&[OutputView { shape, values: &values }], &model, &plan, &parameters)?;
+        let found = postprocess(&[OutputView { shape: &shape, values: &values }], &model, &plan, &parameters)?;
         prop_assert!(found.len() <= detections_max);
         prop_assert!(found.is_sorted_by(|a, b| a.confidence >= b.confidence));
         for detection in found {
@@ -81,8 +81,40 @@ proptest! {
         }
     }
 
+    /// Whatever an engine returns for whatever task: an answer whose every number is one.
     #[test]
-    fn metadata_of_any_text_is_read_or_ignored(key in "imgsz|names|stride|args|end2end", text in r#"[\[\](){}:,'"\\0-9a-zTrue .-]{0,60}"#) {
+    fn answers_of_every_task_are_numbers(
+        task in "segment|pose|obb|classify",
+        values in prop::collection::vec(prop_oneof![4 => -10.0..700.0_f32, 2 => 0.0..1.0_f32, 1 => any::<f32>()], 12 * 20),
+        masks in prop_oneof![Just(Masks::Polygon), Just(Masks::Rle)],
+    ) {
+        let shape: &'static [usize] = match task.as_str() {
+            "segment" => &[12, 20],
+            "pose" => &[11, 20],
+            "obb" => &[7, 20],
+            _ => &[240],
+        };
+        let outputs: Vec<&'static [usize]> = if task == "segment" { vec![shape, &[6, 4, 10]] } else { vec![shape] };
+        let metadata: BTreeMap<_, _> =
+            [("task".to_owned(), task), ("kpt_shape".to_owned(), "[2, 3]".to_owned())].into();
+        let tensor = |shape: &&[usize]| {
+            let dims = shape.iter().map(|&length| i64::try_from(length).expect("small"));
+            TensorShape::new(format!("rank{}", shape.len()), &std::iter::once(-1).chain(dims).collect::<Vec<_>>())
+        };
+        let inputs = [TensorShape::new("images", &[-1, 3, 640, 640])];
+        let model = ModelInfo::parse(&metadata, &inputs, &outputs.iter().map(tensor).collect::<Vec<_>>())?;
+        let view = |shape: &&'static [usize]| OutputView { shape, values: &values[..shape.iter().product::<usize>()] };
+        let parameters = Parameters { masks, ..Parameters::default() };
+        let plan = Letterbox::plan(Size::new(333, 777), TARGET)?;
+        let found = postprocess(&outputs.iter().map(view).collect::<Vec<_>>(), &model, &plan, &parameters)?;
+        for detection in found {
+            let json = serde_json::to_string(&detection.to_json(None))?;
+            prop_assert!(!json.contains("null"), "{}", json);
+        }
+    }
+
+    #[test]
+    fn metadata_of_any_text_is_read_or_ignored(key in "imgsz|names|stride|args|end2end|kpt_shape", text in r#"[\[\](){}:,'"\\0-9a-zTrue .-]{0,60}"#) {
         let metadata: BTreeMap<_, _> = [(key, text)].into();
         let inputs = [TensorShape::new("images", &[-1, 3, -1, -1])];
         let _ = ModelInfo::parse(&metadata, &inputs, &[TensorShape::new("output0", &[-1, 84, 8400])]);
@@ -94,7 +126,7 @@ fn an_output_of_another_shape_is_an_error() {
     let plan = Letterbox::plan(Size::new(10, 10), TARGET).expect("not empty");
     let values = [0.0; 12];
     for shape in [[3, 4], [0, 0], [12, 2]] {
-        let output = OutputView { shape, values: &values };
+        let output = OutputView { shape: &shape, values: &values };
         assert!(postprocess(&[output], &model([5, 1], 1), &plan, &Parameters::default()).is_err(), "{shape:?}");
     }
     assert!(postprocess(&[], &model([5, 1], 1), &plan, &Parameters::default()).is_err());

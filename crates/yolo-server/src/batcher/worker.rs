@@ -182,8 +182,9 @@ impl Shared {
 
     fn detect(&self, output: &dyn BatchOutput, index: usize, item: &Item) -> Result<Inferred, JobError> {
         let start = Instant::now();
-        let view = output.image(index).ok_or_else(|| JobError::Failed("the model gave no output for it".to_owned()))?;
-        let detections = postprocess(&[view], &self.model.info, &item.job.letterbox, &item.job.parameters)
+        let views =
+            output.image(index).ok_or_else(|| JobError::Failed("the model gave no output for it".to_owned()))?;
+        let detections = postprocess(&views, &self.model.info, &item.job.letterbox, &item.job.parameters)
             .map_err(|error| JobError::Failed(error.to_string()))?;
         let postprocess = start.elapsed();
         self.metrics.images.stage.of("postprocess").observe(postprocess.as_secs_f64());

@@ -24,6 +24,8 @@ const SIDE_PX_DEFAULT: u32 = 640;
 const ROWS: usize = 8;
 /// Columns: x1, y1, x2, y2, score, class.
 const COLUMNS: usize = 6;
+/// One image's share of it.
+const SHAPE: [usize; 2] = [ROWS, COLUMNS];
 /// Largest deviation from the declared curve, as a share: about that of a GPU at fixed clocks.
 const JITTER: f64 = 0.02;
 
@@ -49,7 +51,15 @@ pub fn load(config: &Config) -> Result<LoadedModel, LoadError> {
     let sessions = Arc::new(EmulatedSessions { side_px, curve, device });
     // There is no file to hash: the name stands in for it, so that cache keys of two names differ.
     let sha256 = blake3::hash(Path::new(&config.model).as_os_str().as_encoded_bytes()).to_hex().to_string();
-    Ok(LoadedModel { info, name, sha256, provider: PROVIDER, batch_max: limits::BATCH_MAX, sessions })
+    Ok(LoadedModel {
+        info,
+        name,
+        sha256,
+        provider: PROVIDER,
+        precision: "fp32",
+        batch_max: limits::BATCH_MAX,
+        sessions,
+    })
 }
 
 fn describe(side_px: u32) -> Result<ModelInfo, ModelError> {
@@ -134,9 +144,9 @@ struct EmulatedOutput {
 }
 
 impl BatchOutput for EmulatedOutput {
-    fn image(&self, index: usize) -> Option<OutputView<'_>> {
+    fn image(&self, index: usize) -> Option<Vec<OutputView<'_>>> {
         let values = self.rows.get(index * ROWS * COLUMNS..(index + 1) * ROWS * COLUMNS)?;
-        Some(OutputView { shape: [ROWS, COLUMNS], values })
+        Some(vec![OutputView { shape: &SHAPE, values }])
     }
 }
 
@@ -190,7 +200,7 @@ mod tests {
         let mut engine = model.sessions.open().unwrap();
         let (first, second) = (input(1), input(2));
         let output = engine.run(&[&first, &second, &first], Memory::Keep).unwrap();
-        let values = |index| output.image(index).unwrap().values.to_vec();
+        let values = |index| output.image(index).unwrap()[0].values.to_vec();
         assert_eq!(values(0), values(2));
         assert_ne!(values(0), values(1));
         assert!(output.image(3).is_none());

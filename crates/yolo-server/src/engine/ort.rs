@@ -9,6 +9,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 use ort::environment::Environment;
 use ort::session::builder::{GraphOptimizationLevel, PrepackedWeights};
 use ort::session::{NoSelectedOutputs, RunOptions, Session, SessionInputValue, SessionOutputs};
@@ -58,12 +60,19 @@ pub fn load(options: &Options) -> Result<LoadedModel, LoadError> {
     if let Some(side_px) = options.side_px {
         info = info.with_size(Size::new(side_px, side_px)).map_err(|error| unsupported(error.to_string()))?;
     }
-    let output_name = info.output_name().to_owned();
-    let opener = Opener { batch_fixed: info.batch_fixed(), size: info.size(), output_name, sessions: opener };
+    let precision = if session.inputs().iter().any(is_half) { Precision::Half } else { Precision::Single };
+    let opener = Opener {
+        batch_fixed: info.batch_fixed(),
+        size: info.size(),
+        precision,
+        output_names: info.output_names().into(),
+        sessions: opener,
+    };
     Ok(LoadedModel {
         name: stem(&options.model),
         sha256,
         provider: "cpu",
+        precision: precision.as_str(),
         batch_max: info.batch_fixed().unwrap_or(limits::BATCH_MAX).min(limits::BATCH_MAX),
         sessions: Arc::new(opener),
         info,
@@ -125,8 +134,30 @@ fn describe(session: &Session) -> Result<ModelInfo, String> {
 
 fn tensor_shape(outlet: &Outlet) -> Result<TensorShape, String> {
     match outlet.dtype() {
-        ValueType::Tensor { ty: TensorElementType::Float32, shape, .. } => Ok(TensorShape::new(outlet.name(), shape)),
-        other => Err(format!("{} is {other}; export the model in 32-bit floats", outlet.name())),
+        ValueType::Tensor { ty: TensorElementType::Float32 | TensorElementType::Float16, shape, .. } => {
+            Ok(TensorShape::new(outlet.name(), shape))
+        }
+        other => Err(format!("{} is {other}; export the model in 32-bit or 16-bit floats", outlet.name())),
+    }
+}
+
+fn is_half(outlet: &Outlet) -> bool {
+    matches!(outlet.dtype(), ValueType::Tensor { ty: TensorElementType::Float16, .. })
+}
+
+/// Numbers of the model's input.
+#[derive(Debug, Clone, Copy)]
+enum Precision {
+    Single,
+    Half,
+}
+
+impl Precision {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Single => "fp32",
+            Self::Half => "fp16",
+        }
     }
 }
 
@@ -152,9 +183,10 @@ impl OrtSessions {
 
 struct Opener {
     sessions: OrtSessions,
-    output_name: String,
+    output_names: Arc<[String]>,
     batch_fixed: Option<usize>,
     size: Size,
+    precision: Precision,
 }
 
 impl Sessions for Opener {
@@ -168,8 +200,10 @@ impl Sessions for Opener {
             release,
             batch_fixed: self.batch_fixed,
             size: self.size,
-            output_name: self.output_name.clone(),
+            output_names: Arc::clone(&self.output_names),
+            precision: self.precision,
             tensor: Vec::new(),
+            tensor_half: Vec::new(),
         }))
     }
 }
@@ -180,15 +214,17 @@ struct OrtEngine {
     release: RunOptions<NoSelectedOutputs>,
     batch_fixed: Option<usize>,
     size: Size,
-    output_name: String,
+    output_names: Arc<[String]>,
+    precision: Precision,
     tensor: Vec<f32>,
+    /// The same in 16 bits; empty unless the model takes them.
+    tensor_half: Vec<f16>,
 }
 
-impl Engine for OrtEngine {
-    fn run(&mut self, inputs: &[&EngineInput], memory: Memory) -> Result<Box<dyn BatchOutput + '_>, EngineError> {
-        let [height, width] = [self.size.height_px, self.size.width_px].map(i64::from);
+impl OrtEngine {
+    /// Writes the pictures into the tensor; a model with a fixed batch gets black ones behind them. Returns the batch.
+    fn fill(&mut self, inputs: &[&EngineInput]) -> Result<usize, EngineError> {
         let image_len = usize::try_from(3 * self.size.pixels()).unwrap_or(usize::MAX);
-        // A model with a fixed batch gets black pictures behind the real ones.
         let batch = self.batch_fixed.unwrap_or(inputs.len()).max(inputs.len());
         self.tensor.clear();
         self.tensor.resize(batch * image_len, 0.0);
@@ -198,30 +234,77 @@ impl Engine for OrtEngine {
             }
             yolo_vision::normalise(&input.pixels, tensor);
         }
-        let shape = [i64::try_from(batch).unwrap_or(i64::MAX), 3, height, width];
-        let tensor = TensorRef::from_array_view((shape, self.tensor.as_slice()))?;
-        let options = if memory == Memory::Keep { &self.keep } else { &self.release };
-        let outputs = self.session.run_with_options([SessionInputValue::from(tensor)], options)?;
-        if memory == Memory::Release {
-            self.tensor = Vec::new();
+        if matches!(self.precision, Precision::Half) {
+            // Rounding the f32 quotient equals dividing in f16: both operands are exact in f16.
+            self.tensor_half.resize(self.tensor.len(), f16::ZERO);
+            self.tensor_half.convert_from_f32_slice(&self.tensor);
         }
-        Ok(Box::new(OrtOutput { outputs, name: &self.output_name }))
+        Ok(batch)
+    }
+}
+
+impl Engine for OrtEngine {
+    fn run(&mut self, inputs: &[&EngineInput], memory: Memory) -> Result<Box<dyn BatchOutput + '_>, EngineError> {
+        let batch = self.fill(inputs)?;
+        let [height, width] = [self.size.height_px, self.size.width_px].map(i64::from);
+        let shape = [i64::try_from(batch).unwrap_or(i64::MAX), 3, height, width];
+        let tensor: SessionInputValue<'_> = match self.precision {
+            Precision::Single => TensorRef::from_array_view((shape, self.tensor.as_slice()))?.into(),
+            Precision::Half => TensorRef::from_array_view((shape, self.tensor_half.as_slice()))?.into(),
+        };
+        let options = if memory == Memory::Keep { &self.keep } else { &self.release };
+        let outputs = self.session.run_with_options([tensor], options)?;
+        if memory == Memory::Release {
+            (self.tensor, self.tensor_half) = (Vec::new(), Vec::new());
+        }
+        let tensors = self.output_names.iter().map(|name| OutputTensor::of(&outputs, name)).collect::<Option<Vec<_>>>();
+        let tensors = tensors.ok_or_else(|| EngineError("the model gave an output of another type".to_owned()))?;
+        Ok(Box::new(OrtOutput { outputs, names: &self.output_names, tensors }))
     }
 }
 
 struct OrtOutput<'a> {
     outputs: SessionOutputs<'a>,
-    name: &'a str,
+    names: &'a [String],
+    /// One a name.
+    tensors: Vec<OutputTensor>,
+}
+
+/// What is known of an output before its values are looked at.
+struct OutputTensor {
+    /// Without the batch.
+    image_shape: Vec<usize>,
+    /// Its values, if the model gives them in 16 bits.
+    widened: Option<Vec<f32>>,
+}
+
+impl OutputTensor {
+    fn of(outputs: &SessionOutputs<'_>, name: &str) -> Option<Self> {
+        let value = outputs.get(name)?;
+        let (shape, widened) = if let Ok((shape, _)) = value.try_extract_tensor::<f32>() {
+            (shape, None)
+        } else {
+            let (shape, values) = value.try_extract_tensor::<f16>().ok()?;
+            (shape, Some(values.to_f32_vec()))
+        };
+        let image_shape = shape.iter().skip(1).map(|&dim| usize::try_from(dim).ok()).collect::<Option<_>>()?;
+        Some(Self { image_shape, widened })
+    }
 }
 
 impl BatchOutput for OrtOutput<'_> {
-    fn image(&self, index: usize) -> Option<OutputView<'_>> {
-        let (shape, values) = self.outputs.get(self.name)?.try_extract_tensor::<f32>().ok()?;
-        let &[_, rows, columns] = &**shape else { return None };
-        let (rows, columns) = (usize::try_from(rows).ok()?, usize::try_from(columns).ok()?);
-        let len = rows.checked_mul(columns)?;
-        let values = values.get(index.checked_mul(len)?..(index + 1).checked_mul(len)?)?;
-        Some(OutputView { shape: [rows, columns], values })
+    fn image(&self, index: usize) -> Option<Vec<OutputView<'_>>> {
+        let mut views = Vec::with_capacity(self.tensors.len());
+        for (name, tensor) in self.names.iter().zip(&self.tensors) {
+            let values = match &tensor.widened {
+                Some(values) => values,
+                None => self.outputs.get(name)?.try_extract_tensor::<f32>().ok()?.1,
+            };
+            let len = tensor.image_shape.iter().try_fold(1_usize, |len, &dim| len.checked_mul(dim))?;
+            let values = values.get(index.checked_mul(len)?..(index + 1).checked_mul(len)?)?;
+            views.push(OutputView { shape: &tensor.image_shape, values });
+        }
+        Some(views)
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::extract::Query;
 use axum::http::{HeaderMap, Uri, header};
-use yolo_vision::Parameters;
+use yolo_vision::{Masks, Parameters};
 
 use super::error::{ApiError, Code};
 
@@ -63,6 +63,7 @@ impl Wishes {
             "classes" => parameters.classes = classes(value)?,
             "agnostic_nms" => parameters.agnostic = switch(name, value)?,
             "normalize" => parameters.normalize = switch(name, value)?,
+            "masks" => parameters.masks = masks(value)?,
             "timeout_ms" => self.timeout = Some(Duration::from_millis(within(name, value, 1..=TIMEOUT_MS_MAX)?)),
             "imgsz" if within(name, value, 1..=u32::MAX)? == side_px => {}
             "imgsz" => {
@@ -71,7 +72,7 @@ impl Wishes {
             }
             _ => {
                 let message = format!(
-                    "unknown parameter {name:.64}: known are conf, iou, max_det, classes, agnostic_nms, normalize, \
+                    "unknown parameter {name:.64}: known are conf, iou, max_det, classes, agnostic_nms, normalize, masks, \
                      imgsz, timeout_ms"
                 );
                 return Err(ApiError::new(Code::InvalidRequest, message));
@@ -105,6 +106,15 @@ fn switch(name: &str, value: &str) -> Result<bool, ApiError> {
     }
 }
 
+fn masks(value: &str) -> Result<Masks, ApiError> {
+    match value {
+        "polygon" => Ok(Masks::Polygon),
+        "rle" => Ok(Masks::Rle),
+        "none" => Ok(Masks::None),
+        _ => Err(malformed("masks", value, "polygon, rle or none")),
+    }
+}
+
 /// `0,2`; an empty list filters nothing.
 fn classes(value: &str) -> Result<Option<Vec<u32>>, ApiError> {
     if value.is_empty() {
@@ -130,7 +140,7 @@ mod tests {
 
     #[test]
     fn every_parameter_is_read() {
-        let query = "conf=0.5&iou=0.4&max_det=7&classes=0,%202&agnostic_nms=true&normalize=1&imgsz=640&timeout_ms=250";
+        let query = "conf=0.5&iou=0.4&max_det=7&classes=0,%202&agnostic_nms=true&normalize=1&masks=rle&imgsz=640&timeout_ms=250";
         let wishes = read(query).unwrap();
         let parameters = Parameters {
             confidence: 0.5,
@@ -139,6 +149,7 @@ mod tests {
             classes: Some(vec![0, 2]),
             agnostic: true,
             normalize: true,
+            masks: Masks::Rle,
         };
         assert_eq!(wishes.parameters, parameters);
         assert_eq!(wishes.timeout, Some(Duration::from_millis(250)));
@@ -157,6 +168,7 @@ mod tests {
             ("max_det=1.5", Code::InvalidRequest),
             ("classes=0,x", Code::InvalidRequest),
             ("agnostic_nms=perhaps", Code::InvalidRequest),
+            ("masks=png", Code::InvalidRequest),
             ("timeout_ms=0", Code::InvalidParameter),
             ("imgsz=320", Code::ImgszUnavailable),
         ] {

@@ -144,7 +144,7 @@ pub(crate) fn document<'a>(
     let normalised_by = wishes.parameters.normalize.then_some(answer.size);
     Body {
         request_id,
-        model: ModelBody { name: &model.name, version: model.version(), task: "detect" },
+        model: ModelBody { name: &model.name, version: model.version(), task: model.info.task().as_str() },
         image: ImageBody { width: answer.size.width_px, height: answer.size.height_px },
         detections: answer.detections.iter().map(|detection| detection.to_json(normalised_by)).collect(),
         speed: SpeedBody::from(speed),

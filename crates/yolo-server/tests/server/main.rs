@@ -16,3 +16,4 @@ mod shared_tasks;
 mod sockets;
 mod support;
 mod tasks;
+mod vision_tasks;

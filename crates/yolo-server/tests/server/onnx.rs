@@ -8,7 +8,7 @@ use yolo_server::{Config, Server, StartError};
 use crate::support::{fixture, on_free_ports, png, predict, start};
 
 /// Where the library is: set by `make`, which also fetches it.
-fn runtime_is_there(test: &str) -> bool {
+pub fn runtime_is_there(test: &str) -> bool {
     let there = std::env::var_os("ORT_DYLIB_PATH").is_some_and(|path| std::path::Path::new(&path).exists());
     if !there {
         println!("SKIPPED {test}: ORT_DYLIB_PATH names no ONNX Runtime (make model)");
@@ -17,7 +17,7 @@ fn runtime_is_there(test: &str) -> bool {
     there
 }
 
-fn config(model: std::path::PathBuf) -> Config {
+pub fn config(model: std::path::PathBuf) -> Config {
     Config { sessions: Some(1), ..on_free_ports(Config::new(model)) }
 }
 
@@ -34,7 +34,14 @@ async fn every_layout_finds_the_coloured_picture() {
     if !runtime_is_there("every_layout_finds_the_coloured_picture") {
         return;
     }
-    for model in ["standard.onnx", "standard-batch-2.onnx", "transposed.onnx", "yolov5.onnx", "end2end.onnx"] {
+    for model in [
+        "standard.onnx",
+        "standard-batch-2.onnx",
+        "standard-half.onnx",
+        "transposed.onnx",
+        "yolov5.onnx",
+        "end2end.onnx",
+    ] {
         let server = start(config(fixture(model))).await;
         for (colour, name) in [([250, 4, 4], "red"), ([4, 250, 4], "green"), ([4, 4, 250], "driver's blue")] {
             let answer = predict(&server, &png(64, 64, colour)).await;
@@ -92,7 +99,7 @@ async fn a_model_that_cannot_be_served_says_why_and_names_the_file() {
         (file("half.onnx", &whole[..whole.len() / 2]), "model_truncated", "half.onnx"),
         (file("text.onnx", b"this is no model"), "model_truncated", "text.onnx"),
         (Config { model_sha256: digest, ..file("other.onnx", &whole) }, "model_digest_mismatch", "other.onnx"),
-        (config(fixture("segment.onnx")), "model_unsupported", "segment.onnx"),
+        (config(fixture("unknown-task.onnx")), "model_unsupported", "unknown-task.onnx"),
         (Config { imgsz: Some(33), ..file("odd.onnx", &whole) }, "model_unsupported", "odd.onnx"),
     ] {
         let log: Value = serde_json::from_str(&refused(config).await).unwrap();
