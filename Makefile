@@ -75,12 +75,15 @@ test-e2e: cluster-binaries image pages ## Tests on a real node (T3)
 	$(STAGE) test-e2e 420 cargo test --workspace --test t3 -- --test-threads=1
 ci: checks test ## What CI runs
 
-.PHONY: figures bench-operator bench-server
+.PHONY: figures bench-operator bench-server soak
 bench-operator: ## What the operator costs: sampling 200 pods
 	$(STAGE) bench-operator 600 cargo bench --quiet -p yolo-operator --bench sampler
 bench-server: reference release ## What the server costs and how equal its answers are: memory, 23 pages
 	YOLO_FIGURES=$(CURDIR)/target/figures YOLO_SERVER_PROGRAM=$(CURDIR)/target/release/yolo-server \
 	  cargo test --quiet -p yolo-server --test memory --test pages -- --nocapture --test-threads 1
+soak: release ## As many requests of every kind as one a second makes in a day: memory, files and tasks stay flat
+	YOLO_FIGURES=$(CURDIR)/target/figures YOLO_SERVER_PROGRAM=$(CURDIR)/target/release/yolo-server YOLO_SOAK_REQUESTS=86400 \
+	  $(STAGE) soak 600 cargo test --quiet -p yolo-server --test soak -- --nocapture
 figures: ## Keep what was measured: docs/figures, docs/performance.md, the README's table
 	tools/figures
 

@@ -5,12 +5,15 @@
 
 use std::time::Duration;
 
+use crate::batcher::Lane;
 use crate::limits;
 
 /// What admission looks at.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Load {
-    /// Images admitted and not started.
+    /// The image's lane.
+    pub lane: Lane,
+    /// Images of that lane admitted and not started.
     pub queued: usize,
     /// Inference workers.
     pub workers: usize,
@@ -32,6 +35,8 @@ pub struct Load {
     pub deadline: Duration,
     /// Bytes of one prepared picture.
     pub image_bytes: usize,
+    /// Memory for prepared pictures, in bytes.
+    pub queue_bytes_max: usize,
 }
 
 /// Why an image was refused for load.
@@ -67,7 +72,7 @@ impl Load {
         if self.queued >= self.capacity() {
             return Err(Refusal::QueueFull { retry_after: wait.max(RETRY_AFTER_MIN) });
         }
-        if wait > self.deadline {
+        if self.lane == Lane::Interactive && wait > self.deadline {
             let retry_after = wait.saturating_sub(self.deadline).max(RETRY_AFTER_MIN);
             return Err(Refusal::PredictedLate { wait, retry_after });
         }
@@ -85,11 +90,20 @@ impl Load {
         engine_wait.max(self.decode_wait)
     }
 
-    /// Bound of the queue: two rounds of full batches, or what can be started within the deadline if that is more.
+    /// Bound of the lane's queue.
+    ///
+    /// Interactive: two rounds of full batches, or what can be started within the deadline if that is more. Spare: two
+    /// rounds of batches that pay, so that workers never wait for them, and at most [`limits::SPARE_SHARE`] of the
+    /// memory.
     pub fn capacity(&self) -> usize {
+        if self.lane == Lane::Spare {
+            let by_memory = self.queue_bytes_max / limits::SPARE_SHARE / self.image_bytes.max(1);
+            let rounds = 2 * self.batch_effective * self.workers;
+            return rounds.min(limits::QUEUE_IMAGES_MAX / limits::SPARE_SHARE).min(by_memory).max(1);
+        }
         let rounds = 2 * self.batch_max * self.workers;
         let in_time = self.deadline.as_secs_f64() * self.throughput();
-        let by_memory = limits::QUEUE_BYTES_MAX / self.image_bytes.max(1);
+        let by_memory = self.queue_bytes_max / self.image_bytes.max(1);
         rounds.max(ceil(in_time)).min(limits::QUEUE_IMAGES_MAX).min(by_memory).max(1)
     }
 
@@ -111,6 +125,7 @@ mod tests {
 
     fn load() -> Load {
         Load {
+            lane: Lane::Interactive,
             queued: 0,
             workers: 2,
             idle_workers: 0,
@@ -122,6 +137,7 @@ mod tests {
             decode_wait: Duration::ZERO,
             deadline: Duration::from_millis(500),
             image_bytes: 3 * 640 * 640,
+            queue_bytes_max: limits::QUEUE_BYTES_MAX,
         }
     }
 
@@ -147,6 +163,14 @@ mod tests {
         let wait = Duration::from_millis(5_040);
         let retry_after = Duration::from_millis(4_540);
         assert_eq!(busy.admit(), Err(Refusal::PredictedLate { wait, retry_after }));
+    }
+
+    #[test]
+    fn spare_images_wait_as_long_as_it_takes_but_few_of_them_in_the_queue() {
+        let spare = Load { lane: Lane::Spare, batch_time_p95: Duration::from_mins(1), ..load() };
+        assert_eq!(Load { queued: 15, ..spare }.admit(), Ok(()));
+        assert!(matches!(Load { queued: 16, ..spare }.admit(), Err(Refusal::QueueFull { .. })));
+        assert_eq!(Load { image_bytes: 16 << 20, ..spare }.capacity(), 4);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
+use tokio::runtime::Handle;
+
 use crate::arrivals::Arrivals;
 use crate::cache::ResultCache;
 use crate::cgroup;
@@ -25,6 +27,8 @@ pub struct App {
     pub arrivals: Arrivals,
     /// Bound on the bodies in memory.
     pub bodies: BodyMemory,
+    /// The runtime that serves the API; none in a test without one.
+    runtime: Option<Handle>,
     cache: Arc<ResultCache>,
     knobs: RwLock<Knobs>,
     predictor: OnceLock<Predictor>,
@@ -47,6 +51,7 @@ impl App {
             lifecycle: Lifecycle::new(metrics.life.clone()),
             arrivals: Arrivals::new(Instant::now(), &metrics.images),
             bodies: BodyMemory::default(),
+            runtime: Handle::try_current().ok(),
             cache,
             knobs: RwLock::new(knobs),
             predictor: OnceLock::new(),
@@ -137,6 +142,8 @@ impl App {
     /// Sets the gauges that are derived from state; called before a scrape is answered.
     pub fn refresh_metrics(&self) {
         self.arrivals.close(Instant::now());
+        let tasks = self.runtime.as_ref().map_or(0, |runtime| runtime.metrics().num_alive_tasks());
+        self.metrics.life.runtime_tasks.set(whole(tasks));
         let cache = &self.metrics.cache;
         cache.bytes.set(bytes(self.cache.bytes()));
         cache.capacity.set(bytes(self.cache.capacity_bytes()));

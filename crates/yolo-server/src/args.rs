@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use crate::limits::ConnectionLimits;
+
 /// What runs the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EngineKind {
@@ -128,6 +130,9 @@ pub struct Config {
     /// CPU request in millicores (downward API, divisor `1m`): sizes the sessions where no CPU limit is set.
     #[arg(long, env = "YOLO_CPU_REQUEST")]
     pub cpu_request: Option<u64>,
+    /// Bounds of the API's connections.
+    #[command(flatten)]
+    pub connections: ConnectionLimits,
 }
 
 const fn any(port: u16) -> SocketAddr {
@@ -163,6 +168,7 @@ impl Config {
             admin_address: any(8081),
             termination_log: PathBuf::from("/dev/termination-log"),
             cpu_request: None,
+            connections: ConnectionLimits::DEFAULT,
         }
     }
 

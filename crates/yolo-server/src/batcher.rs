@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Guarantees: an image whose client has left, or whose deadline has passed, is dropped before it costs a run; a batch
-//! that fails is rerun image by image, so only the guilty image fails.
+//! that fails is rerun image by image, so only the guilty image fails; a large request delays a small one by one batch;
+//! of a camera's frames only the newest waits.
 
 mod curve;
 mod queue;
@@ -24,6 +25,7 @@ use yolo_vision::{Detection, Letterbox, Parameters};
 
 use crate::admission::{Load, Refusal};
 use crate::engine::{EngineError, EngineInput, LoadedModel};
+pub use crate::fair::{FlowId, Lane, Place, StreamKey};
 use crate::knobs::Knobs;
 use crate::metrics::Metrics;
 use queue::Shared;
@@ -37,8 +39,10 @@ pub struct Job {
     pub letterbox: Letterbox,
     /// What the request chose.
     pub parameters: Parameters,
-    /// Its batch must start before this.
-    pub start_by: Instant,
+    /// Whose turn it shares.
+    pub place: Place,
+    /// Its batch must start before this; `None` if it may wait as long as it takes.
+    pub start_by: Option<Instant>,
     /// Its answer is worthless after this; `None` if the request named no time-out.
     pub answer_by: Option<Instant>,
 }
@@ -64,6 +68,9 @@ pub enum JobError {
     /// Its batch did not start in time.
     #[error("the image waited longer than its deadline")]
     Expired,
+    /// A newer frame of its stream took its place.
+    #[error("a newer frame of the same stream replaced this one")]
+    Superseded,
     /// The engine failed on this very image, or its output did not fit the model.
     #[error("inference failed on this image: {0}")]
     Failed(String),
@@ -111,18 +118,32 @@ impl Batcher {
         }
     }
 
-    /// Reserves a place for one image, before it is decoded.
+    /// Reserves room for one image, before it is decoded.
+    ///
+    /// A frame whose predecessor is still queued is never refused: it takes no more room.
     ///
     /// # Errors
-    /// [`Refusal`] if the image would start too late or the queue is full.
-    pub fn admit(&self, decode_wait: Duration) -> Result<Slot, Refusal> {
-        self.shared.reserve(decode_wait)?;
-        Ok(Slot { shared: Arc::clone(&self.shared), reserved: true })
+    /// [`Refusal`] if the image would start too late or its lane is full.
+    pub fn admit(&self, place: &Place, decode_wait: Duration) -> Result<Slot, Refusal> {
+        let reserved = Some(self.shared.reserve(place, decode_wait)?);
+        Ok(Slot { shared: Arc::clone(&self.shared), reserved })
     }
 
-    /// The load as admission sees it.
+    /// [`Self::admit`], but waits for room instead of being refused for want of it.
+    pub async fn admit_patiently(&self, place: &Place, decode_wait: Duration) -> Slot {
+        loop {
+            // Before the attempt: room that comes between the two must not be missed.
+            let room = self.shared.room.notified();
+            if let Ok(slot) = self.admit(place, decode_wait) {
+                return slot;
+            }
+            room.await;
+        }
+    }
+
+    /// The load as admission sees it for an image that somebody waits for.
     pub fn load(&self) -> Load {
-        self.shared.load(Duration::ZERO)
+        self.shared.load()
     }
 
     /// Age of the oldest queued image.
@@ -138,6 +159,11 @@ impl Batcher {
     /// Applies new knobs from the next pull on.
     pub fn set_knobs(&self, knobs: Knobs) {
         self.shared.set_knobs(knobs);
+    }
+
+    /// Bounds the memory of prepared images that somebody waits for, in bytes.
+    pub fn set_queue_bytes_max(&self, bytes: usize) {
+        self.shared.set_queue_bytes_max(bytes);
     }
 
     /// Whether a batch runs for much longer than batches do.
@@ -175,11 +201,11 @@ impl Drop for Batcher {
     }
 }
 
-/// A reserved place in the queue; given back when dropped.
+/// Room for one image in the queue; given back when dropped.
 #[derive(Debug)]
 pub struct Slot {
     shared: Arc<Shared>,
-    reserved: bool,
+    reserved: Option<Place>,
 }
 
 impl Slot {
@@ -187,15 +213,15 @@ impl Slot {
     ///
     /// Cancellation: drop the receiver and the image is dropped before its run, or its result after it.
     pub fn enqueue(mut self, job: Job) -> Reply {
-        self.reserved = false;
+        self.reserved = None;
         self.shared.enqueue(job)
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if self.reserved {
-            self.shared.release();
+        if let Some(place) = &self.reserved {
+            self.shared.release(place);
         }
     }
 }

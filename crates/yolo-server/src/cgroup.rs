@@ -120,7 +120,8 @@ fn container_cpu_stat() -> Option<CpuStat> {
     Some(CpuStat { usage_s, periods, throttled_periods, throttled_s })
 }
 
-fn process_cpu_stat() -> Option<CpuStat> {
+/// CPU use of the process alone.
+pub fn process_cpu_stat() -> Option<CpuStat> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
     // The command name may hold spaces; the fields after its closing parenthesis do not. utime and stime are the
     // 14th and 15th of all, in clock ticks.

@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::lifecycle::{Lifecycle, Stage};
-use crate::limits;
+use crate::limits::{self, ConnectionLimits};
 use crate::random;
 use crate::watched_io::WatchedIo;
 
@@ -41,13 +41,15 @@ pub struct Policy {
     pub lifecycle: Lifecycle,
     /// The stage at which no more connections are accepted and idle ones are closed.
     pub close_at: Stage,
+    /// Bounds of the connections.
+    pub limits: ConnectionLimits,
     /// Connections closed because there are too many.
     pub refused: Counter,
 }
 
 /// Serves `router` on `listener` until the policy's stage; returns when every connection has ended.
 pub async fn serve(listener: TcpListener, router: Router, policy: Policy) {
-    let places = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
+    let places = Arc::new(Semaphore::new(policy.limits.connections_max));
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -89,6 +91,7 @@ async fn aborted(lifecycle: &Lifecycle) {
 #[derive(Debug)]
 pub(crate) struct Activity {
     opened: Instant,
+    limits: ConnectionLimits,
     /// Milliseconds after `opened`, plus one, at which the head being received began; 0 if none is.
     head_began: AtomicU64,
     /// The same for a write that the client does not take.
@@ -99,15 +102,17 @@ pub(crate) struct Activity {
 }
 
 impl Activity {
-    fn new() -> Self {
-        let spread = limits::CONNECTION_AGE_JITTER;
+    fn new(limits: ConnectionLimits) -> Self {
+        let (age, spread) = (Duration::from_secs(limits.age_seconds), limits::CONNECTION_AGE_JITTER);
         Self {
             opened: Instant::now(),
-            head_began: AtomicU64::new(0),
+            limits,
+            // Whoever connects has something to say: a connection that stays silent is as slow as a head that trickles.
+            head_began: AtomicU64::new(1),
             write_began: AtomicU64::new(0),
             in_request: AtomicBool::new(false),
             requests: AtomicU32::new(0),
-            age_max: limits::CONNECTION_AGE.mul_f64(random::within(1.0 - spread, 1.0 + spread)),
+            age_max: age.mul_f64(random::within(1.0 - spread, 1.0 + spread)),
         }
     }
 
@@ -145,30 +150,30 @@ impl Activity {
 
     /// Whether the next response shall be the connection's last.
     fn is_old(&self) -> bool {
-        self.opened.elapsed() >= self.age_max
-            || self.requests.load(Ordering::Relaxed) >= limits::CONNECTION_REQUESTS_MAX
+        self.opened.elapsed() >= self.age_max || self.requests.load(Ordering::Relaxed) >= self.limits.requests_max
     }
 
     /// Whether the client sends a head, or takes an answer, too slowly.
     fn is_too_slow(&self) -> bool {
-        let past = |began: &AtomicU64, limit: Duration| {
+        let past = |began: &AtomicU64, limit_seconds: u64| {
             let began = began.load(Ordering::Relaxed);
-            began != 0 && Duration::from_millis(self.now().saturating_sub(began)) > limit
+            began != 0 && self.now().saturating_sub(began) >= 1_000 * limit_seconds
         };
-        past(&self.head_began, limits::HEADER_READ_MAX) || past(&self.write_began, limits::RESPONSE_WRITE_MAX)
+        past(&self.head_began, self.limits.header_read_seconds)
+            || past(&self.write_began, self.limits.response_write_seconds)
     }
 }
 
 async fn serve_connection(stream: TcpStream, router: Router, policy: &Policy) {
     // Answers are small: waiting to fill a segment would only delay them.
     let _ = stream.set_nodelay(true);
-    let activity = Arc::new(Activity::new());
+    let activity = Arc::new(Activity::new(policy.limits));
     let io = WatchedIo::new(TokioIo::new(stream), Arc::clone(&activity));
     let service = service_fn(|request| respond(request, router.clone(), &activity, &policy.lifecycle));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // Idle time counts as header time for hyper; the shorter limit for a head that has begun is ours.
-        .header_read_timeout(limits::KEEP_ALIVE_IDLE_MAX)
+        .header_read_timeout(Duration::from_secs(policy.limits.keep_alive_idle_seconds))
         .max_header_size(limits::HEADER_BYTES_MAX)
         .serve_connection(io, service);
     let mut connection = std::pin::pin!(connection);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use clap::Args;
+
 /// Largest body of one request: three times a 50-megapixel camera JPEG.
 pub const BODY_BYTES_MAX: usize = 20 << 20;
 /// Bodies of all requests together; past it a request is refused with 429 before its body is read.
@@ -12,35 +14,68 @@ pub const MULTIPART_PARTS_MAX: usize = 8;
 pub const PARAMETER_BYTES_MAX: usize = 4 << 10;
 /// Bytes of an `X-Request-Id` that is echoed; a longer one is replaced.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Bytes of an `X-Stream-Id`; a longer one is refused.
+pub const STREAM_ID_BYTES_MAX: usize = 128;
 
 /// Size of a request's header block.
 pub const HEADER_BYTES_MAX: usize = 16 << 10;
-/// Time from the first byte of a request head to its last.
-pub const HEADER_READ_MAX: Duration = Duration::from_secs(5);
 /// Time for a whole body.
 pub const BODY_READ_MAX: Duration = Duration::from_mins(1);
 /// After this time a body must have come at [`BODY_RATE_MIN_BYTES_PER_S`] on average.
 pub const BODY_RATE_GRACE: Duration = Duration::from_secs(5);
 /// Slowest accepted upload.
 pub const BODY_RATE_MIN_BYTES_PER_S: u64 = 16 << 10;
-/// Time that a client may leave a response unread.
-pub const RESPONSE_WRITE_MAX: Duration = Duration::from_secs(10);
-/// Time that a kept-alive connection may be idle.
-pub const KEEP_ALIVE_IDLE_MAX: Duration = Duration::from_secs(75);
-/// Open connections; past it a new one is closed at once and counted.
-pub const CONNECTIONS_MAX: usize = 10_000;
-
-/// Mean age at which a connection is told to close, so that clients find new replicas behind kube-proxy.
-pub const CONNECTION_AGE: Duration = Duration::from_secs(15);
-/// Spread of that age, as a share: without it all connections of a burst would move together.
+/// Spread of [`ConnectionLimits::age_seconds`], as a share: without it all connections of a burst would move together.
 pub const CONNECTION_AGE_JITTER: f64 = 0.33;
-/// Requests after which a connection is told to close whatever its age.
-pub const CONNECTION_REQUESTS_MAX: u32 = 1_000;
+/// File descriptors kept for everything but connections: model, knobs, logs, the admin port's listener.
+pub const FILES_RESERVED: u64 = 64;
+/// Connections of the admin port, beside those of the API: a flood there must not keep the probes out.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+
+/// Bounds of one connection and of their number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Connections")]
+pub struct ConnectionLimits {
+    /// Open connections; past it a new one is closed at once and counted.
+    #[arg(long = "connections-max", env = "YOLO_CONNECTIONS_MAX", default_value_t = Self::DEFAULT.connections_max)]
+    pub connections_max: usize,
+    /// Seconds for a request head, from its first byte; for the first one from the connection's opening.
+    #[arg(long = "header-read-seconds", env = "YOLO_HEADER_READ_SECONDS", default_value_t = Self::DEFAULT.header_read_seconds)]
+    pub header_read_seconds: u64,
+    /// Seconds that a client may leave a response unread.
+    #[arg(long = "response-write-seconds", env = "YOLO_RESPONSE_WRITE_SECONDS", default_value_t = Self::DEFAULT.response_write_seconds)]
+    pub response_write_seconds: u64,
+    /// Seconds that a kept-alive connection may be idle.
+    #[arg(long = "keep-alive-idle-seconds", env = "YOLO_KEEP_ALIVE_IDLE_SECONDS", default_value_t = Self::DEFAULT.keep_alive_idle_seconds)]
+    pub keep_alive_idle_seconds: u64,
+    /// Mean age in seconds at which a connection is told to close, so that clients find new replicas.
+    #[arg(long = "connection-age-seconds", env = "YOLO_CONNECTION_AGE_SECONDS", default_value_t = Self::DEFAULT.age_seconds)]
+    pub age_seconds: u64,
+    /// Requests after which a connection is told to close whatever its age.
+    #[arg(long = "connection-requests-max", env = "YOLO_CONNECTION_REQUESTS_MAX", default_value_t = Self::DEFAULT.requests_max)]
+    pub requests_max: u32,
+}
+
+impl ConnectionLimits {
+    /// 15 s of age: behind kube-proxy, which balances connections, a new replica has its share after as long.
+    pub const DEFAULT: Self = Self {
+        connections_max: 10_000,
+        header_read_seconds: 5,
+        response_write_seconds: 10,
+        keep_alive_idle_seconds: 75,
+        age_seconds: 15,
+        requests_max: 1_000,
+    };
+}
 
 /// Images admitted and not yet started, whatever the knobs say.
 pub const QUEUE_IMAGES_MAX: usize = 256;
+/// Memory that one picture may take while it is decoded: 50 megapixels and the decoder's own.
+pub const DECODER_BYTES_MAX: usize = 256 << 20;
 /// Memory of admitted, prepared images.
 pub const QUEUE_BYTES_MAX: usize = 256 << 20;
+/// Spare images take at most one part in this many of the queue's images and memory, beside the others.
+pub const SPARE_SHARE: usize = 4;
 /// Largest batch of any engine.
 pub const BATCH_MAX: usize = 32;
 

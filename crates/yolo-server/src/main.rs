@@ -7,8 +7,7 @@ use anyhow::Context;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
-use yolo_server::{Config, cgroup};
+use yolo_server::{Config, cgroup, logging};
 
 /// Pictures come and go on many threads: the system's allocator keeps the holes.
 #[global_allocator]
@@ -16,8 +15,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let config = Config::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+    logging::init();
     match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

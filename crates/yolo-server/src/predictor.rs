@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use yolo_vision::Parameters;
 
 use crate::admission::Refusal;
-use crate::batcher::{Batcher, Job, JobError};
+use crate::batcher::{Batcher, Job, JobError, Lane};
 use crate::cache::{self, Answer, Leader, Lookup, ResultCache};
 use crate::engine::LoadedModel;
 use crate::http::body::Upload;
@@ -128,20 +128,20 @@ impl Predictor {
         let key = cache::key(&self.model.sha256, &wishes.parameters, &upload.content);
         let speed = Speed { read: upload.read, ..Speed::default() };
         if wishes.bypass_cache {
-            return self.run(upload, &wishes.parameters, times, self.cache.bypass(key)).await;
+            return self.run(upload, wishes, times, self.cache.bypass(key)).await;
         }
         match self.cache.lookup(key).await {
             Lookup::Hit(answer) => Ok(Prediction { answer, batch_size: 0, cache: "hit", speed }),
             Lookup::SharedHit(answer) => Ok(Prediction { answer, batch_size: 0, cache: "shared_hit", speed }),
             Lookup::Coalesced(answer) => Ok(Prediction { answer, batch_size: 0, cache: "coalesced", speed }),
-            Lookup::Miss(leader) => self.run(upload, &wishes.parameters, times, leader).await,
+            Lookup::Miss(leader) => self.run(upload, wishes, times, leader).await,
         }
     }
 
     async fn run(
         &self,
         upload: Upload,
-        parameters: &Parameters,
+        wishes: &Wishes,
         (deadline, answer_by): (Duration, Option<Instant>),
         leader: Leader<'_>,
     ) -> Result<Prediction, ApiError> {
@@ -150,15 +150,21 @@ impl Predictor {
             return Err(ApiError::new(Code::EngineFailed, message));
         }
         // Before decoding: a refusal must cost next to nothing.
-        let slot = self.batcher.admit(self.preparer.wait()).map_err(refused)?;
-        let start_by = upload.received + deadline;
+        let (place, decode_wait) = (wishes.place.clone(), self.preparer.wait());
+        let (slot, start_by) = match place.lane {
+            Lane::Interactive => {
+                (self.batcher.admit(&place, decode_wait).map_err(refused)?, Some(upload.received + deadline))
+            }
+            Lane::Spare => (self.batcher.admit_patiently(&place, decode_wait).await, None),
+        };
         let read = upload.read;
-        let prepared = self.preparer.prepare(upload).await?;
+        let prepared = self.preparer.prepare(upload, &place).await?;
         let size = prepared.letterbox.source();
         let job = Job {
             input: prepared.input,
             letterbox: prepared.letterbox,
-            parameters: parameters.clone(),
+            parameters: wishes.parameters.clone(),
+            place,
             start_by,
             answer_by,
         };
@@ -187,6 +193,7 @@ impl Predictor {
                 self.metrics.images.deadline_exceeded.of("queue").inc();
                 Code::DeadlineExceeded
             }
+            JobError::Superseded => Code::Superseded,
             JobError::Failed(_) => Code::InferenceFailed,
             JobError::Stopped => Code::Draining,
         };

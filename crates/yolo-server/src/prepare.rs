@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
 use yolo_vision::{
     DecodeError, DecodeLimits, Letterbox, ModelInfo, Size, Task, centre_crop_into, decode, letterbox_into,
 };
 
+use crate::batcher::{JobError, Place};
 use crate::engine::EngineInput;
 use crate::http::body::Upload;
 use crate::http::error::{ApiError, Code};
 use crate::metrics::ImageMetrics;
+use crate::permits::FairPermits;
 
 /// A picture ready to be queued.
 #[derive(Debug)]
@@ -30,8 +31,9 @@ pub struct Prepared {
 /// Decodes at most `threads` pictures at a time.
 #[derive(Debug)]
 pub struct Preparer {
-    permits: Arc<Semaphore>,
+    permits: FairPermits,
     threads: usize,
+    limits: DecodeLimits,
     waiting: AtomicUsize,
     /// Moving mean of the time of one picture.
     mean_micros: Arc<AtomicU64>,
@@ -59,12 +61,13 @@ impl Drop for Waiting<'_> {
 }
 
 impl Preparer {
-    /// A pool that prepares pictures for `model`.
-    pub fn new(threads: usize, model: &ModelInfo, metrics: ImageMetrics) -> Self {
+    /// A pool of `threads` that prepares pictures for `model`, each decoded within `limits`.
+    pub fn new((threads, limits): (usize, DecodeLimits), model: &ModelInfo, metrics: ImageMetrics) -> Self {
         metrics.stage_workers.of("decode").set(i64::try_from(threads).unwrap_or(i64::MAX));
         Self {
-            permits: Arc::new(Semaphore::new(threads)),
+            permits: FairPermits::new(threads),
             threads,
+            limits,
             waiting: AtomicUsize::new(0),
             mean_micros: Arc::new(AtomicU64::new(0)),
             task: model.task(),
@@ -79,21 +82,24 @@ impl Preparer {
         Duration::from_micros(self.mean_micros.load(Ordering::Relaxed).saturating_mul(rounds))
     }
 
-    /// Decodes a picture and fits it into the model's input.
+    /// Decodes a picture and fits it into the model's input when it is its place's turn.
     ///
     /// Cancellation: dropped while it waits for the pool, nothing has been done; later, the picture is finished and
     /// thrown away.
     ///
     /// # Errors
-    /// The picture's own faults as 415 or 422; 500 if a decoder panicked.
-    pub async fn prepare(&self, upload: Upload) -> Result<Prepared, ApiError> {
+    /// The picture's own faults as 415 or 422; 409 if a newer frame of its stream came; 500 if a decoder panicked.
+    pub async fn prepare(&self, upload: Upload, place: &Place) -> Result<Prepared, ApiError> {
         let waiting = Waiting::new(self);
-        let permit = Arc::clone(&self.permits).acquire_owned().await;
-        let permit = permit.map_err(|_| ApiError::new(Code::Draining, "the server is shutting down"))?;
+        let permit = self.permits.acquire(place).await.map_err(|_| {
+            self.metrics.cancelled.of("queue").inc();
+            ApiError::new(Code::Superseded, JobError::Superseded.to_string())
+        })?;
         drop(waiting);
-        let (task, target, mean_micros) = (self.task, self.target, Arc::clone(&self.mean_micros));
+        let (task, limits, target) = (self.task, self.limits, self.target);
+        let mean_micros = Arc::clone(&self.mean_micros);
         let work = tokio::task::spawn_blocking(move || {
-            let prepared = prepare(upload, task, target);
+            let prepared = prepare(upload, &limits, (task, target));
             if let Ok(Prepared { decode, preprocess, .. }) = &prepared {
                 learn(&mean_micros, *decode + *preprocess);
             }
@@ -116,9 +122,9 @@ fn learn(mean_micros: &AtomicU64, time: Duration) {
     mean_micros.store(new, Ordering::Relaxed);
 }
 
-fn prepare(upload: Upload, task: Task, target: Size) -> Result<Prepared, ApiError> {
+fn prepare(upload: Upload, limits: &DecodeLimits, (task, target): (Task, Size)) -> Result<Prepared, ApiError> {
     let start = Instant::now();
-    let picture = decode(&upload.bytes, &DecodeLimits::default()).map_err(|error| of_picture(&error))?;
+    let picture = decode(&upload.bytes, limits).map_err(|error| of_picture(&error))?;
     let content = upload.content;
     drop(upload); // the encoded bytes and their share of the memory for bodies
     let decoded = Instant::now();

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use yolo_vision::Parameters;
+use yolo_vision::{DecodeLimits, Parameters};
 
 use crate::app::App;
 use crate::args::{Config, EmulatedDevice, EngineKind, Profile, Provider};
@@ -19,6 +20,8 @@ use crate::engine::{self, EngineError, LoadError, LoadedModel};
 use crate::http;
 use crate::knobs;
 use crate::lifecycle::Stage;
+use crate::limits::{self, ADMIN_CONNECTIONS_MAX, ConnectionLimits, FILES_RESERVED};
+use crate::memory::{Bounds, TooLittle};
 use crate::predictor::Predictor;
 use crate::prepare::Preparer;
 use crate::store::results::SharedResults;
@@ -52,6 +55,9 @@ pub enum StartError {
     /// The shared store cannot be used as configured.
     #[error("failed to set up the shared store")]
     Store(#[from] StoreError),
+    /// The container is too small.
+    #[error("failed to fit into the memory limit")]
+    Memory(#[from] TooLittle),
     /// A bug of ours.
     #[error("loading the model crashed")]
     Crashed,
@@ -81,7 +87,7 @@ impl Server {
         let admin = listen(config.admin_address).await?;
         let (api_address, admin_address) = (address(&api, config.api_address), address(&admin, config.admin_address));
         start_admin(admin, Arc::clone(&app))?;
-        let policy = policy(&app, Stage::Closing);
+        let policy = policy(&app, Stage::Closing, within_files(config.connections));
         let api = tokio::spawn(connection::serve(api, http::router(Arc::clone(&app)), policy));
         // From here on dropping the server closes the ports.
         let mut server = Self { app, config, api_address, admin_address, api, background: Vec::new() };
@@ -191,8 +197,28 @@ impl Drop for Server {
     }
 }
 
-fn policy(app: &App, close_at: Stage) -> Policy {
-    Policy { lifecycle: app.lifecycle.clone(), close_at, refused: app.metrics.images.rejected.of("connections") }
+fn policy(app: &App, close_at: Stage, limits: ConnectionLimits) -> Policy {
+    let refused = app.metrics.images.rejected.of("connections");
+    Policy { lifecycle: app.lifecycle.clone(), close_at, limits, refused }
+}
+
+/// Lets the process open as many files as it may, and no more connections than leave some of them: without a free one
+/// the probes could not be answered either, and the pod would be restarted for being busy.
+fn within_files(asked: ConnectionLimits) -> ConnectionLimits {
+    let files = rustix::process::getrlimit(Resource::Nofile);
+    let raised = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
+    let files_max = if raised.is_ok() { files.maximum } else { files.current };
+    let Some(files_max) = files_max else { return asked };
+    let reserved = FILES_RESERVED + ADMIN_CONNECTIONS_MAX as u64;
+    let most = usize::try_from(files_max.saturating_sub(reserved)).unwrap_or(usize::MAX).max(1);
+    if most < asked.connections_max {
+        tracing::warn!(
+            asked = asked.connections_max,
+            most,
+            "Fewer connections: the limit of open files leaves no more."
+        );
+    }
+    ConnectionLimits { connections_max: asked.connections_max.min(most), ..asked }
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
@@ -209,7 +235,8 @@ fn start_admin(listener: TcpListener, app: Arc<App>) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Admin)?;
     let serve = async move {
         // It outlives the API: the probes tell of the drain until its end.
-        let policy = policy(&app, Stage::Aborting);
+        let limits = ConnectionLimits { connections_max: ADMIN_CONNECTIONS_MAX, ..ConnectionLimits::DEFAULT };
+        let policy = policy(&app, Stage::Aborting, limits);
         let router = http::health::admin_router(app);
         match TcpListener::from_std(listener) {
             Ok(listener) => connection::serve(listener, router, policy).await,
@@ -244,9 +271,17 @@ fn load(app: &App, config: &Config) -> Result<Predictor, StartError> {
     app.metrics.life.set_model(&model_labels(&model));
     let warming = Instant::now();
     let batcher = Batcher::start(&model, sizing.sessions, app.knobs(), &app.metrics)?;
-    let preparer = Preparer::new(sizing.decode_threads, &model.info, app.metrics.images.clone());
     app.metrics.life.warmup.set(warming.elapsed().as_secs_f64());
-    tracing::info!(model = model.name, sha256 = model.sha256, ?sizing, "Model loaded and warm.");
+    let memory = cgroup::memory_stat();
+    let tasks_bytes = if config.tasks { limits::TASKS_BYTES_MAX as u64 } else { 0 };
+    let in_use = memory.working_set_bytes + tasks_bytes;
+    let bounds = Bounds::fit(memory.limit_bytes, in_use, sizing.decode_threads)?;
+    app.bodies.shrink_to(bounds.bodies_bytes_max);
+    batcher.set_queue_bytes_max(bounds.queue_bytes_max);
+    let decoding = DecodeLimits { memory_bytes_max: bounds.decoder_bytes_max, ..DecodeLimits::default() };
+    let pool = (bounds.decode_threads, decoding);
+    let preparer = Preparer::new(pool, &model.info, app.metrics.images.clone());
+    tracing::info!(model = model.name, sha256 = model.sha256, ?sizing, ?bounds, "Model loaded and warm.");
     let defaults = Parameters {
         confidence: config.conf,
         iou: config.iou,

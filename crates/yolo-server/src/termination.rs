@@ -18,6 +18,7 @@ pub fn write(path: &Path, error: &StartError) {
     let reason = match error {
         StartError::Model(model) => Reason { code: model.code(), message: model.to_string() },
         StartError::Engine(engine) => Reason { code: "engine_unavailable", message: engine.to_string() },
+        StartError::Memory(memory) => Reason { code: "engine_unavailable", message: memory.to_string() },
         StartError::Listen { .. } | StartError::Admin(_) | StartError::Store(_) | StartError::Crashed => return,
     };
     let written = serde_json::to_string(&reason).map_err(std::io::Error::other).and_then(|text| fs::write(path, text));

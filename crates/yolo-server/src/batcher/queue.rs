@@ -1,16 +1,16 @@
 //! The queue and what a free worker takes from it.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::curve::Curve;
-use super::{Inferred, Job, JobError, Reply};
+use super::{Inferred, Job, JobError, Lane, Place, Reply};
 use crate::admission::{Load, Refusal};
 use crate::engine::LoadedModel;
+use crate::fair::FairQueue;
 use crate::knobs::Knobs;
 use crate::limits;
 use crate::metrics::Metrics;
@@ -70,13 +70,41 @@ struct Timed {
 /// Runs that a size is timed by, after the first one.
 const TIMED_RUNS: usize = 3;
 
+/// Counts by lane.
+#[derive(Debug, Default)]
+struct Reserved {
+    interactive: usize,
+    spare: usize,
+}
+
+impl Reserved {
+    const fn of(&self, lane: Lane) -> usize {
+        match lane {
+            Lane::Interactive => self.interactive,
+            Lane::Spare => self.spare,
+        }
+    }
+
+    const fn of_mut(&mut self, lane: Lane) -> &mut usize {
+        match lane {
+            Lane::Interactive => &mut self.interactive,
+            Lane::Spare => &mut self.spare,
+        }
+    }
+
+    const fn all(&self) -> usize {
+        self.interactive + self.spare
+    }
+}
+
 struct State {
-    queue: VecDeque<Item>,
-    /// Images admitted and not queued yet: they are being decoded.
-    reserved: usize,
+    queue: FairQueue<Item>,
+    /// Images admitted and not queued yet, by lane: they are being decoded.
+    reserved: Reserved,
     running: Vec<Option<Running>>,
     curve: Curve,
     knobs: Knobs,
+    queue_bytes_max: usize,
     failures: u32,
     last_failure: Instant,
     closing: bool,
@@ -92,29 +120,32 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     state: Mutex<State>,
     changed: Condvar,
+    /// Told whenever an image leaves the queue or gives its room back.
+    pub(super) room: Notify,
 }
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("load", &self.load(Duration::ZERO)).finish_non_exhaustive()
+        f.debug_struct("Shared").field("load", &self.load()).finish_non_exhaustive()
     }
 }
 
 impl Shared {
     pub(super) fn new(model: LoadedModel, workers: usize, knobs: Knobs, metrics: Arc<Metrics>) -> Self {
         let state = State {
-            queue: VecDeque::new(),
-            reserved: 0,
+            queue: FairQueue::new(),
+            reserved: Reserved::default(),
             running: vec![None; workers],
             curve: Curve::new(model.batch_max),
             knobs,
+            queue_bytes_max: limits::QUEUE_BYTES_MAX,
             failures: 0,
             last_failure: Instant::now(),
             closing: false,
             stopped: false,
             timed: Timed::default(),
         };
-        Self { model, metrics, state: Mutex::new(state), changed: Condvar::new() }
+        Self { model, metrics, state: Mutex::new(state), changed: Condvar::new(), room: Notify::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -122,29 +153,43 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn reserve(&self, decode_wait: Duration) -> Result<(), Refusal> {
+    /// Returns what [`Self::release`] gives back: the place, its stream only if a predecessor's turn was promised.
+    pub(super) fn reserve(&self, place: &Place, decode_wait: Duration) -> Result<Place, Refusal> {
         let mut state = self.state();
-        self.load_of(&state, decode_wait).admit()?;
-        state.reserved += 1;
-        Ok(())
+        let stream = place.stream.clone().filter(|stream| state.queue.promise(place.lane, stream));
+        // Once stopped there is no load; the image is told so when it is queued.
+        if stream.is_none() && !state.stopped {
+            self.load_of(&state, place.lane, decode_wait).admit()?;
+        }
+        *state.reserved.of_mut(place.lane) += 1;
+        Ok(Place { stream, ..place.clone() })
     }
 
-    pub(super) fn release(&self) {
+    pub(super) fn release(&self, place: &Place) {
         let mut state = self.state();
-        state.reserved = state.reserved.saturating_sub(1);
+        state.unreserve(place.lane);
+        if let Some(stream) = &place.stream {
+            state.queue.withdraw(place.lane, stream);
+        }
         drop(state);
         self.changed.notify_all();
+        self.room.notify_waiters();
     }
 
     pub(super) fn enqueue(&self, job: Job) -> Reply {
         let (reply, receiver) = oneshot::channel();
         let mut state = self.state();
-        state.reserved = state.reserved.saturating_sub(1);
+        state.unreserve(job.place.lane);
         if state.stopped {
             // Nobody pulls: say so instead of letting the client wait.
             let _ = reply.send(Err(JobError::Stopped));
         } else {
-            state.queue.push_back(Item { job, enqueued: Instant::now(), reply });
+            let place = job.place.clone();
+            let superseded = state.queue.push(&place, Item { job, enqueued: Instant::now(), reply });
+            if let Some(superseded) = superseded {
+                self.metrics.images.cancelled.of("queue").inc();
+                let _ = superseded.reply.send(Err(JobError::Superseded));
+            }
         }
         drop(state);
         self.changed.notify_one();
@@ -155,7 +200,9 @@ impl Shared {
     pub(super) fn pull(&self, index: usize) -> Pull {
         let mut state = self.state();
         loop {
-            match state.next(Instant::now(), &self.metrics) {
+            let next = state.next(Instant::now(), &self.metrics);
+            self.room.notify_waiters(); // whether images were pulled or dropped
+            match next {
                 Next::Do(pull) => {
                     let size = match &pull {
                         Pull::Batch(items) => items.len(),
@@ -217,12 +264,15 @@ impl Shared {
         }
     }
 
-    pub(super) fn load(&self, decode_wait: Duration) -> Load {
-        self.load_of(&self.state(), decode_wait)
+    pub(super) fn load(&self) -> Load {
+        self.load_of(&self.state(), Lane::Interactive, Duration::ZERO)
     }
 
-    fn load_of(&self, state: &State, decode_wait: Duration) -> Load {
+    /// What an image of `lane` meets. Only its own lane is before it: interactive images pass spare ones, and what
+    /// spare images take of that, 5 %, is less than the uncertainty of the prediction.
+    fn load_of(&self, state: &State, lane: Lane, decode_wait: Duration) -> Load {
         let now = Instant::now();
+        let queued = state.queue.len_of(lane) + state.reserved.of(lane);
         let batch_effective = state.curve.effective(state.knobs.batch_max);
         let rest = |running: &Option<Running>| {
             running.map_or(Duration::ZERO, |Running { since, size }| {
@@ -230,7 +280,8 @@ impl Shared {
             })
         };
         Load {
-            queued: state.queue.len() + state.reserved,
+            lane,
+            queued,
             workers: state.running.len(),
             idle_workers: state.idle_workers(),
             rest_of_running: state.running.iter().map(rest).min().unwrap_or_default(),
@@ -241,11 +292,12 @@ impl Shared {
             decode_wait,
             deadline: state.knobs.deadline,
             image_bytes: usize::try_from(3 * self.model.info.size().pixels()).unwrap_or(usize::MAX),
+            queue_bytes_max: state.queue_bytes_max,
         }
     }
 
     pub(super) fn oldest_age(&self) -> Duration {
-        self.state().queue.front().map_or(Duration::ZERO, |item| item.enqueued.elapsed())
+        self.state().queue.iter().map(|item| item.enqueued.elapsed()).max().unwrap_or_default()
     }
 
     pub(super) fn queued(&self) -> usize {
@@ -255,6 +307,10 @@ impl Shared {
     pub(super) fn set_knobs(&self, knobs: Knobs) {
         self.state().knobs = knobs;
         self.changed.notify_all();
+    }
+
+    pub(super) fn set_queue_bytes_max(&self, bytes: usize) {
+        self.state().queue_bytes_max = bytes;
     }
 
     pub(super) fn stuck(&self) -> bool {
@@ -276,6 +332,11 @@ impl Shared {
 }
 
 impl State {
+    fn unreserve(&mut self, lane: Lane) {
+        let reserved = self.reserved.of_mut(lane);
+        *reserved = reserved.saturating_sub(1);
+    }
+
     fn sound(&self) -> bool {
         self.failures < limits::ENGINE_FAILURES_MAX
     }
@@ -286,9 +347,9 @@ impl State {
 
     fn next(&mut self, now: Instant, metrics: &Metrics) -> Next {
         self.drop_dead(now, metrics);
-        let Some(oldest) = self.queue.front() else { return self.next_at_idle(now) };
+        let Some(oldest) = self.queue.iter().map(|item| item.enqueued).min() else { return self.next_at_idle(now) };
         let effective = self.curve.effective(self.knobs.batch_max);
-        let age = now.saturating_duration_since(oldest.enqueued);
+        let age = now.saturating_duration_since(oldest);
         if self.queue.len() < effective && age < self.knobs.queue_delay_max && !self.closing {
             return Next::Wait(Some(self.knobs.queue_delay_max.saturating_sub(age)));
         }
@@ -298,12 +359,12 @@ impl State {
         let untried = self.curve.next_untimed(self.knobs.batch_max, self.knobs.inference_threshold);
         let size = untried.filter(|size| share >= *size).unwrap_or_else(|| share.min(effective));
         let size = self.size_in_time(size, now);
-        Next::Do(Pull::Batch(self.queue.drain(..size).collect()))
+        Next::Do(Pull::Batch(self.queue.take(size)))
     }
 
-    /// Fewer images if that lets the oldest one's answer come in time.
+    /// Fewer images if that lets the first one's answer come in time.
     fn size_in_time(&self, size: usize, now: Instant) -> usize {
-        let Some(answer_by) = self.queue.front().and_then(|item| item.job.answer_by) else { return size };
+        let Some(answer_by) = self.queue.first().and_then(|item| item.job.answer_by) else { return size };
         let left = answer_by.saturating_duration_since(now);
         (1..=size).rev().find(|smaller| self.curve.p95(*smaller) <= left).unwrap_or(size)
     }
@@ -311,7 +372,7 @@ impl State {
     fn next_at_idle(&mut self, now: Instant) -> Next {
         if self.closing {
             // Images that are being decoded still come.
-            self.stopped = self.reserved == 0;
+            self.stopped = self.reserved.all() == 0;
             return if self.stopped { Next::Do(Pull::Stop) } else { Next::Wait(None) };
         }
         if !self.sound() {
@@ -320,7 +381,7 @@ impl State {
             return if wait.is_zero() { Next::Do(Pull::Repair) } else { Next::Wait(Some(wait)) };
         }
         // One worker at a time, so that they do not disturb each other.
-        let alone = self.reserved == 0 && self.running.iter().all(Option::is_none);
+        let alone = self.reserved.all() == 0 && self.running.iter().all(Option::is_none);
         let untimed = self.curve.next_untimed(self.knobs.timed_batch_max, self.knobs.inference_threshold);
         match untimed.filter(|_| alone) {
             Some(size) => {
@@ -333,11 +394,8 @@ impl State {
 
     /// Drops images whose client left and answers those whose deadline has passed.
     fn drop_dead(&mut self, now: Instant, metrics: &Metrics) {
-        let dead = |item: &Item| item.reply.is_closed() || now > item.job.start_by || !item.in_time(now);
-        let (dead, alive): (VecDeque<_>, VecDeque<_>) =
-            if self.queue.iter().any(dead) { self.queue.drain(..).partition(dead) } else { return };
-        self.queue = alive;
-        for item in dead {
+        let late = |item: &Item| item.job.start_by.is_some_and(|start_by| now > start_by) || !item.in_time(now);
+        for item in self.queue.remove(|item| item.reply.is_closed() || late(item)) {
             if item.reply.is_closed() && item.in_time(now) {
                 metrics.images.cancelled.of("queue").inc();
             }

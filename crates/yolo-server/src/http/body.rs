@@ -48,6 +48,13 @@ impl Default for BodyMemory {
     }
 }
 
+impl BodyMemory {
+    /// Takes memory away until only `bytes` are left: what the container's limit can hold.
+    pub fn shrink_to(&self, bytes: usize) {
+        self.0.forget_permits(self.0.available_permits().saturating_sub(bytes >> 10));
+    }
+}
+
 /// Reads the whole body.
 ///
 /// # Errors

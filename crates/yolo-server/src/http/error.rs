@@ -22,6 +22,8 @@ pub enum Code {
     IdempotencyConflict,
     /// The path exists, for other methods.
     MethodNotAllowed,
+    /// A newer frame of the same stream took the picture's place in the queue.
+    Superseded,
     /// The body came too slowly.
     RequestTimeout,
     /// More bytes than accepted.
@@ -67,6 +69,7 @@ impl Code {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::TaskExpired => "task_expired",
             Self::IdempotencyConflict => "idempotency_conflict",
+            Self::Superseded => "superseded",
             Self::RequestTimeout => "request_timeout",
             Self::PayloadTooLarge => "payload_too_large",
             Self::UnsupportedImage => "unsupported_image",
@@ -95,6 +98,7 @@ impl Code {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::TaskExpired => StatusCode::GONE,
             Self::IdempotencyConflict => StatusCode::CONFLICT,
+            Self::Superseded => StatusCode::CONFLICT,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedImage => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -132,6 +136,7 @@ impl Code {
         match self {
             Self::QueueFull | Self::PredictedLate | Self::Starting | Self::Draining => "rejected",
             Self::DeadlineExceeded => "expired",
+            Self::Superseded => "cancelled",
             Self::EngineFailed | Self::InferenceFailed | Self::Internal => "failed",
             _ => "bad_image",
         }

@@ -1,18 +1,21 @@
-//! The admin port: metrics and probes, on a thread and a router of their own, so that load cannot starve them.
+//! The admin port: metrics, probes and the log's level, on a thread and a router of their own, so that load cannot starve them.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use crate::app::App;
 use crate::lifecycle::Stage;
+use crate::logging::{self, LogError};
 
 const OPEN_METRICS: &str = "application/openmetrics-text";
+/// No list of log directives is longer.
+const LOG_BODY_BYTES_MAX: usize = 4 << 10;
 
 /// The routes of port 8081.
 pub fn admin_router(app: Arc<App>) -> Router {
@@ -21,6 +24,8 @@ pub fn admin_router(app: Arc<App>) -> Router {
         .route("/livez", get(live))
         .route("/readyz", get(ready))
         .route("/startupz", get(started))
+        .route("/log", get(log).put(set_log))
+        .layer(DefaultBodyLimit::max(LOG_BODY_BYTES_MAX))
         .with_state(app)
 }
 
@@ -64,6 +69,23 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
 
 async fn started(State(app): State<Arc<App>>) -> Response {
     if app.lifecycle.stage() > Stage::Starting { "ok".into_response() } else { failed("the model is being loaded") }
+}
+
+async fn log() -> Response {
+    logging::directives().map_or_else(|error| refused(&error), IntoResponse::into_response)
+}
+
+/// `PUT /log` with directives such as `debug` or `info,yolo_server=debug`.
+async fn set_log(directives: String) -> Response {
+    logging::set_directives(directives.trim()).map_or_else(|error| refused(&error), |()| "ok".into_response())
+}
+
+fn refused(error: &LogError) -> Response {
+    let status = match error {
+        LogError::Directives => StatusCode::BAD_REQUEST,
+        LogError::NotOurs => StatusCode::NOT_FOUND,
+    };
+    (status, error.to_string()).into_response()
 }
 
 fn failed(reason: &'static str) -> Response {

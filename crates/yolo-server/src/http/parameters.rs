@@ -7,6 +7,8 @@ use axum::http::{HeaderMap, Uri, header};
 use yolo_vision::{Masks, Parameters};
 
 use super::error::{ApiError, Code};
+use crate::batcher::{Place, StreamKey};
+use crate::limits;
 
 /// Longest `timeout_ms`.
 const TIMEOUT_MS_MAX: u64 = 600_000;
@@ -24,6 +26,8 @@ pub struct Wishes {
     pub bypass_cache: bool,
     /// The client offers the image again: not part of the arrival rate.
     pub retry: bool,
+    /// Whose turn its images share: of `X-Stream-Id`'s camera, or its own.
+    pub place: Place,
 }
 
 impl Wishes {
@@ -41,6 +45,7 @@ impl Wishes {
             timeout: None,
             bypass_cache: text(header::CACHE_CONTROL.as_str()).contains("no-cache"),
             retry: attempt("x-retry-attempt") || attempt("x-envoy-attempt-count"),
+            place: Place { stream: stream(text("x-stream-id"))?, ..Place::of_new_request() },
         };
         wishes.add(&query.0, side_px)?;
         Ok(wishes)
@@ -113,6 +118,15 @@ fn masks(value: &str) -> Result<Masks, ApiError> {
         "none" => Ok(Masks::None),
         _ => Err(malformed("masks", value, "polygon, rle or none")),
     }
+}
+
+/// The camera's name; an empty one is none.
+fn stream(name: &str) -> Result<Option<StreamKey>, ApiError> {
+    if name.len() > limits::STREAM_ID_BYTES_MAX {
+        let message = format!("X-Stream-Id is longer than {} bytes", limits::STREAM_ID_BYTES_MAX);
+        return Err(ApiError::new(Code::InvalidRequest, message));
+    }
+    Ok((!name.is_empty()).then(|| name.into()))
 }
 
 /// `0,2`; an empty list filters nothing.

@@ -8,7 +8,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use super::{BySize, FloatCounter, FloatGauge, Labelled, Registrar, latency_histogram, stage_histogram};
 
 /// Endpoint label values.
-const ENDPOINTS: [&str; 4] = ["predict", "async", "task", "other"];
+const ENDPOINTS: [&str; 6] = ["predict", "batch", "async", "task", "v2", "other"];
+/// Whether a client waits for the image.
+const SOURCES: [&str; 2] = ["sync", "async"];
 /// Status codes that the server answers; anything else is counted as `other`.
 const STATUS_CODES: [&str; 20] = [
     "200", "202", "400", "404", "405", "408", "409", "410", "413", "414", "415", "422", "429", "431", "499", "500",
@@ -102,7 +104,7 @@ impl ImageMetrics {
         let images: Family<[(&'static str, &'static str); 2], Counter> =
             register.metric("images", "Images by outcome and source", Family::default());
         for outcome in ["ok", "cached", "coalesced", "rejected", "expired", "cancelled", "failed", "bad_image"] {
-            for source in ["sync", "async"] {
+            for source in SOURCES {
                 images.get_or_create_owned(&[("outcome", outcome), ("source", source)]);
             }
         }
@@ -336,6 +338,8 @@ pub struct LifeMetrics {
     pub ready: Gauge,
     /// 1 while draining.
     pub draining: Gauge,
+    /// Asynchronous tasks alive.
+    pub runtime_tasks: Gauge,
     /// Time of the warm-up.
     pub warmup: FloatGauge,
     /// Models loaded.
@@ -354,6 +358,7 @@ impl LifeMetrics {
         Self {
             ready: register.metric("ready", "Whether predictions are served", Gauge::default()),
             draining: register.metric("draining", "Whether the server is shutting down", Gauge::default()),
+            runtime_tasks: register.metric("runtime_tasks", "Asynchronous tasks alive", Gauge::default()),
             warmup: register.gauge("warmup_seconds", "Time of the warm-up"),
             model_loads: register.counter("model_loads", "Models loaded"),
             model_load_seconds: register.seconds_counter("model_load_seconds", "Time spent loading models"),

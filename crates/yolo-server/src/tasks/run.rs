@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use super::{Claim, End, Failure, Status, Tasks, Work};
 use crate::app::App;
+use crate::batcher::Lane;
 use crate::http::body::Upload;
 use crate::http::error::{ApiError, Code};
 use crate::http::parameters::Wishes;
@@ -114,6 +115,7 @@ fn wishes(work: &Work, predictor: &Predictor) -> Result<Wishes, ApiError> {
     let side_px = predictor.model().info.size().width_px;
     let mut wishes = Wishes::of_head(&uri, &headers, predictor.defaults(), side_px)?;
     wishes.add(&work.form, side_px)?;
+    wishes.place.lane = Lane::Spare;
     Ok(wishes)
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use yolo_server::batcher::{Batcher, Inferred, Job, JobError};
+use yolo_server::batcher::{Batcher, Inferred, Job, JobError, Place};
 use yolo_server::engine::{BatchOutput, Engine, EngineError, EngineInput, LoadedModel, Memory, Sessions, emulated};
 use yolo_server::knobs::Knobs;
 use yolo_server::metrics::Metrics;
@@ -71,10 +71,12 @@ async fn run(batcher: &Batcher, kinds: &[u8]) -> Vec<Result<Inferred, JobError>>
         input: EngineInput { pixels: vec![0; 3 * 64 * 64], content: [kind; 32] },
         letterbox: Letterbox::plan(side, side).unwrap(),
         parameters: Parameters::default(),
-        start_by: Instant::now() + support::PATIENCE,
+        place: Place::of_new_request(),
+        start_by: Some(Instant::now() + support::PATIENCE),
         answer_by: None,
     };
-    let replies: Vec<_> = kinds.iter().map(|kind| batcher.admit(Duration::ZERO).unwrap().enqueue(job(*kind))).collect();
+    let admit = |place: &Place| batcher.admit(place, Duration::ZERO).unwrap();
+    let replies: Vec<_> = kinds.iter().map(|kind| job(*kind)).map(|job| admit(&job.place).enqueue(job)).collect();
     futures::future::join_all(replies).await.into_iter().map(|reply| reply.unwrap()).collect()
 }
 

@@ -4,6 +4,8 @@
 
 mod batching;
 mod errors;
+mod fairness;
+mod hostile;
 mod isolation;
 mod knobs;
 mod metrics;

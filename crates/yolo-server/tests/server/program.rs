@@ -5,6 +5,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::support::{PATIENCE, eventually, get};
 
@@ -68,4 +70,45 @@ async fn a_missing_model_ends_the_program_with_its_reason_in_the_termination_log
     let reason: Value = serde_json::from_str(&std::fs::read_to_string(log.path()).unwrap()).unwrap();
     assert_eq!(reason["code"], "model_missing");
     assert!(reason["message"].as_str().unwrap().contains("/nowhere/absent.onnx"));
+}
+
+async fn put(address: std::net::SocketAddr, path: &str, body: &str) -> String {
+    let request =
+        format!("PUT {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn the_log_level_changes_while_it_runs() {
+    let (api, admin) = (free_address(), free_address());
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut child = program("pretended.onnx")
+        .args(["--engine=emulated", "--imgsz=64", "--drain-propagation-seconds=0"])
+        .args(["--api-address".to_owned(), api.to_string(), "--admin-address".to_owned(), admin.to_string()])
+        .env_remove("RUST_LOG")
+        .stderr(log.reopen().unwrap())
+        .spawn()
+        .unwrap();
+    eventually("ready", async || get(admin, "/readyz").await.is_ok_and(|(status, _)| status == 200)).await;
+    let logged = |text: &str| std::fs::read_to_string(log.path()).unwrap().contains(text);
+    // A torn request is worth a line at debug level only.
+    let torn = async || drop(put(api, "/ \u{1}", "").await);
+    torn().await;
+    assert_eq!(get(admin, "/log").await.unwrap(), (200, "info".to_owned()));
+    assert!(put(admin, "/log", "loud").await.starts_with("HTTP/1.1 400"));
+    assert!(!logged("Connection ended early."));
+    assert!(put(admin, "/log", "info,yolo_server=debug").await.starts_with("HTTP/1.1 200"));
+    eventually("debug lines", async || {
+        torn().await;
+        logged("Connection ended early.")
+    })
+    .await;
+    terminate(&child);
+    assert!(ended(&mut child).await.success());
+    let lines = std::fs::read_to_string(log.path()).unwrap();
+    assert!(lines.lines().all(|line| serde_json::from_str::<Value>(line).is_ok_and(|line| line["level"].is_string())));
 }

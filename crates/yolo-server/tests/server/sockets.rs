@@ -8,13 +8,13 @@ use yolo_server::Server;
 
 use crate::support::{PATIENCE, admin, emulated, eventually, get, metric, png, start, start_patient};
 
-fn request(picture: &[u8]) -> Vec<u8> {
+pub fn request(picture: &[u8]) -> Vec<u8> {
     let head = format!("POST /predict HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", picture.len());
     [head.as_bytes(), picture].concat()
 }
 
 /// Reads one response; returns its head, or `None` at the end of the stream.
-async fn response(stream: &mut TcpStream) -> Option<String> {
+pub async fn response(stream: &mut TcpStream) -> Option<String> {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"\r\n\r\n") {
         bytes.push(stream.read_u8().await.ok()?);
@@ -26,7 +26,7 @@ async fn response(stream: &mut TcpStream) -> Option<String> {
     Some(head)
 }
 
-async fn connect(server: &Server) -> TcpStream {
+pub async fn connect(server: &Server) -> TcpStream {
     TcpStream::connect(server.api_address()).await.unwrap()
 }
 
@@ -71,6 +71,8 @@ async fn a_busy_connection_is_recycled_after_a_thousand_requests() {
 async fn a_head_that_trickles_in_is_cut_off_while_an_idle_connection_is_kept() {
     let server = start(emulated(0, 1)).await;
     let (mut slow, mut idle) = (connect(&server).await, connect(&server).await);
+    idle.write_all(&request(&png(8, 8, [2; 3]))).await.unwrap();
+    assert!(response(&mut idle).await.unwrap().starts_with("http/1.1 200"));
     slow.write_all(b"POST /predict HTTP/1.1\r\nHost:").await.unwrap();
     let cut = tokio::time::timeout(PATIENCE, slow.read(&mut [0])).await;
     assert_eq!(cut.expect("cut off").unwrap_or(0), 0);

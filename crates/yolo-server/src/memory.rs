@@ -1,0 +1,125 @@
+//! The worst memory of the server, computed once its model is warm: every bound that clients can fill is made to fit.
+//!
+//! ```text
+//!   limit >= in use + decode threads * decoder + queue + bodies
+//! ```
+//! "In use" holds the model, its sessions and the memory of their warm-up, and what the tasks may fill. The result cache is not in the sum: it is
+//! clamped to what is left while the server runs.
+
+use crate::limits;
+
+/// Bounds whose sum fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Pictures decoded at a time.
+    pub decode_threads: usize,
+    /// Memory that one of them may take, in bytes.
+    pub decoder_bytes_max: usize,
+    /// Memory of prepared images that somebody waits for, in bytes; spare ones take 1/[`limits::SPARE_SHARE`] of it
+    /// beside them.
+    pub queue_bytes_max: usize,
+    /// Memory of request bodies, in bytes.
+    pub bodies_bytes_max: usize,
+}
+
+/// Not even one picture at a time fits.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the memory limit of {limit_mib} MiB leaves {left_mib} MiB beside the warm model, and pictures, queue and request \
+     bodies need {needed_mib} MiB: raise the limit to {} MiB", limit_mib - left_mib + needed_mib
+)]
+#[expect(clippy::struct_field_names, reason = "their unit")]
+pub struct TooLittle {
+    limit_mib: u64,
+    left_mib: u64,
+    needed_mib: u64,
+}
+
+impl Bounds {
+    /// What `threads` decoders may take where memory is plenty.
+    pub const fn full(threads: usize) -> Self {
+        Self {
+            decode_threads: threads,
+            decoder_bytes_max: limits::DECODER_BYTES_MAX,
+            queue_bytes_max: limits::QUEUE_BYTES_MAX,
+            bodies_bytes_max: limits::BODIES_BYTES_MAX,
+        }
+    }
+
+    /// The sum, in bytes.
+    const fn worst_bytes(&self) -> u64 {
+        let queue = self.queue_bytes_max + self.queue_bytes_max / limits::SPARE_SHARE;
+        (self.decode_threads * self.decoder_bytes_max + queue + self.bodies_bytes_max) as u64
+    }
+
+    /// Fits the bounds into what `limit` leaves beside `in_use`, both in bytes: fewer decode threads, and where not even
+    /// one fits, all bounds in proportion. Without a limit they are full.
+    ///
+    /// # Errors
+    /// [`TooLittle`] if the bodies' share could not hold one body of the largest size.
+    pub fn fit(limit: Option<u64>, in_use: u64, threads: usize) -> Result<Self, TooLittle> {
+        let Some(limit) = limit else { return Ok(Self::full(threads)) };
+        let left = limit.saturating_sub(in_use);
+        if let Some(fits) = (1..=threads).rev().map(Self::full).find(|bounds| bounds.worst_bytes() <= left) {
+            return Ok(fits);
+        }
+        let one = Self::full(1);
+        let scaled = |bytes: usize| usize::try_from(bytes as u64 * (left >> 10) / (one.worst_bytes() >> 10));
+        let scaled = |bytes: usize| scaled(bytes).unwrap_or(bytes);
+        let bounds = Self {
+            decode_threads: 1,
+            decoder_bytes_max: scaled(one.decoder_bytes_max),
+            queue_bytes_max: scaled(one.queue_bytes_max),
+            bodies_bytes_max: scaled(one.bodies_bytes_max),
+        };
+        if bounds.bodies_bytes_max < limits::BODY_BYTES_MAX {
+            let needed = one.worst_bytes() * limits::BODY_BYTES_MAX as u64 / limits::BODIES_BYTES_MAX as u64;
+            let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+            return Err(TooLittle { limit_mib: mib(limit), left_mib: left >> 20, needed_mib: mib(needed) });
+        }
+        Ok(bounds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn where_memory_is_plenty_nothing_is_cut() {
+        assert_eq!(Bounds::fit(None, 9 << 30, 8), Ok(Bounds::full(8)));
+        assert_eq!(Bounds::fit(Some(4 << 30), 300 * MIB, 8), Ok(Bounds::full(8)));
+    }
+
+    #[test]
+    fn fewer_pictures_are_decoded_at_a_time_before_anything_else_shrinks() {
+        assert_eq!(Bounds::fit(Some(2 << 30), 200 * MIB, 8), Ok(Bounds::full(5)));
+        assert_eq!(Bounds::fit(Some(1 << 30), 200 * MIB, 8), Ok(Bounds::full(1)));
+    }
+
+    #[test]
+    fn whatever_is_cut_fits() {
+        for limit_mib in 1..2_000 {
+            for in_use_mib in [0, 40, 400] {
+                let left = (limit_mib * MIB).saturating_sub(in_use_mib * MIB);
+                match Bounds::fit(Some(limit_mib * MIB), in_use_mib * MIB, 3) {
+                    Ok(bounds) => assert!(bounds.worst_bytes() <= left, "{bounds:?} in {left}"),
+                    Err(_) => assert!(left < 111 * MIB, "{left} is enough"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_limit_that_cannot_hold_the_worst_case_names_one_that_can() {
+        let error = Bounds::fit(Some(300 * MIB), 250 * MIB, 1).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the memory limit of 300 MiB leaves 50 MiB beside the warm model, and pictures, queue and request bodies \
+             need 110 MiB: raise the limit to 360 MiB"
+        );
+        assert!(Bounds::fit(Some(360 * MIB), 250 * MIB, 1).is_ok());
+    }
+}

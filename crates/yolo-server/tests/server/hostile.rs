@@ -1,0 +1,259 @@
+//! Clients that attack the protocol: slow, many, torn, ambiguous, leaving. None costs another client its answer.
+
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use yolo_server::{Config, Server};
+
+use crate::sockets::{connect, request, response};
+use crate::support::{PATIENCE, admin, emulated, eventually, metric, png, start, start_patient};
+
+/// Everything that comes until the server closes; fails if it does not.
+async fn until_closed(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await;
+    // A reset is a close too: the server leaves unread what it does not want.
+    let _ = read.expect("the server closes the connection");
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+async fn is_healthy(server: &Server) {
+    let mut stream = connect(server).await;
+    stream.write_all(&request(&png(8, 8, [9; 3]))).await.unwrap();
+    assert!(response(&mut stream).await.unwrap().starts_with("http/1.1 200"));
+    for gauge in ["yolo_images_in_flight", "yolo_http_requests_in_flight", "yolo_queue_depth"] {
+        eventually(gauge, async || metric(server, gauge).await < 0.5).await;
+    }
+    for code in ["500", "other"] {
+        for endpoint in ["predict", "other"] {
+            let series = format!(r#"yolo_http_requests_total{{endpoint="{endpoint}",code="{code}"}}"#);
+            assert!(metric(server, &series).await < 0.5, "{series}");
+        }
+    }
+}
+
+fn hasty() -> Config {
+    let mut config = emulated(0, 1);
+    (config.connections.header_read_seconds, config.connections.response_write_seconds) = (2, 1);
+    config
+}
+
+#[tokio::test]
+async fn a_thousand_slow_heads_are_cut_off_and_honest_clients_do_not_notice() {
+    let server = start(hasty()).await;
+    let opened = Instant::now();
+    let mut slow = Vec::new();
+    for number in 0..1_000 {
+        let mut stream = connect(&server).await;
+        if number % 2 == 0 {
+            stream.write_all(b"POST /predict HTTP/1.1\r\nHo").await.unwrap();
+        }
+        slow.push(stream);
+    }
+    let picture = request(&png(8, 8, [1; 3]));
+    let mut honest = connect(&server).await;
+    let mut slowest = Duration::ZERO;
+    for _ in 0..100 {
+        let sent = Instant::now();
+        honest.write_all(&picture).await.unwrap();
+        assert!(response(&mut honest).await.unwrap().starts_with("http/1.1 200"));
+        slowest = slowest.max(sent.elapsed());
+    }
+    println!("slowest of 100 answers beside 1000 slow clients: {slowest:?}");
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    for stream in &mut slow {
+        assert_eq!(until_closed(stream).await, "");
+    }
+    assert!(opened.elapsed() > Duration::from_secs(2), "not before its time");
+    is_healthy(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_holds_no_slot_and_is_cut_off() {
+    let server = start(emulated(0, 1)).await;
+    let mut slow = connect(&server).await;
+    slow.write_all(b"POST /predict HTTP/1.1\r\nHost: t\r\nContent-Length: 1000\r\n\r\n").await.unwrap();
+    let (mut reader, mut writer) = slow.split();
+    let trickle = async {
+        loop {
+            writer.write_all(b"x").await?;
+            assert!(metric(&server, "yolo_queue_depth").await < 0.5);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let mut answer = String::new();
+    let started = Instant::now();
+    tokio::select! {
+        ended = trickle => { let _: std::io::Result<()> = ended; }
+        read = reader.read_to_string(&mut answer) => { read.unwrap(); }
+    }
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("request_timeout"), "{answer}");
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    is_healthy(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_cut_off() {
+    let mut config = hasty();
+    (config.connections.requests_max, config.connections.age_seconds) = (u32::MAX, 3_600);
+    let server = start(config).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    let mut deaf = socket.connect(server.api_address()).await.unwrap();
+    let questions = b"GET /nowhere HTTP/1.1\r\nHost: t\r\n\r\n".repeat(1_000);
+    // The answers fill both sockets' buffers; then the server waits for its client, and no longer than it may.
+    let refused = tokio::time::timeout(PATIENCE, async { while deaf.write_all(&questions).await.is_ok() {} });
+    refused.await.expect("cut off");
+    is_healthy(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn too_many_connections_are_closed_and_the_probes_still_answer() {
+    let mut config = emulated(0, 1);
+    config.connections.connections_max = 50;
+    let server = start(config).await;
+    let mut held = Vec::new();
+    for _ in 0..50 {
+        let mut stream = connect(&server).await;
+        stream.write_all(&request(&png(8, 8, [1; 3]))).await.unwrap();
+        assert!(response(&mut stream).await.is_some(), "served, so the server has it");
+        held.push(stream);
+    }
+    for _ in 0..50 {
+        assert_eq!(until_closed(&mut connect(&server).await).await, "");
+    }
+    let asked = Instant::now();
+    assert_eq!(admin(&server, "/livez").await.0, 200);
+    assert!(asked.elapsed() < Duration::from_secs(1));
+    assert!((metric(&server, r#"yolo_rejected_total{reason="connections"}"#).await - 50.0).abs() < 1e-9);
+    drop(held);
+    eventually("a place is free again", async || {
+        let mut stream = connect(&server).await;
+        stream.write_all(&request(&png(8, 8, [1; 3]))).await.is_ok() && response(&mut stream).await.is_some()
+    })
+    .await;
+    server.stop().await;
+}
+
+/// Heads and bodies on which two parsers could disagree; each is followed by another request.
+const AMBIGUOUS: [(&str, &str); 14] = [
+    ("length, then chunks", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    ("chunks, then length", "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"),
+    ("two lengths", "Content-Length: 1\r\nContent-Length: 0\r\n\r\nx"),
+    ("a list of lengths", "Content-Length: 1, 1\r\n\r\nx"),
+    ("a signed length", "Content-Length: +1\r\n\r\nx"),
+    ("a negative length", "Content-Length: -1\r\n\r\nx"),
+    ("chunks not last", "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n"),
+    ("an unknown coding", "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
+    ("a space before the colon", "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n"),
+    ("a folded header", "X-A: b\r\n Transfer-Encoding: chunked\r\n\r\n"),
+    ("a signed chunk size", "Transfer-Encoding: chunked\r\n\r\n+1\r\nx\r\n0\r\n\r\n"),
+    ("a prefixed chunk size", "Transfer-Encoding: chunked\r\n\r\n0x1\r\nx\r\n0\r\n\r\n"),
+    ("a chunk with a bare line feed", "Transfer-Encoding: chunked\r\n\r\n1\nx\r\n0\r\n\r\n"),
+    ("a zero byte in a header", "X-A: \0\r\nContent-Length: 1\r\n\r\nx"),
+];
+
+#[tokio::test]
+async fn an_ambiguous_request_gets_one_answer_and_ends_its_connection() {
+    let server = start(emulated(0, 1)).await;
+    let mut attacks: Vec<_> = AMBIGUOUS
+        .map(|(name, rest)| (name, format!("POST /predict HTTP/1.1\r\nHost: t\r\n{rest}")))
+        .into_iter()
+        .collect();
+    attacks
+        .push(("chunks in HTTP/1.0", "POST /predict HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into()));
+    attacks.push(("HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into()));
+    attacks.push(("no HTTP at all", "\u{16}\u{3}\u{1}\u{2}\u{0}\r\n\r\n".into()));
+    for (name, attack) in attacks {
+        let mut stream = connect(&server).await;
+        stream.write_all(attack.as_bytes()).await.unwrap();
+        stream.write_all(b"GET /version HTTP/1.1\r\nHost: t\r\n\r\n").await.unwrap();
+        let answers = until_closed(&mut stream).await;
+        assert!(answers.matches("HTTP/1.1 ").count() <= 1 && !answers.contains("yolo-server"), "{name}: {answers}");
+        assert!(answers.is_empty() || answers.starts_with("HTTP/1.1 4"), "{name}: {answers}");
+    }
+    is_healthy(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_their_order() {
+    let server = start(emulated(5, 0)).await;
+    let mut stream = connect(&server).await;
+    let picture = png(8, 8, [1; 3]);
+    let named = |id: u8| {
+        let head = format!(
+            "POST /predict HTTP/1.1\r\nHost: t\r\nX-Request-Id: {id}\r\nContent-Length: {}\r\n\r\n",
+            picture.len()
+        );
+        [head.as_bytes(), &picture].concat()
+    };
+    stream.write_all(&(0..20).flat_map(named).collect::<Vec<_>>()).await.unwrap();
+    for id in 0..20 {
+        let head = response(&mut stream).await.unwrap();
+        assert!(head.starts_with("http/1.1 200") && head.contains(&format!("x-request-id: {id}\r\n")), "{head}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn oversized_heads_are_refused_and_hostile_ones_make_no_label() {
+    let server = start(emulated(0, 1)).await;
+    is_healthy(&server).await;
+    let series = async || admin(&server, "/metrics").await.1.lines().count();
+    let before = series().await;
+    let long = "x".repeat(20 << 10);
+    let many = "X-A: b\r\n".repeat(200);
+    for (name, head, statuses) in [
+        ("a giant path", format!("GET /{long} HTTP/1.1\r\n\r\n"), "431 414"),
+        ("a giant header", format!("GET / HTTP/1.1\r\nX-A: {long}\r\n\r\n"), "431"),
+        ("many headers", format!("GET / HTTP/1.1\r\n{many}\r\n"), "431"),
+        ("a zero byte", "GET /%00 HTTP/1.1\r\n\r\n".to_owned(), "404"),
+        ("a way out", "GET /../../etc/passwd HTTP/1.1\r\n\r\n".to_owned(), "404"),
+        ("a forged label", "GET /\"}%0Ayolo_ready%200 HTTP/1.1\r\n\r\n".to_owned(), "404 400"),
+        ("a forged log line", "GET / HTTP/1.1\r\nX-Request-Id: a%0A{\"level\":\"ERROR\"}\r\n\r\n".to_owned(), "404"),
+        ("an odd method", "BREW /predict HTTP/1.1\r\n\r\n".to_owned(), "405"),
+    ] {
+        let mut stream = connect(&server).await;
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let answer = response(&mut stream).await.unwrap();
+        let status = answer.split(' ').nth(1).unwrap();
+        assert!(statuses.contains(status), "{name}: {answer}");
+    }
+    assert_eq!(series().await, before, "no series more");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_may_leave_at_any_moment() {
+    let server = start_patient(emulated(100, 0)).await;
+    let whole = request(&png(8, 8, [1; 3]));
+    let running = async || metric(&server, "yolo_images_in_flight").await > 0.5;
+    for end in [0, 10, whole.len() - 5, whole.len()] {
+        for _ in 0..5 {
+            let mut stream = connect(&server).await;
+            stream.write_all(&whole[..end]).await.unwrap();
+            drop(stream); // at the end: queued or running by now, or not even read
+        }
+    }
+    for _ in 0..3 {
+        let mut stream = connect(&server).await;
+        stream.write_all(&whole).await.unwrap();
+        eventually("runs", running).await;
+        drop(stream);
+    }
+    let mut deaf = connect(&server).await;
+    deaf.write_all(&whole).await.unwrap();
+    eventually("answered", async || {
+        let answered = r#"yolo_http_requests_total{endpoint="predict",code="200"}"#;
+        metric(&server, answered).await > 0.5
+    })
+    .await;
+    drop(deaf); // with its answer unread
+    is_healthy(&server).await;
+    server.stop().await;
+}
