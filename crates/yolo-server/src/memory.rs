@@ -3,8 +3,8 @@
 //! ```text
 //!   limit >= in use + decode threads * decoder + queue + bodies
 //! ```
-//! "In use" holds the model, its sessions and the memory of their warm-up, and what the tasks may fill. The result cache is not in the sum: it is
-//! clamped to what is left while the server runs.
+//! "In use" holds the model, its sessions and the memory of their warm-up, and what the tasks may fill. The result cache
+//! is not in the sum: it is clamped to what is left while the server runs.
 
 use crate::limits;
 

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use crate::support::{Answer, admin};
-use crate::support::{emulated, eventually, metric, png, predict, start, start_patient, value_of};
 use yolo_server::Server;
+use yolo_server::args::EmulatedDevice;
+
+use crate::support::{
+    Answer, admin, call, emulated, eventually, metric, png, post, predict, start, start_patient, value_of,
+};
 
 const NO_CACHE: &str = r#""cacheBytes":0,"deadlineMillis":60000"#;
 
@@ -61,11 +64,51 @@ async fn images_past_their_deadline_are_dropped_before_they_cost() {
     let running = predict(&server, &first);
     let late = async {
         tokio::time::sleep(Duration::from_millis(30)).await; // behind the first, which runs for 150 ms
-        crate::support::call(&server, crate::support::post("/predict?timeout_ms=60", second)).await
+        call(&server, post("/predict?timeout_ms=60", second)).await
     };
     let (running, late) = tokio::join!(running, late);
     assert_eq!((running.status.as_u16(), late.status.as_u16(), late.code()), (200, 504, "deadline_exceeded"));
     eventually("queue empty", async || metric(&server, "yolo_queue_depth").await < 0.5).await;
     assert!((metric(&server, "yolo_batched_images_total").await - before - 1.0).abs() < 1e-9, "only one image ran");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn idle_workers_share_what_waits() {
+    let mut config = emulated(40, 1);
+    (config.sessions, config.emulated_device) = (Some(2), EmulatedDevice::Cpu);
+    let server = start(config).await;
+    server.app().offer_knobs(format!(r#"{{"maxBatchSize":4,"batchMax":4,{NO_CACHE}}}"#).as_bytes());
+    idle_timing_is_done(&server, &[1, 2, 4]).await;
+    // Nobody pulls before four are there; then each worker takes its half.
+    server.app().offer_knobs(br#"{"maxQueueDelayMicros":1000000}"#);
+    eventually("both idle", async || server.app().predictor().unwrap().batcher().load().idle_workers == 2).await;
+    let answers = burst(&server, 4).await;
+    let sizes: Vec<_> = answers.iter().map(|answer| answer.body["batch_size"].as_u64().unwrap()).collect();
+    assert_eq!(sizes, [2; 4]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_is_smaller_if_that_saves_its_first_image() {
+    let server = start(emulated(200, 50)).await;
+    server.app().offer_knobs(
+        format!(r#"{{"maxBatchSize":8,"batchMax":8,"inferenceThresholdMillis":1000,{NO_CACHE}}}"#).as_bytes(),
+    );
+    idle_timing_is_done(&server, &[1, 2, 4, 8]).await;
+    let running = png(8, 8, [1, 0, 0]);
+    let hurried = async {
+        eventually("runs", async || server.app().predictor().unwrap().batcher().load().idle_workers == 0).await;
+        // Up to 250 ms until the first is done; then a batch of 8 would take 600 ms.
+        let hurried = call(&server, post("/predict?timeout_ms=580", png(8, 8, [2, 0, 0])));
+        let others = async {
+            eventually("queued", async || metric(&server, "yolo_queue_depth").await > 0.5).await;
+            burst(&server, 7).await
+        };
+        tokio::join!(hurried, others).0
+    };
+    let (_, hurried) = tokio::join!(predict(&server, &running), hurried);
+    assert_eq!(hurried.status, 200, "{}", hurried.body);
+    assert!(hurried.body["batch_size"].as_u64().unwrap() < 8, "{}", hurried.body);
     server.stop().await;
 }
