@@ -9,11 +9,13 @@ use crate::arrivals::Arrivals;
 use crate::cache::ResultCache;
 use crate::cgroup;
 use crate::http::body::BodyMemory;
+use crate::http::error::{ApiError, Code};
 use crate::knobs::{self, Knobs};
 use crate::lifecycle::{Lifecycle, Stage};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::predictor::Predictor;
+use crate::refusals::Refusals;
 use crate::tasks::Tasks;
 
 /// The state of one server; the handlers' only argument besides the request.
@@ -25,6 +27,8 @@ pub struct App {
     pub lifecycle: Lifecycle,
     /// Offered images.
     pub arrivals: Arrivals,
+    /// Images refused lately.
+    pub refusals: Refusals,
     /// Bound on the bodies in memory.
     pub bodies: BodyMemory,
     /// The runtime that serves the API; none in a test without one.
@@ -50,6 +54,7 @@ impl App {
         let app = Self {
             lifecycle: Lifecycle::new(metrics.life.clone()),
             arrivals: Arrivals::new(Instant::now(), &metrics.images),
+            refusals: Refusals::default(),
             bodies: BodyMemory::default(),
             runtime: Handle::try_current().ok(),
             cache,
@@ -75,6 +80,15 @@ impl App {
     /// The served model, once it is loaded and warm.
     pub fn predictor(&self) -> Option<&Predictor> {
         self.predictor.get()
+    }
+
+    /// The served model, for a request.
+    ///
+    /// # Errors
+    /// 503 `starting` while it is being loaded and warmed.
+    pub fn serving(&self) -> Result<&Predictor, ApiError> {
+        let predictor = self.predictor().filter(|_| self.lifecycle.stage() > Stage::Starting);
+        predictor.ok_or_else(|| ApiError::new(Code::Starting, "the model is still being loaded"))
     }
 
     /// Begins to serve a model; a second one is refused by returning it.

@@ -174,7 +174,8 @@ async fn serve_connection(stream: TcpStream, router: Router, policy: &Policy) {
         .timer(TokioTimer::new())
         // Idle time counts as header time for hyper; the shorter limit for a head that has begun is ours.
         .header_read_timeout(Duration::from_secs(policy.limits.keep_alive_idle_seconds))
-        .max_header_size(limits::HEADER_BYTES_MAX)
+        // Twice, because hyper answers without a body: within it, the limit itself is told in JSON.
+        .max_header_size(2 * limits::HEADER_BYTES_MAX)
         .serve_connection(io, service);
     let mut connection = std::pin::pin!(connection);
     let mut watch = tokio::time::interval(WATCH_INTERVAL);

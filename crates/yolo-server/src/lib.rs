@@ -29,6 +29,7 @@ mod permits;
 pub mod predictor;
 pub mod prepare;
 mod random;
+mod refusals;
 mod server;
 pub mod store;
 pub mod tasks;

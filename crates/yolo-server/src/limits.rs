@@ -6,10 +6,14 @@ use clap::Args;
 
 /// Largest body of one request: three times a 50-megapixel camera JPEG.
 pub const BODY_BYTES_MAX: usize = 20 << 20;
+/// Largest body of a batch: more pictures go into another request, which another pod may take.
+pub const BATCH_BYTES_MAX: usize = 64 << 20;
 /// Bodies of all requests together; past it a request is refused with 429 before its body is read.
 pub const BODIES_BYTES_MAX: usize = 128 << 20;
 /// Parts of one multipart body: the picture and the parameters, each once.
 pub const MULTIPART_PARTS_MAX: usize = 8;
+/// Parts of a batch, pictures and parameters.
+pub const BATCH_PARTS_MAX: usize = 64;
 /// Bytes of a multipart text field or of a parameter's value.
 pub const PARAMETER_BYTES_MAX: usize = 4 << 10;
 /// Bytes of an `X-Request-Id` that is echoed; a longer one is replaced.
@@ -17,6 +21,8 @@ pub const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Bytes of an `X-Stream-Id`; a longer one is refused.
 pub const STREAM_ID_BYTES_MAX: usize = 128;
 
+/// Length of a request's path and query; the parameters of the longest sensible one take a tenth of it.
+pub const URI_BYTES_MAX: usize = 8 << 10;
 /// Size of a request's header block.
 pub const HEADER_BYTES_MAX: usize = 16 << 10;
 /// Time for a whole body.

@@ -11,7 +11,7 @@ use crate::cache::{self, Answer, Leader, Lookup, ResultCache};
 use crate::engine::LoadedModel;
 use crate::http::body::Upload;
 use crate::http::error::{ApiError, Code};
-use crate::http::parameters::Wishes;
+use crate::http::parameters::{Served, Wishes};
 use crate::knobs::Knobs;
 use crate::metrics::Metrics;
 use crate::prepare::Preparer;
@@ -86,6 +86,17 @@ impl Predictor {
     /// Parameters of a request that chooses nothing.
     pub const fn defaults(&self) -> &Parameters {
         &self.defaults
+    }
+
+    /// What a request may choose from.
+    pub fn served(&self) -> Served<'_> {
+        let side_px = self.model.info.size().width_px;
+        Served { model: &self.model.name, defaults: &self.defaults, side_px }
+    }
+
+    /// The pool that pictures are decoded on.
+    pub const fn preparer(&self) -> &Preparer {
+        &self.preparer
     }
 
     /// Queue and workers.

@@ -82,32 +82,48 @@ impl Preparer {
         Duration::from_micros(self.mean_micros.load(Ordering::Relaxed).saturating_mul(rounds))
     }
 
-    /// Decodes a picture and fits it into the model's input when it is its place's turn.
+    /// Runs `work` on the pool, when it is its place's turn.
     ///
-    /// Cancellation: dropped while it waits for the pool, nothing has been done; later, the picture is finished and
-    /// thrown away.
+    /// Cancellation: dropped while it waits for the pool, nothing has been done; later, the work is finished and its
+    /// result thrown away.
     ///
     /// # Errors
-    /// The picture's own faults as 415 or 422; 409 if a newer frame of its stream came; 500 if a decoder panicked.
-    pub async fn prepare(&self, upload: Upload, place: &Place) -> Result<Prepared, ApiError> {
+    /// 409 if a newer frame of its stream came; 500 if the work panicked.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        place: &Place,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
         let waiting = Waiting::new(self);
         let permit = self.permits.acquire(place).await.map_err(|_| {
             self.metrics.cancelled.of("queue").inc();
             ApiError::new(Code::Superseded, JobError::Superseded.to_string())
         })?;
         drop(waiting);
+        let work = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop(permit); // with the work, not with the request: a request may leave while its picture is decoded
+            done
+        });
+        // The task is never aborted, so the only error is a panic.
+        work.await.map_err(|_| ApiError::new(Code::Internal, "working on the picture crashed"))
+    }
+
+    /// Decodes a picture and fits it into the model's input.
+    ///
+    /// # Errors
+    /// The picture's own faults as 415 or 422; 409 if a newer frame of its stream came; 500 if a decoder panicked.
+    pub async fn prepare(&self, upload: Upload, place: &Place) -> Result<Prepared, ApiError> {
         let (task, limits, target) = (self.task, self.limits, self.target);
         let mean_micros = Arc::clone(&self.mean_micros);
-        let work = tokio::task::spawn_blocking(move || {
+        let work = move || {
             let prepared = prepare(upload, &limits, (task, target));
             if let Ok(Prepared { decode, preprocess, .. }) = &prepared {
                 learn(&mean_micros, *decode + *preprocess);
             }
-            drop(permit); // with the work, not with the request: a request may leave while its picture is decoded
             prepared
-        });
-        // The task is never aborted, so the only error is a panic.
-        let prepared = work.await.map_err(|_| ApiError::new(Code::Internal, "decoding the picture crashed"))??;
+        };
+        let prepared = self.run(place, work).await??;
         self.metrics.stage.of("decode").observe(prepared.decode.as_secs_f64());
         self.metrics.stage.of("preprocess").observe(prepared.preprocess.as_secs_f64());
         Ok(prepared)
@@ -144,7 +160,8 @@ fn prepare(upload: Upload, limits: &DecodeLimits, (task, target): (Task, Size)) 
     })
 }
 
-fn of_picture(error: &DecodeError) -> ApiError {
+/// A picture's fault as the API answers it.
+pub(crate) fn of_picture(error: &DecodeError) -> ApiError {
     let code = match error {
         DecodeError::Unsupported => Code::UnsupportedImage,
         DecodeError::Truncated { .. } | DecodeError::Damaged { .. } => Code::BadImage,

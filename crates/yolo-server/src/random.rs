@@ -18,8 +18,8 @@ pub fn within(low: f64, high: f64) -> f64 {
     low + (high - low) * fraction
 }
 
-/// A new request id, 16 hexadecimal digits.
-pub fn request_id() -> String {
+/// 16 hexadecimal digits: a request's id, a span, half of a trace.
+pub fn digits() -> String {
     format!("{:016x}", number())
 }
 
@@ -33,6 +33,6 @@ mod tests {
         assert!(numbers.iter().all(|number| (0.5..1.5).contains(number)));
         let mean = numbers.iter().sum::<f64>() / 1_000.0;
         assert!((mean - 1.0).abs() < 0.05, "{mean}");
-        assert_ne!(request_id(), request_id());
+        assert_ne!(digits(), digits());
     }
 }

@@ -11,6 +11,7 @@
 //! | tensor | [`normalise`] | `[3, H, W]` f32 in 0..=1 |
 //! | (the engine runs; not here) | | `[rows, columns]` f32 and what the task needs |
 //! | detections | [`postprocess`] | boxes, masks, points in pixels of the picture |
+//! | a picture to look at | [`draw`], [`encode`] | |
 //!
 //! A model describes itself by [`ModelInfo::parse`]. Hostile input gives an error, never a panic.
 #![forbid(unsafe_code)]
@@ -20,6 +21,8 @@ mod centre_crop;
 mod contour;
 mod decode;
 mod detection;
+mod draw;
+mod encode;
 mod head;
 mod layout;
 mod letterbox;
@@ -40,6 +43,8 @@ pub use boxes::BoxXyxyPx;
 pub use centre_crop::centre_crop_into;
 pub use decode::{DecodeError, DecodeLimits, decode};
 pub use detection::{Detection, Form, Keypoint};
+pub use draw::draw;
+pub use encode::{EncodeError, PictureFormat, encode};
 pub use layout::Layout;
 pub use letterbox::{Letterbox, LetterboxError, letterbox_into};
 pub use mask::Rle;

@@ -1,5 +1,6 @@
 //! The JSON form of a detection, equal to Ultralytics' `Results.summary()`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::boxes::BoxXyxyPx;
@@ -10,7 +11,8 @@ use crate::picture::Size;
 ///
 /// Detection: `{"name","class","confidence","box":{"x1","y1","x2","y2"}}`. Rotated boxes have four corners, `x1` to `y4`;
 /// classes of a picture have no box. Masks add `segments` or `rle`, poses `keypoints`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Detection")]
 pub struct DetectionJson {
     /// The class's name.
     pub name: String,
@@ -33,7 +35,8 @@ pub struct DetectionJson {
 }
 
 /// A box: upright, or by its four corners.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Box")]
 #[serde(untagged)]
 pub enum BoxJson {
     /// Of a rotated box, in order around it. First: with it a reader of upright boxes would be content, too.
@@ -43,7 +46,8 @@ pub enum BoxJson {
 }
 
 /// Left, top, right, bottom.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Edges")]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct EdgesJson {
     pub x1: f64,
@@ -53,7 +57,8 @@ pub struct EdgesJson {
 }
 
 /// Four corners, in order around the box.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Corners")]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct CornersJson {
     pub x1: f64,
@@ -67,7 +72,8 @@ pub struct CornersJson {
 }
 
 /// Points of a polygon, as many x as y.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Segments")]
 pub struct SegmentsJson {
     /// From the left.
     pub x: Vec<f64>,
@@ -76,7 +82,8 @@ pub struct SegmentsJson {
 }
 
 /// A mask of the picture's size in COCO's uncompressed run-length form: column by column, background first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Rle")]
 pub struct RleJson {
     /// Height and width in pixels.
     pub size: [u32; 2],
@@ -85,7 +92,8 @@ pub struct RleJson {
 }
 
 /// The points of a pose, in the model's order.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Keypoints")]
 pub struct KeypointsJson {
     /// From the left.
     pub x: Vec<f64>,

@@ -1,4 +1,4 @@
-//! Receives a request's picture: a raw body, a multipart form or JSON with base64.
+//! Receives a request's pictures: a raw body, a multipart form or JSON with base64.
 //!
 //! Bounds: bytes of one body (counted while streaming), bytes of all bodies in memory, time, and a lowest rate.
 
@@ -8,19 +8,18 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, header};
-use base64::Engine as _;
 use bytes::{Bytes, BytesMut};
 use futures::Stream;
 use http_body_util::BodyExt;
-use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::{ApiError, Code};
+use super::json;
 use crate::limits;
 use crate::metrics::HttpMetrics;
 
 /// A received picture, still encoded.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Upload {
     /// The encoded file.
     pub bytes: Bytes,
@@ -34,8 +33,47 @@ pub struct Upload {
     pub read: Duration,
     /// Time spent on the hash.
     pub hash: Duration,
-    /// The body's share of the memory for bodies; given back when dropped.
-    pub memory: Option<OwnedSemaphorePermit>,
+    /// The body's share of the memory for bodies; given back when its last picture is dropped.
+    pub memory: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+/// Everything that came with one request.
+#[derive(Debug)]
+pub struct Form {
+    /// The pictures in their order; one that is empty or too large has failed by itself.
+    pub pictures: Vec<Result<Upload, ApiError>>,
+    /// Parameters that came inside the body.
+    pub parameters: Vec<(String, String)>,
+    /// When the last byte of the body was there.
+    pub received: Instant,
+}
+
+/// What one request may bring.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    bytes: usize,
+    parts: usize,
+    pictures: usize,
+}
+
+impl Bounds {
+    /// One picture and its parameters.
+    pub const SINGLE: Self = Self { bytes: limits::BODY_BYTES_MAX, parts: limits::MULTIPART_PARTS_MAX, pictures: 1 };
+    /// Many pictures that share their parameters.
+    pub const BATCH: Self =
+        Self { bytes: limits::BATCH_BYTES_MAX, parts: limits::BATCH_PARTS_MAX, pictures: limits::BATCH_PARTS_MAX };
+
+    fn too_large(&self) -> ApiError {
+        let limit = self.bytes >> 20;
+        ApiError::new(Code::PayloadTooLarge, format!("the body is larger than {limit} MiB: send less at a time"))
+    }
+
+    fn too_many(&self) -> ApiError {
+        match self.pictures {
+            1 => invalid("one picture a request: send several to /predict/batch"),
+            limit => invalid(format!("at most {limit} pictures a request")),
+        }
+    }
 }
 
 /// Memory for the bodies of all requests, in KiB, so that its count fits a semaphore on every platform.
@@ -55,41 +93,62 @@ impl BodyMemory {
     }
 }
 
-/// Reads the whole body.
+/// Reads a body that holds one picture.
+///
+/// # Errors
+/// As [`receive_all`].
+pub async fn receive(request: Request, memory: &BodyMemory, metrics: &HttpMetrics) -> Result<Upload, ApiError> {
+    let Form { pictures, parameters, .. } = receive_all(request, &Bounds::SINGLE, memory, metrics).await?;
+    let upload = pictures.into_iter().next().unwrap_or_else(|| Err(no_picture()))?;
+    Ok(Upload { parameters, ..upload })
+}
+
+/// Reads the whole body; it holds at least one picture.
 ///
 /// # Errors
 /// 400 for a malformed or empty body, 408 for a slow one, 413 for a long one, 429 if all bodies together are too many.
-pub async fn receive(request: Request, memory: &BodyMemory, metrics: &HttpMetrics) -> Result<Upload, ApiError> {
+pub async fn receive_all(
+    request: Request,
+    bounds: &Bounds,
+    memory: &BodyMemory,
+    metrics: &HttpMetrics,
+) -> Result<Form, ApiError> {
     let (head, body) = request.into_parts();
     let declared = declared_length(&head.headers);
-    if declared.is_some_and(|length| length > limits::BODY_BYTES_MAX) {
-        return Err(too_large());
+    if declared.is_some_and(|length| length > bounds.bytes) {
+        return Err(bounds.too_large());
     }
-    let mut source = Source { body, started: Instant::now(), bytes: 0, memory: memory.clone(), held: None };
+    let mut source = Source { body, bounds, started: Instant::now(), bytes: 0, memory: memory.clone(), held: None };
     let media_type = media_type(&head.headers);
-    let (mut picture, parameters) = if media_type.starts_with("multipart/form-data") {
+    let (pictures, parameters) = if media_type.starts_with("multipart/form-data") {
         multipart(&mut source, &media_type).await?
     } else {
         let mut picture = Picture::with_capacity(declared.unwrap_or_default());
         while let Some(chunk) = source.chunk().await? {
             picture.push(&chunk);
         }
-        if media_type.starts_with("application/json") { from_json(&picture.bytes)? } else { (picture, Vec::new()) }
+        if media_type.starts_with("application/json") {
+            from_json(picture.bytes.freeze()).await?
+        } else {
+            (vec![picture], Vec::new())
+        }
     };
     metrics.body_bytes.inc_by(source.bytes as u64);
-    if picture.bytes.is_empty() {
-        return Err(ApiError::new(Code::InvalidRequest, "the body holds no picture: send the file's bytes"));
+    if pictures.is_empty() {
+        return Err(no_picture());
+    }
+    if pictures.len() > bounds.pictures {
+        return Err(bounds.too_many());
     }
     let received = Instant::now();
-    Ok(Upload {
-        content: picture.finish(),
-        bytes: picture.bytes.freeze(),
-        parameters,
-        received,
-        read: received.saturating_duration_since(source.started),
-        hash: picture.hash_time,
-        memory: source.held,
-    })
+    let read = received.saturating_duration_since(source.started);
+    let memory = source.held.map(Arc::new);
+    let upload = |picture: Picture| {
+        let (hash, content) = (picture.hash_time, *picture.hasher.finalize().as_bytes());
+        let bytes = picture.finish()?;
+        Ok(Upload { bytes, content, parameters: Vec::new(), received, read, hash, memory: memory.clone() })
+    };
+    Ok(Form { pictures: pictures.into_iter().map(upload).collect(), parameters, received })
 }
 
 fn declared_length(headers: &HeaderMap) -> Option<usize> {
@@ -101,9 +160,8 @@ fn media_type(headers: &HeaderMap) -> String {
     value.unwrap_or_default().to_owned()
 }
 
-fn too_large() -> ApiError {
-    let limit = limits::BODY_BYTES_MAX >> 20;
-    ApiError::new(Code::PayloadTooLarge, format!("the body is larger than {limit} MiB: send a smaller file"))
+fn no_picture() -> ApiError {
+    invalid("the body holds no picture: send the file's bytes, a form field named `file`, or JSON with `image`")
 }
 
 fn invalid(message: impl Into<String>) -> ApiError {
@@ -129,21 +187,29 @@ impl Picture {
         self.hash_time += start.elapsed();
     }
 
-    fn finish(&mut self) -> [u8; 32] {
-        *self.hasher.finalize().as_bytes()
+    fn finish(self) -> Result<Bytes, ApiError> {
+        match self.bytes.len() {
+            0 => Err(ApiError::new(Code::InvalidRequest, "the picture is empty: send the file's bytes")),
+            bytes if bytes > limits::BODY_BYTES_MAX => {
+                let limit = limits::BODY_BYTES_MAX >> 20;
+                Err(ApiError::new(Code::PayloadTooLarge, format!("the picture is larger than {limit} MiB")))
+            }
+            _ => Ok(self.bytes.freeze()),
+        }
     }
 }
 
 /// The request's body under its bounds.
-struct Source {
+struct Source<'a> {
     body: Body,
+    bounds: &'a Bounds,
     started: Instant,
     bytes: usize,
     memory: BodyMemory,
     held: Option<OwnedSemaphorePermit>,
 }
 
-impl Source {
+impl Source<'_> {
     /// The next piece; `None` at the end.
     async fn chunk(&mut self) -> Result<Option<Bytes>, ApiError> {
         loop {
@@ -154,8 +220,8 @@ impl Source {
             // Trailers say nothing to us.
             let Ok(chunk) = frame.into_data() else { continue };
             self.bytes += chunk.len();
-            if self.bytes > limits::BODY_BYTES_MAX {
-                return Err(too_large());
+            if self.bytes > self.bounds.bytes {
+                return Err(self.bounds.too_large());
             }
             self.hold()?;
             return Ok(Some(chunk));
@@ -184,27 +250,25 @@ impl Source {
     }
 }
 
-fn pieces(source: &mut Source) -> impl Stream<Item = Result<Bytes, ApiError>> + Send {
+fn pieces(source: &mut Source<'_>) -> impl Stream<Item = Result<Bytes, ApiError>> + Send {
     futures::stream::try_unfold(source, async |source| Ok(source.chunk().await?.map(|chunk| (chunk, source))))
 }
 
-type Received = (Picture, Vec<(String, String)>);
+type Received = (Vec<Picture>, Vec<(String, String)>);
 
-async fn multipart(source: &mut Source, media_type: &str) -> Result<Received, ApiError> {
+async fn multipart(source: &mut Source<'_>, media_type: &str) -> Result<Received, ApiError> {
     let boundary = multer::parse_boundary(media_type).map_err(|error| invalid(format!("multipart: {error}")))?;
+    let bounds = source.bounds;
     let mut form = multer::Multipart::new(Box::pin(pieces(source)), boundary);
-    let mut picture: Option<Picture> = None;
-    let mut parameters = Vec::new();
-    let mut parts = 0;
+    let (mut pictures, mut parameters) = (Vec::new(), Vec::new());
     while let Some(mut field) = form.next_field().await.map_err(of_multipart)? {
-        parts += 1;
-        if parts > limits::MULTIPART_PARTS_MAX {
-            return Err(invalid(format!("multipart: more than {} parts", limits::MULTIPART_PARTS_MAX)));
+        if pictures.len() + parameters.len() == bounds.parts {
+            return Err(invalid(format!("multipart: more than {} parts", bounds.parts)));
         }
         let name = field.name().unwrap_or_default().to_owned();
-        let is_file = matches!(name.as_str(), "file" | "image");
-        if is_file && picture.is_some() {
-            return Err(invalid("multipart: one picture a request, found a second"));
+        let is_file = matches!(name.as_str(), "file" | "files" | "image" | "images" | "images[]");
+        if is_file && pictures.len() == bounds.pictures {
+            return Err(bounds.too_many());
         }
         let mut value = Picture::with_capacity(0);
         while let Some(chunk) = field.chunk().await.map_err(of_multipart)? {
@@ -214,14 +278,13 @@ async fn multipart(source: &mut Source, media_type: &str) -> Result<Received, Ap
             }
         }
         if is_file {
-            picture = Some(value);
+            pictures.push(value);
         } else {
             let text = String::from_utf8(value.bytes.to_vec());
             parameters.push((name, text.map_err(|_| invalid("multipart: a parameter is not UTF-8"))?));
         }
     }
-    let picture = picture.ok_or_else(|| invalid("multipart: no field named `file` (or `image`)"))?;
-    Ok((picture, parameters))
+    Ok((pictures, parameters))
 }
 
 fn of_multipart(error: multer::Error) -> ApiError {
@@ -235,20 +298,19 @@ fn of_multipart(error: multer::Error) -> ApiError {
     }
 }
 
-/// `{"image":"<base64>", "conf":0.3, …}`
-fn from_json(document: &[u8]) -> Result<Received, ApiError> {
-    let value = serde_json::from_slice(document).map_err(|error| invalid(format!("JSON: {error}")))?;
-    let Value::Object(mut fields) = value else { return Err(invalid("JSON: expected an object")) };
-    let Some(Value::String(encoded)) = fields.remove("image") else {
-        return Err(invalid("JSON: expected the picture as base64 text in `image`"));
+/// Off the runtime's threads: 64 MiB of base64 take tens of milliseconds.
+async fn from_json(body: Bytes) -> Result<Received, ApiError> {
+    let read = move || {
+        let document = json::read(&body)?;
+        let picture = |bytes: Vec<u8>| {
+            let mut picture = Picture::with_capacity(0);
+            picture.push(&bytes);
+            picture
+        };
+        Ok((document.pictures.into_iter().map(picture).collect(), document.parameters))
     };
-    let decoded = base64::engine::general_purpose::STANDARD.decode(encoded.trim());
-    let mut picture = Picture::with_capacity(0);
-    picture.push(&decoded.map_err(|error| invalid(format!("JSON: `image` is not base64: {error}")))?);
-    let text = |value: Value| match value {
-        Value::String(text) => text,
-        Value::Array(items) => items.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
-        other => other.to_string(),
-    };
-    Ok((picture, fields.into_iter().map(|(name, value)| (name, text(value))).collect()))
+    // The task is never aborted, so the only error is a panic.
+    let read = tokio::task::spawn_blocking(read).await;
+    read.map_err(|_| ApiError::new(Code::Internal, "reading the JSON crashed"))?
+        .map_err(|error: serde_json::Error| invalid(format!("JSON: {error}")))
 }

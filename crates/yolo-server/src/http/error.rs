@@ -5,12 +5,14 @@ use std::time::Duration;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::random;
 
 /// Closed set of what can go wrong; documented for clients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
 pub enum Code {
     /// Malformed HTTP, multipart, JSON or base64; an unknown parameter; an empty body.
     InvalidRequest,
@@ -28,6 +30,10 @@ pub enum Code {
     RequestTimeout,
     /// More bytes than accepted.
     PayloadTooLarge,
+    /// Path and query together are too long.
+    UriTooLong,
+    /// The headers together are too long.
+    HeadersTooLarge,
     /// Neither JPEG, PNG nor WebP, told by the magic bytes.
     UnsupportedImage,
     /// Damaged or truncated.
@@ -61,6 +67,34 @@ pub enum Code {
 }
 
 impl Code {
+    /// Every code, by its status.
+    pub const ALL: [Self; 24] = [
+        Self::InvalidRequest,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::RequestTimeout,
+        Self::IdempotencyConflict,
+        Self::TaskExpired,
+        Self::PayloadTooLarge,
+        Self::UriTooLong,
+        Self::UnsupportedImage,
+        Self::BadImage,
+        Self::ImageTooLarge,
+        Self::ImageEmpty,
+        Self::InvalidParameter,
+        Self::ImgszUnavailable,
+        Self::QueueFull,
+        Self::PredictedLate,
+        Self::HeadersTooLarge,
+        Self::InferenceFailed,
+        Self::Internal,
+        Self::Starting,
+        Self::Draining,
+        Self::EngineFailed,
+        Self::StoreUnavailable,
+        Self::DeadlineExceeded,
+    ];
+
     /// The code as clients see it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -72,6 +106,8 @@ impl Code {
             Self::Superseded => "superseded",
             Self::RequestTimeout => "request_timeout",
             Self::PayloadTooLarge => "payload_too_large",
+            Self::UriTooLong => "uri_too_long",
+            Self::HeadersTooLarge => "headers_too_large",
             Self::UnsupportedImage => "unsupported_image",
             Self::BadImage => "bad_image",
             Self::ImageTooLarge => "image_too_large",
@@ -101,6 +137,8 @@ impl Code {
             Self::Superseded => StatusCode::CONFLICT,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::UnsupportedImage => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BadImage
             | Self::ImageTooLarge
@@ -157,6 +195,12 @@ impl Code {
     }
 }
 
+impl Serialize for Code {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
 /// An error on its way to the client.
 ///
 /// As a response it is only a status and an extension: the outermost layer knows the request's id and writes the body.
@@ -188,11 +232,16 @@ impl ApiError {
         self
     }
 
+    /// The error as JSON, for a request of this id.
+    pub fn body<'a>(&'a self, request_id: &'a str) -> ErrorBody<'a> {
+        let Self { code, message, .. } = self;
+        let error = ErrorDetail { code: *code, message, request_id, retryable: code.retryable() };
+        ErrorBody { error }
+    }
+
     /// The complete response, for a request of this id.
     pub fn render(&self, request_id: &str) -> Response {
-        let error =
-            Body { code: self.code.as_str(), message: &self.message, request_id, retryable: self.code.retryable() };
-        let mut response = (self.code.status(), Json(Envelope { error })).into_response();
+        let mut response = (self.code.status(), Json(self.body(request_id))).into_response();
         if let Some(time) = self.retry_after {
             let seconds = (time.as_secs_f64() * random::within(0.5, 1.5)).ceil().max(1.0);
             if let Ok(value) = HeaderValue::from_str(&format!("{seconds:.0}")) {
@@ -203,16 +252,20 @@ impl ApiError {
     }
 }
 
-#[derive(Serialize)]
-struct Envelope<'a> {
-    error: Body<'a>,
+/// What every failed request, and every failed picture of a batch, is answered.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Error")]
+pub struct ErrorBody<'a> {
+    error: ErrorDetail<'a>,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
-    code: &'a str,
+#[derive(Debug, Serialize, JsonSchema)]
+struct ErrorDetail<'a> {
+    code: Code,
+    /// A sentence that says what to change.
     message: &'a str,
     request_id: &'a str,
+    /// Whether the same request may succeed later, or on another pod.
     retryable: bool,
 }
 
@@ -221,5 +274,21 @@ impl IntoResponse for ApiError {
         let mut response = self.code.status().into_response();
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_listed_and_named_as_its_variant() {
+        let schema = schemars::schema_for!(Code).to_value();
+        let variants = schema["oneOf"].as_array().unwrap();
+        let mut named: Vec<_> = variants.iter().map(|variant| variant["const"].as_str().unwrap()).collect();
+        let mut listed: Vec<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        named.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(named, listed);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -27,11 +26,6 @@ pub fn admin_router(app: Arc<App>) -> Router {
         .route("/log", get(log).put(set_log))
         .layer(DefaultBodyLimit::max(LOG_BODY_BYTES_MAX))
         .with_state(app)
-}
-
-/// `GET /version` of the API.
-pub(super) async fn version() -> Response {
-    Json(serde_json::json!({"name": "yolo-server", "version": env!("CARGO_PKG_VERSION")})).into_response()
 }
 
 async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {

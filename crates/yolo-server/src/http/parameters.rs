@@ -15,6 +15,17 @@ const TIMEOUT_MS_MAX: u64 = 600_000;
 /// Most classes in a filter.
 const CLASSES_MAX: usize = 1_000;
 
+/// What a request may choose from: the served model and its defaults.
+#[derive(Debug, Clone, Copy)]
+pub struct Served<'a> {
+    /// The model's name.
+    pub model: &'a str,
+    /// Parameters of a request that chooses nothing.
+    pub defaults: &'a Parameters,
+    /// Side of the model's input.
+    pub side_px: u32,
+}
+
 /// A request's choices on top of the server's defaults.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Wishes {
@@ -34,20 +45,20 @@ impl Wishes {
     /// Reads the query and the headers.
     ///
     /// # Errors
-    /// 400 for an unknown parameter or one of a wrong form, 422 for one out of range.
-    pub fn of_head(uri: &Uri, headers: &HeaderMap, defaults: &Parameters, side_px: u32) -> Result<Self, ApiError> {
+    /// 400 for an unknown parameter or one of a wrong form, 404 for another model, 422 for one out of range.
+    pub fn of_head(uri: &Uri, headers: &HeaderMap, served: &Served<'_>) -> Result<Self, ApiError> {
         let query = Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|error| ApiError::new(Code::InvalidRequest, format!("query: {error}")))?;
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let attempt = |name| text(name).trim().parse::<u32>().is_ok_and(|attempt| attempt > 1);
         let mut wishes = Self {
-            parameters: defaults.clone(),
+            parameters: served.defaults.clone(),
             timeout: None,
             bypass_cache: text(header::CACHE_CONTROL.as_str()).contains("no-cache"),
             retry: attempt("x-retry-attempt") || attempt("x-envoy-attempt-count"),
             place: Place { stream: stream(text("x-stream-id"))?, ..Place::of_new_request() },
         };
-        wishes.add(&query.0, side_px)?;
+        wishes.add(&query.0, served)?;
         Ok(wishes)
     }
 
@@ -55,11 +66,11 @@ impl Wishes {
     ///
     /// # Errors
     /// As [`Self::of_head`].
-    pub fn add(&mut self, pairs: &[(String, String)], side_px: u32) -> Result<(), ApiError> {
-        pairs.iter().try_for_each(|(name, value)| self.set(name, value.trim(), side_px))
+    pub fn add(&mut self, pairs: &[(String, String)], served: &Served<'_>) -> Result<(), ApiError> {
+        pairs.iter().try_for_each(|(name, value)| self.set(name, value.trim(), served))
     }
 
-    fn set(&mut self, name: &str, value: &str, side_px: u32) -> Result<(), ApiError> {
+    fn set(&mut self, name: &str, value: &str, served: &Served<'_>) -> Result<(), ApiError> {
         let parameters = &mut self.parameters;
         match name {
             "conf" => parameters.confidence = within(name, value, 0.0..=1.0)?,
@@ -70,15 +81,21 @@ impl Wishes {
             "normalize" => parameters.normalize = switch(name, value)?,
             "masks" => parameters.masks = masks(value)?,
             "timeout_ms" => self.timeout = Some(Duration::from_millis(within(name, value, 1..=TIMEOUT_MS_MAX)?)),
-            "imgsz" if within(name, value, 1..=u32::MAX)? == side_px => {}
+            "model" if value == served.model => {}
+            "model" => {
+                let message = format!("no model {value:.64} here: leave it out or ask for {}", served.model);
+                return Err(ApiError::new(Code::NotFound, message));
+            }
+            "imgsz" if within(name, value, 1..=u32::MAX)? == served.side_px => {}
             "imgsz" => {
-                let message = format!("imgsz {value:.32} is not served here: leave it out or ask for {side_px}");
+                let message =
+                    format!("imgsz {value:.32} is not served here: leave it out or ask for {}", served.side_px);
                 return Err(ApiError::new(Code::ImgszUnavailable, message));
             }
             _ => {
                 let message = format!(
                     "unknown parameter {name:.64}: known are conf, iou, max_det, classes, agnostic_nms, normalize, masks, \
-                     imgsz, timeout_ms"
+                     imgsz, model, timeout_ms"
                 );
                 return Err(ApiError::new(Code::InvalidRequest, message));
             }
@@ -147,14 +164,20 @@ fn classes(value: &str) -> Result<Option<Vec<u32>>, ApiError> {
 mod tests {
     use super::*;
 
-    fn read(query: &str) -> Result<Wishes, ApiError> {
+    fn read_with(query: &str, headers: &HeaderMap) -> Result<Wishes, ApiError> {
         let uri = Uri::builder().path_and_query(format!("/predict?{query}")).build();
-        Wishes::of_head(&uri.unwrap_or_default(), &HeaderMap::new(), &Parameters::default(), 640)
+        let served = Served { model: "yolo11n", defaults: &Parameters::default(), side_px: 640 };
+        Wishes::of_head(&uri.unwrap_or_default(), headers, &served)
+    }
+
+    fn read(query: &str) -> Result<Wishes, ApiError> {
+        read_with(query, &HeaderMap::new())
     }
 
     #[test]
     fn every_parameter_is_read() {
-        let query = "conf=0.5&iou=0.4&max_det=7&classes=0,%202&agnostic_nms=true&normalize=1&masks=rle&imgsz=640&timeout_ms=250";
+        let query = "conf=0.5&iou=0.4&max_det=7&classes=0,%202&agnostic_nms=true&normalize=1&masks=rle&imgsz=640\
+                     &timeout_ms=250&model=yolo11n";
         let wishes = read(query).unwrap();
         let parameters = Parameters {
             confidence: 0.5,
@@ -185,6 +208,7 @@ mod tests {
             ("masks=png", Code::InvalidRequest),
             ("timeout_ms=0", Code::InvalidParameter),
             ("imgsz=320", Code::ImgszUnavailable),
+            ("model=yolo11x", Code::NotFound),
         ] {
             let error = read(query).unwrap_err();
             assert_eq!(error.code, code, "{query}");
@@ -197,9 +221,7 @@ mod tests {
         let headers = [("x-envoy-attempt-count", "2"), ("cache-control", "no-cache")];
         let headers =
             headers.into_iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-        let read =
-            |headers| Wishes::of_head(&"/predict".parse().unwrap(), headers, &Parameters::default(), 640).unwrap();
-        let (first, again) = (read(&HeaderMap::new()), read(&headers));
+        let (first, again) = (read("").unwrap(), read_with("", &headers).unwrap());
         assert_eq!((first.retry, first.bypass_cache), (false, false));
         assert_eq!((again.retry, again.bypass_cache), (true, true));
     }

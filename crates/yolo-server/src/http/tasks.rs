@@ -34,13 +34,12 @@ pub async fn submit(State(app): State<Arc<App>>, request: Request) -> Result<Res
     if app.lifecycle.stage() > Stage::Serving && !tasks.durable() {
         return Err(ApiError::new(Code::Draining, "the server is shutting down and would lose the task"));
     }
-    let request_id = request.extensions().get::<RequestId>().map(|id| id.0.to_string()).unwrap_or_default();
+    let request_id = RequestId::of(&request).to_string();
     let idempotency_key = idempotency_key(request.headers())?;
     let query = request.uri().query().unwrap_or_default().to_owned();
-    let side_px = predictor.model().info.size().width_px;
-    let mut wishes = Wishes::of_head(request.uri(), request.headers(), predictor.defaults(), side_px)?;
+    let mut wishes = Wishes::of_head(request.uri(), request.headers(), &predictor.served())?;
     let upload = body::receive(request, &app.bodies, &app.metrics.http).await?;
-    wishes.add(&upload.parameters, side_px)?;
+    wishes.add(&upload.parameters, &predictor.served())?;
     let counter = if wishes.retry { &app.metrics.images.retries } else { &app.metrics.tasks.arrivals };
     counter.inc();
     let work = Work {

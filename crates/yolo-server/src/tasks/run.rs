@@ -10,10 +10,10 @@ use tokio::task::JoinSet;
 use super::{Claim, End, Failure, Status, Tasks, Work};
 use crate::app::App;
 use crate::batcher::Lane;
+use crate::http::answer::PredictionBody;
 use crate::http::body::Upload;
 use crate::http::error::{ApiError, Code};
 use crate::http::parameters::Wishes;
-use crate::http::predict;
 use crate::knobs::Knobs;
 use crate::lifecycle::Stage;
 use crate::predictor::{Predictor, images_outcome};
@@ -94,7 +94,7 @@ async fn answer(app: &App, claim: &Claim) -> Result<(&'static str, Box<RawValue>
         }
     };
     app.metrics.images.detections.inc_by(prediction.answer.detections.len() as u64);
-    let document = predict::document(predictor, &prediction, &wishes, &claim.work.request_id);
+    let document = PredictionBody::new(predictor, &prediction, &wishes, &claim.work.request_id);
     let result = to_raw_value(&document).map_err(|error| ApiError::new(Code::Internal, error.to_string()))?;
     Ok((images_outcome(prediction.cache), result))
 }
@@ -112,9 +112,8 @@ fn wishes(work: &Work, predictor: &Predictor) -> Result<Wishes, ApiError> {
     if work.bypass_cache {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     }
-    let side_px = predictor.model().info.size().width_px;
-    let mut wishes = Wishes::of_head(&uri, &headers, predictor.defaults(), side_px)?;
-    wishes.add(&work.form, side_px)?;
+    let mut wishes = Wishes::of_head(&uri, &headers, &predictor.served())?;
+    wishes.add(&work.form, &predictor.served())?;
     wishes.place.lane = Lane::Spare;
     Ok(wishes)
 }

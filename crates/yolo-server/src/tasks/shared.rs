@@ -106,7 +106,7 @@ impl SharedTasks {
             names: Names::shared(),
             times,
             // A restarted container has its pod's name, but not its tasks.
-            consumer: format!("{}-{}", id::host(), random::request_id()),
+            consumer: format!("{}-{}", id::host(), random::digits()),
             scripts: Scripts {
                 submit: Script::new(include_str!("shared/scripts/submit.lua")),
                 begin: Script::new(include_str!("shared/scripts/begin.lua")),

@@ -1,10 +1,28 @@
-//! The error table: every row that this path can reach, as a client meets it.
+//! The error table, row by row, as a client meets it on a socket. (`starting` and `draining` are in `sockets`.)
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::Request;
 use proptest::prelude::*;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use yolo_server::Server;
+use yolo_server::app::App;
+use yolo_server::batcher::Batcher;
+use yolo_server::engine::{LoadedModel, emulated as emulated_engine};
+use yolo_server::lifecycle::Stage;
+use yolo_server::predictor::Predictor;
+use yolo_server::prepare::Preparer;
+use yolo_vision::Parameters;
 
-use crate::support::{Answer, call, emulated, metric, png, post, predict, start, start_patient};
+use crate::isolation::fragile;
+use crate::support::{
+    self, Answer, PATIENCE, emulated, eventually, metric, multipart, png, post, predict, send, start, start_patient,
+};
 
 /// An error has its status, its code, a sentence, the request's id, and says whether to retry.
 fn assert_error(answer: &Answer, status: u16, code: &str) {
@@ -13,6 +31,25 @@ fn assert_error(answer: &Answer, status: u16, code: &str) {
     assert!(error["message"].as_str().unwrap().len() > 10);
     assert_eq!(error["request_id"].as_str().unwrap(), answer.headers["x-request-id"]);
     assert!(error["retryable"].is_boolean());
+}
+
+/// What the server answers to these bytes, until it closes.
+async fn raw(server: &Server, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(server.api_address()).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("an answer and its end").unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+/// What the server answers to a body that it may refuse while it is being sent.
+async fn upload(server: &Server, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(server.api_address()).await.unwrap();
+    let (mut reading, mut writing) = stream.split();
+    let mut answer = Vec::new();
+    // Refused half-way, the rest cannot be written and the connection is reset after the answer.
+    let _ = tokio::join!(writing.write_all(bytes), reading.read_to_end(&mut answer));
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 fn form(content_type: &str, body: &str) -> Request<Body> {
@@ -38,24 +75,30 @@ fn crc32(bytes: &[u8]) -> u32 {
 async fn bad_requests_and_bad_pictures_get_their_row_of_the_table() {
     let server = start(emulated(0, 1)).await;
     let whole = png(32, 32, [1, 2, 3]);
-    let multipart = "multipart/form-data; boundary=x";
+    let media_type = "multipart/form-data; boundary=x";
     for (request, status, code) in [
         (post("/predict", ""), 400, "invalid_request"),
         (post("/predict?speed=fast", whole.clone()), 400, "invalid_request"),
         (post("/predict?conf=high", whole.clone()), 400, "invalid_request"),
         (form("multipart/form-data", "x"), 400, "invalid_request"),
-        (form(multipart, "no boundary here"), 400, "invalid_request"),
+        (form(media_type, "no boundary here"), 400, "invalid_request"),
         (
-            form(multipart, "--x\r\nContent-Disposition: form-data; name=\"conf\"\r\n\r\n0.5\r\n--x--\r\n"),
+            form(media_type, "--x\r\nContent-Disposition: form-data; name=\"conf\"\r\n\r\n0.5\r\n--x--\r\n"),
             400,
             "invalid_request",
         ),
         (form("application/json", "{\"image\":"), 400, "invalid_request"),
         (form("application/json", "{\"image\":\"*\"}"), 400, "invalid_request"),
         (form("application/json", "[]"), 400, "invalid_request"),
+        (support::json("/predict", &json!({"image": "QQ==", "conf": [[0.5]]})), 400, "invalid_request"),
+        (support::json("/predict", &json!({"images": ["QQ==", "QQ=="]})), 400, "invalid_request"),
+        (form("application/json", &"[".repeat(100_000)), 400, "invalid_request"),
+        (multipart("/predict", &[("file", &whole), ("file", &whole)]), 400, "invalid_request"),
+        (multipart("/predict", &[("conf", b"0.5"); 9]), 400, "invalid_request"),
         (post("/elsewhere", ""), 404, "not_found"),
+        (post("/predict?model=another", whole.clone()), 404, "not_found"),
         (Request::get("/predict").body(Body::empty()).unwrap(), 405, "method_not_allowed"),
-        (post("/predict", vec![0; (20 << 20) + 1]), 413, "payload_too_large"),
+        (post(&format!("/predict?conf={}", "1".repeat(9_000)), ""), 414, "uri_too_long"),
         (post("/predict", "GIF89a is no picture of ours"), 415, "unsupported_image"),
         (post("/predict", whole[..whole.len() - 20].to_vec()), 422, "bad_image"),
         (post("/predict", png_header(20_000, 1)), 422, "image_too_large"),
@@ -63,7 +106,7 @@ async fn bad_requests_and_bad_pictures_get_their_row_of_the_table() {
         (post("/predict?max_det=0", whole.clone()), 422, "invalid_parameter"),
         (post("/predict?imgsz=1280", whole.clone()), 422, "imgsz_unavailable"),
     ] {
-        assert_error(&call(&server, request).await, status, code);
+        assert_error(&send(&server, request).await, status, code);
     }
     assert_eq!(predict(&server, &whole).await.status, 200, "and a good one is served");
     assert!((metric(&server, r#"yolo_images_total{outcome="ok",source="sync"}"#).await - 1.0).abs() < 1e-9);
@@ -74,8 +117,151 @@ async fn bad_requests_and_bad_pictures_get_their_row_of_the_table() {
 #[tokio::test]
 async fn a_wrong_method_is_told_the_right_one() {
     let server = start(emulated(0, 1)).await;
-    let answer = call(&server, Request::delete("/predict").body(Body::empty()).unwrap()).await;
+    let answer = send(&server, Request::delete("/predict").body(Body::empty()).unwrap()).await;
     assert_eq!(answer.headers["allow"], "POST");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn long_headers_are_431() {
+    let server = start(emulated(0, 1)).await;
+    let with = |bytes: usize| {
+        let request = Request::post("/predict").header("x-padding", "x".repeat(bytes));
+        request.body(png(8, 8, [1; 3]).into()).unwrap()
+    };
+    assert_eq!(send(&server, with(15 << 10)).await.status, 200);
+    assert_error(&send(&server, with(17 << 10)).await, 431, "headers_too_large");
+    assert_eq!(send(&server, with(40 << 10)).await.status, 431, "refused by the parser");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_no_http_is_400_and_the_end() {
+    let server = start(emulated(0, 1)).await;
+    assert!(raw(&server, b"this is not HTTP\r\n\r\n").await.starts_with("HTTP/1.1 400"));
+    assert_eq!(predict(&server, &png(8, 8, [1; 3])).await.status, 200, "and others are served");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_that_declares_too_much_is_413_before_it_is_sent() {
+    let server = start(emulated(0, 1)).await;
+    for (path, bytes) in [("/predict", (20 << 20) + 1), ("/predict/batch", (64 << 20) + 1)] {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: {bytes}\r\n\r\n");
+        let answer = raw(&server, head.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("payload_too_large"), "{answer}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_of_unknown_length_is_counted_while_it_comes() {
+    let server = start(emulated(0, 1)).await;
+    let mut stream = TcpStream::connect(server.api_address()).await.unwrap();
+    let (mut reading, mut writing) = stream.split();
+    let upload = async {
+        writing.write_all(b"POST /predict HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n").await?;
+        let chunk = [b"10000\r\n".as_slice(), &[0; 1 << 16], b"\r\n"].concat();
+        for _ in 0..1_000 {
+            writing.write_all(&chunk).await?; // fails when the server has closed
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    let mut status = [0; 12];
+    let (uploaded, answered) = tokio::join!(upload, reading.read_exact(&mut status));
+    answered.unwrap();
+    assert_eq!(&status, b"HTTP/1.1 413");
+    assert!(uploaded.is_err(), "the server took all of it");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_in_is_408() {
+    let server = start(emulated(0, 1)).await;
+    let head = b"POST /predict HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: 1000\r\n\r\nfirst bytes";
+    let answer = raw(&server, head).await;
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("request_timeout"), "{answer}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn more_bodies_than_memory_for_them_are_429_and_given_back() {
+    let server = start(emulated(0, 1)).await;
+    let head = format!("POST /predict HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n", 20 << 20);
+    let unfinished = [head.as_bytes(), &vec![0; 19 << 20]].concat();
+    let mut streams = Vec::new();
+    for _ in 0..6 {
+        let mut stream = TcpStream::connect(server.api_address()).await.unwrap();
+        stream.write_all(&unfinished).await.unwrap();
+        streams.push(stream);
+    }
+    let large = [head.replace("Host: t", "Host: t\r\nConnection: close").as_bytes(), &vec![0; 20 << 20]].concat();
+    eventually("the memory is taken", async || {
+        let answer = upload(&server, &large).await;
+        answer.starts_with("HTTP/1.1 429") && answer.contains("queue_full") && answer.contains("retry-after")
+    })
+    .await;
+    drop(streams);
+    eventually("given back", async || upload(&server, &large).await.starts_with("HTTP/1.1 415")).await;
+    server.stop().await;
+}
+
+/// Serves a model whose engine fails while `broken`; returns where.
+async fn serve_fragile(broken: &Arc<AtomicBool>) -> (std::net::SocketAddr, Arc<App>) {
+    let config = emulated(1, 1);
+    let model: LoadedModel = fragile(emulated_engine::load(&config).unwrap(), broken);
+    let app = Arc::new(App::new());
+    let batcher = Batcher::start(&model, 1, app.knobs(), &app.metrics).unwrap();
+    let preparer = Preparer::new(1, model.info.size(), app.metrics.images.clone());
+    let metrics = Arc::clone(&app.metrics);
+    let predictor = Predictor::new(model, Parameters::default(), (batcher, preparer), app.cache(), metrics);
+    app.serve(predictor).unwrap();
+    app.lifecycle.advance(Stage::Serving);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = yolo_server::http::router(Arc::clone(&app));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (address, app)
+}
+
+#[tokio::test]
+async fn an_engine_that_fails_is_500_and_one_that_keeps_failing_503_until_it_works() {
+    let broken = Arc::new(AtomicBool::new(false));
+    let (address, app) = serve_fragile(&broken).await;
+    let batcher = app.predictor().unwrap().batcher();
+    let mut shade = 0;
+    let mut next = async || {
+        shade += 1;
+        support::send_to(address, post("/predict", png(8, 8, [shade; 3]))).await
+    };
+    assert_eq!(next().await.status, 200);
+    broken.store(true, Ordering::SeqCst);
+    assert_error(&next().await, 500, "inference_failed");
+    eventually("engine failed", async || next().await.code() == "engine_failed").await;
+    let refused = next().await;
+    assert_error(&refused, 503, "engine_failed");
+    assert!(refused.headers.contains_key("retry-after"));
+    broken.store(false, Ordering::SeqCst);
+    eventually("healed", async || batcher.sound()).await;
+    assert_eq!(next().await.status, 200);
+    batcher.stop();
+}
+
+#[tokio::test]
+async fn an_image_that_is_queued_past_its_deadline_is_504() {
+    let server = start_patient(emulated(400, 0)).await;
+    let mut answers = Vec::new();
+    let first = async {
+        let answer = send(&server, post("/predict", png(8, 8, [1; 3]))).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    };
+    let second = async {
+        eventually("the first runs", async || metric(&server, "yolo_images_in_flight").await > 0.5).await;
+        let late = Request::post("/predict?timeout_ms=150").body(png(8, 8, [2; 3]).into()).unwrap();
+        answers.push(send(&server, late).await);
+    };
+    tokio::time::timeout(Duration::from_secs(10), async { tokio::join!(first, second) }).await.unwrap();
+    assert_error(&answers[0], 504, "deadline_exceeded");
     server.stop().await;
 }
 
@@ -105,7 +291,7 @@ async fn a_long_queue_refuses_early_and_says_when_to_come_back() {
 #[tokio::test]
 async fn an_answer_that_takes_longer_than_the_request_allows_is_504() {
     let server = start_patient(emulated(300, 0)).await;
-    let answer = call(&server, post("/predict?timeout_ms=100", png(8, 8, [1; 3]))).await;
+    let answer = send(&server, post("/predict?timeout_ms=100", png(8, 8, [1; 3]))).await;
     assert_error(&answer, 504, "deadline_exceeded");
     server.stop().await;
 }

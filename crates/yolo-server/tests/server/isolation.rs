@@ -48,6 +48,12 @@ impl Engine for FragileEngine {
     }
 }
 
+/// `model` with an engine that fails while `broken`.
+pub fn fragile(model: LoadedModel, broken: &Arc<AtomicBool>) -> LoadedModel {
+    let sessions = Fragile { inner: model.sessions, broken: Arc::clone(broken), opened: Arc::new(AtomicU32::new(0)) };
+    LoadedModel { sessions: Arc::new(sessions), ..model }
+}
+
 struct Setup {
     batcher: Batcher,
     broken: Arc<AtomicBool>,

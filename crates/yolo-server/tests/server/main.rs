@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a helper that fails is a failed test")]
 
+mod annotate;
+mod batch;
 mod batching;
 mod errors;
 mod fairness;
@@ -10,6 +12,7 @@ mod isolation;
 mod knobs;
 mod metrics;
 mod onnx;
+mod openapi;
 mod predict;
 mod program;
 mod redis;
@@ -18,4 +21,5 @@ mod shared_tasks;
 mod sockets;
 mod support;
 mod tasks;
+mod trace;
 mod vision_tasks;

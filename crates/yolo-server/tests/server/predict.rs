@@ -1,23 +1,10 @@
 //! `POST /predict`: what comes back, and that every way of sending is the same.
 
-use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, call, emulated, metric, png, post, predict, start};
-
-fn multipart(fields: &[(&str, &[u8])]) -> Request<Body> {
-    let mut body = Vec::new();
-    for (name, value) in fields {
-        body.extend_from_slice(format!("--edge\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n").as_bytes());
-        body.extend_from_slice(value);
-        body.extend_from_slice(b"\r\n");
-    }
-    body.extend_from_slice(b"--edge--\r\n");
-    let request = Request::post("/predict").header("content-type", "multipart/form-data; boundary=edge");
-    request.body(body.into()).unwrap()
-}
+use crate::support::{self, Answer, call, emulated, metric, multipart, png, post, predict, start};
 
 fn detections(answer: &Answer) -> &Value {
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
@@ -51,12 +38,10 @@ async fn every_way_of_sending_a_picture_gives_the_same_detections() {
     let server = start(emulated(0, 1)).await;
     let picture = png(64, 64, [200, 10, 10]);
     let raw = predict(&server, &picture).await;
-    let file = call(&server, multipart(&[("file", &picture)])).await;
-    let image = call(&server, multipart(&[("conf", b"0.25"), ("image", &picture)])).await;
+    let file = call(&server, multipart("/predict", &[("file", &picture)])).await;
+    let image = call(&server, multipart("/predict", &[("conf", b"0.25"), ("image", &picture)])).await;
     let text = base64::engine::general_purpose::STANDARD.encode(&picture);
-    let json = Request::post("/predict").header("content-type", "application/json");
-    let json = json.body(json!({"image": text, "classes": [0, 1]}).to_string().into()).unwrap();
-    let json = call(&server, json).await;
+    let json = call(&server, support::json("/predict", &json!({"image": text, "classes": [0, 1]}))).await;
     for other in [&file, &image, &json] {
         assert_eq!(detections(other), detections(&raw));
     }
@@ -113,5 +98,21 @@ async fn equal_pictures_that_arrive_together_are_run_once() {
     let caches: Vec<_> = answers.iter().map(|answer| answer.body["cache"].as_str().unwrap()).collect();
     assert_eq!(caches.iter().filter(|cache| **cache == "miss").count(), 1, "{caches:?}");
     assert_eq!(caches.iter().filter(|cache| **cache == "coalesced").count(), 5, "{caches:?}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_picture_offered_again_after_a_refusal_is_no_new_demand() {
+    let server = start(emulated(200, 0)).await;
+    server.app().offer_knobs(br#"{"deadlineMillis":100,"cacheBytes":0,"maxBatchSize":1}"#);
+    let pictures: Vec<_> = (0..6).map(|shade| png(8, 8, [shade; 3])).collect();
+    let answers = futures::future::join_all(pictures.iter().map(|picture| predict(&server, picture))).await;
+    let refused = answers.iter().position(|answer| answer.status == 429).expect("one was refused");
+    predict(&server, &pictures[refused]).await;
+    let marked = Request::post("/predict").header("x-retry-attempt", "2").body(png(8, 8, [99; 3]).into()).unwrap();
+    call(&server, marked).await;
+    for (series, expected) in [("yolo_arrivals_total", 6.0), ("yolo_retries_total", 2.0)] {
+        assert!((metric(&server, series).await - expected).abs() < 1e-9, "{series}");
+    }
     server.stop().await;
 }

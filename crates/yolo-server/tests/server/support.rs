@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
+use bytes::Bytes;
 use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -64,7 +66,9 @@ pub fn png(width: u32, height: u32, rgb: [u8; 3]) -> Vec<u8> {
 pub struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
+    /// The body as JSON; null if it is none.
     pub body: Value,
+    pub bytes: Bytes,
 }
 
 impl Answer {
@@ -75,10 +79,45 @@ impl Answer {
 
 /// Calls the router without a socket.
 pub async fn call(server: &Server, request: Request<Body>) -> Answer {
-    let response = http::router(server.app()).oneshot(request).await.unwrap();
+    answer(http::router(server.app()).oneshot(request).await.unwrap()).await
+}
+
+/// Sends a request over a connection of its own.
+pub async fn send(server: &Server, request: Request<Body>) -> Answer {
+    send_to(server.api_address(), request).await
+}
+
+pub async fn send_to(address: SocketAddr, mut request: Request<Body>) -> Answer {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    request.headers_mut().insert("host", "test".parse().unwrap());
+    answer(sender.send_request(request).await.unwrap().map(Body::new)).await
+}
+
+async fn answer(response: axum::response::Response) -> Answer {
     let (status, headers) = (response.status(), response.headers().clone());
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
-    Answer { status, headers, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) }
+    Answer { status, headers, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null), bytes }
+}
+
+/// A form with fields of these names and values.
+pub fn multipart(uri: &str, fields: &[(&str, &[u8])]) -> Request<Body> {
+    let mut body = Vec::new();
+    for (name, value) in fields {
+        body.extend_from_slice(format!("--edge\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n").as_bytes());
+        body.extend_from_slice(value);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(b"--edge--\r\n");
+    let request = Request::post(uri).header("content-type", "multipart/form-data; boundary=edge");
+    request.body(body.into()).unwrap()
+}
+
+/// A JSON body.
+pub fn json(uri: &str, document: &Value) -> Request<Body> {
+    let request = Request::post(uri).header("content-type", "application/json");
+    request.body(document.to_string().into()).unwrap()
 }
 
 pub fn post(uri: &str, body: impl Into<Body>) -> Request<Body> {

@@ -1,0 +1,98 @@
+//! `Accept: image/png` or `image/jpeg` on `/predict`: the picture itself, with what was found drawn into it.
+
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use yolo_vision::{DecodeLimits, PictureFormat, decode, draw, encode};
+
+use super::body::Upload;
+use super::error::{ApiError, Code};
+use crate::batcher::Place;
+use crate::predictor::{Prediction, Predictor};
+use crate::prepare::of_picture;
+
+/// What a client wants to get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Output {
+    /// Detections as JSON.
+    Json,
+    /// The annotated picture.
+    Picture(PictureFormat),
+}
+
+impl Output {
+    /// The output that `Accept` prefers: the highest `q`, then the first named. JSON if it names none that we have.
+    pub(super) fn accepted_by(headers: &HeaderMap) -> Self {
+        let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let mut best = (0.0, Self::Json);
+        for range in values.flat_map(|value| value.split(',')) {
+            let mut parts = range.split(';').map(str::trim);
+            let output = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
+                "application/json" | "application/*" | "*/*" => Self::Json,
+                "image/jpeg" | "image/jpg" | "image/*" => Self::Picture(PictureFormat::Jpeg),
+                "image/png" => Self::Picture(PictureFormat::Png),
+                _ => continue,
+            };
+            let quality = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok()).unwrap_or(1.0_f32);
+            if quality > best.0 {
+                best = (quality, output);
+            }
+        }
+        best.1
+    }
+
+    pub(super) const fn picture(self) -> Option<PictureFormat> {
+        match self {
+            Self::Json => None,
+            Self::Picture(format) => Some(format),
+        }
+    }
+}
+
+/// Draws a prediction into its picture, on the pool that pictures are decoded on.
+///
+/// The picture is decoded a second time: to keep its pixels while it waits in the queue would cost forty times the
+/// memory of the file.
+pub(super) async fn respond(
+    predictor: &Predictor,
+    upload: Upload,
+    prediction: &Prediction,
+    format: PictureFormat,
+) -> Result<Response, ApiError> {
+    let answer = prediction.answer.clone();
+    let work = move || {
+        let mut picture = decode(&upload.bytes, &DecodeLimits::default()).map_err(|error| of_picture(&error))?;
+        drop(upload);
+        draw(&mut picture, &answer.detections);
+        encode(&picture, format).map_err(|error| ApiError::new(Code::Internal, error.to_string()))
+    };
+    let file = predictor.preparer().run(&Place::of_new_request(), work).await??;
+    Ok(([(header::CONTENT_TYPE, format.media_type()), (header::VARY, "Accept")], file).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_accept_header_chooses_by_quality_then_by_order() {
+        let of = |accept: &str| {
+            Output::accepted_by(&HeaderMap::from_iter([(header::ACCEPT, accept.parse().expect("a header"))]))
+        };
+        let (jpeg, png) = (Output::Picture(PictureFormat::Jpeg), Output::Picture(PictureFormat::Png));
+        for (accept, expected) in [
+            ("image/png", png),
+            ("IMAGE/JPEG", jpeg),
+            ("image/*", jpeg),
+            ("application/json", Output::Json),
+            ("*/*", Output::Json),
+            ("text/html", Output::Json),
+            ("image/png;q=0, application/json;q=0.1", Output::Json),
+            ("application/json;q=0.5, image/jpeg;q=0.9, image/png", png),
+            ("text/html,application/xhtml+xml,image/png,*/*;q=0.8", png),
+            ("", Output::Json),
+        ] {
+            assert_eq!(of(accept), expected, "{accept}");
+        }
+        assert_eq!(Output::accepted_by(&HeaderMap::new()), Output::Json);
+    }
+}
