@@ -91,6 +91,31 @@ impl App {
         predictor.ok_or_else(|| ApiError::new(Code::Starting, "the model is still being loaded"))
     }
 
+    /// Whether everything works; fails only if a batch hangs, because a restart would not help against anything else.
+    ///
+    /// # Errors
+    /// What hangs.
+    pub fn live(&self) -> Result<(), &'static str> {
+        match self.predictor() {
+            Some(predictor) if predictor.batcher().stuck() => Err("a batch has run for too long"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether images are served: loaded, warm, not draining, engine sound. Load does not count: it would take pods away
+    /// when they are needed.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn ready(&self) -> Result<(), &'static str> {
+        match (self.lifecycle.stage(), self.predictor()) {
+            (Stage::Serving, Some(predictor)) if predictor.batcher().sound() => Ok(()),
+            (Stage::Serving, _) => Err("the inference engine fails"),
+            (Stage::Starting, _) => Err("the model is being loaded"),
+            (Stage::Draining | Stage::Closing | Stage::Aborting, _) => Err("shutting down"),
+        }
+    }
+
     /// Begins to serve a model; a second one is refused by returning it.
     ///
     /// # Errors

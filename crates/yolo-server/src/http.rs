@@ -10,6 +10,7 @@ pub mod health;
 mod image;
 mod json;
 mod observe;
+pub(crate) mod oip;
 mod openapi;
 pub mod parameters;
 pub mod predict;
@@ -37,6 +38,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/version", get(about::version))
         .route("/openapi.json", get(openapi::document))
         .route("/docs", get(openapi::page))
+        .merge(oip::rest::routes())
         .fallback(async || ApiError::new(Code::NotFound, "no such path: GET /docs lists them"))
         .method_not_allowed_fallback(async || ApiError::new(Code::MethodNotAllowed, "the path takes another method"))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), observe::observe))

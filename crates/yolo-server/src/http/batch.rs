@@ -80,13 +80,13 @@ async fn receive(app: &App, request: Request) -> Result<Parts<'_>, ApiError> {
 }
 
 /// Pictures of one request that may be in flight at a time.
-fn in_flight(predictor: &Predictor) -> usize {
+pub(super) fn in_flight(predictor: &Predictor) -> usize {
     let load = predictor.batcher().load();
     (ROUNDS_IN_FLIGHT * load.workers * load.batch_effective).clamp(1, limits::BATCH_PARTS_MAX)
 }
 
 /// One picture; `received`: when the whole request was there, from which its `timeout_ms` counts.
-async fn run(
+pub(super) async fn run(
     predictor: &Predictor,
     mut image: Image<'_>,
     picture: Result<Upload, ApiError>,

@@ -91,6 +91,24 @@ impl BodyMemory {
     pub fn shrink_to(&self, bytes: usize) {
         self.0.forget_permits(self.0.available_permits().saturating_sub(bytes >> 10));
     }
+
+    /// Lets `held` grow to what `bytes` take.
+    ///
+    /// # Errors
+    /// 429 if all bodies together would take too much.
+    pub(super) fn hold(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), ApiError> {
+        let has = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let wanted = u32::try_from(bytes.div_ceil(1 << 10).saturating_sub(has)).unwrap_or(u32::MAX);
+        let more = Arc::clone(&self.0).try_acquire_many_owned(wanted).map_err(|_| {
+            let message = "the server holds as many request bodies as it can: try again later";
+            ApiError::new(Code::QueueFull, message).retry_after(Duration::from_secs(1))
+        })?;
+        match held {
+            Some(held) => held.merge(more),
+            None => *held = Some(more),
+        }
+        Ok(())
+    }
 }
 
 /// Reads a body that holds one picture.
@@ -149,6 +167,41 @@ pub async fn receive_all(
         Ok(Upload { bytes, content, parameters: Vec::new(), received, read, hash, memory: memory.clone() })
     };
     Ok(Form { pictures: pictures.into_iter().map(upload).collect(), parameters, received })
+}
+
+/// A body as it came.
+#[derive(Debug)]
+pub struct Whole {
+    /// All of it.
+    pub bytes: Bytes,
+    /// When its last byte was there.
+    pub received: Instant,
+    /// From the request's head to that byte.
+    pub read: Duration,
+    /// Its share of the memory for bodies.
+    pub memory: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+/// Reads a body without looking into it.
+///
+/// # Errors
+/// As [`receive_all`].
+pub async fn receive_whole(request: Request, memory: &BodyMemory, metrics: &HttpMetrics) -> Result<Whole, ApiError> {
+    let (head, body) = request.into_parts();
+    let bounds = &Bounds::BATCH;
+    let declared = declared_length(&head.headers).unwrap_or_default();
+    if declared > bounds.bytes {
+        return Err(bounds.too_large());
+    }
+    let mut source = Source { body, bounds, started: Instant::now(), bytes: 0, memory: memory.clone(), held: None };
+    let mut bytes = BytesMut::with_capacity(declared);
+    while let Some(chunk) = source.chunk().await? {
+        bytes.extend_from_slice(&chunk);
+    }
+    metrics.body_bytes.inc_by(source.bytes as u64);
+    let (received, memory) = (Instant::now(), source.held.map(Arc::new));
+    let read = received.saturating_duration_since(source.started);
+    Ok(Whole { bytes: bytes.freeze(), received, read, memory })
 }
 
 fn declared_length(headers: &HeaderMap) -> Option<usize> {
@@ -213,7 +266,7 @@ impl Source<'_> {
     /// The next piece; `None` at the end.
     async fn chunk(&mut self) -> Result<Option<Bytes>, ApiError> {
         loop {
-            let frame = tokio::time::timeout_at(self.due().into(), self.body.frame()).await;
+            let frame = tokio::time::timeout_at(due(self.started, self.bytes).into(), self.body.frame()).await;
             let frame = frame.map_err(|_| ApiError::new(Code::RequestTimeout, "the body came too slowly"))?;
             let Some(frame) = frame else { return Ok(None) };
             let frame = frame.map_err(|error| invalid(format!("the body broke off: {error}")))?;
@@ -223,31 +276,17 @@ impl Source<'_> {
             if self.bytes > self.bounds.bytes {
                 return Err(self.bounds.too_large());
             }
-            self.hold()?;
+            self.memory.hold(&mut self.held, self.bytes)?;
             return Ok(Some(chunk));
         }
     }
+}
 
-    /// When the next piece must be there: a grace, then the lowest rate, and an end for the whole.
-    fn due(&self) -> Instant {
-        let at_rate = Duration::from_secs(self.bytes as u64 / limits::BODY_RATE_MIN_BYTES_PER_S);
-        self.started + (limits::BODY_RATE_GRACE + at_rate).min(limits::BODY_READ_MAX)
-    }
-
-    /// Takes memory for what has come so far.
-    fn hold(&mut self) -> Result<(), ApiError> {
-        let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let wanted = u32::try_from(self.bytes.div_ceil(1 << 10).saturating_sub(held)).unwrap_or(u32::MAX);
-        let more = Arc::clone(&self.memory.0).try_acquire_many_owned(wanted).map_err(|_| {
-            let message = "the server holds as many request bodies as it can: try again later";
-            ApiError::new(Code::QueueFull, message).retry_after(Duration::from_secs(1))
-        })?;
-        match &mut self.held {
-            Some(held) => held.merge(more),
-            None => self.held = Some(more),
-        }
-        Ok(())
-    }
+/// When the next piece of a body must be there that began at `started` and of which `bytes` have come: a grace, then the
+/// lowest rate, and an end for the whole.
+pub(super) fn due(started: Instant, bytes: usize) -> Instant {
+    let at_rate = Duration::from_secs(bytes as u64 / limits::BODY_RATE_MIN_BYTES_PER_S);
+    started + (limits::BODY_RATE_GRACE + at_rate).min(limits::BODY_READ_MAX)
 }
 
 fn pieces(source: &mut Source<'_>) -> impl Stream<Item = Result<Bytes, ApiError>> + Send {

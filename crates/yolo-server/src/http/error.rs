@@ -241,7 +241,16 @@ impl ApiError {
 
     /// The complete response, for a request of this id.
     pub fn render(&self, request_id: &str) -> Response {
-        let mut response = (self.code.status(), Json(self.body(request_id))).into_response();
+        self.respond(self.body(request_id))
+    }
+
+    /// The complete response as the Open Inference Protocol has it: `{"error":"text"}`.
+    pub fn render_text(&self) -> Response {
+        self.respond(serde_json::json!({"error": self.to_string()}))
+    }
+
+    fn respond(&self, body: impl Serialize) -> Response {
+        let mut response = (self.code.status(), Json(body)).into_response();
         if let Some(time) = self.retry_after {
             let seconds = (time.as_secs_f64() * random::within(0.5, 1.5)).ceil().max(1.0);
             if let Ok(value) = HeaderValue::from_str(&format!("{seconds:.0}")) {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Request as HttpRequest, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -28,6 +28,8 @@ const REQUEST_ID: &str = "x-request-id";
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// Bytes of a path in the log.
 const LOGGED_PATH_BYTES_MAX: usize = 128;
+/// Label of the Open Inference Protocol, whose errors have a form of their own.
+const OIP: &str = "v2";
 
 /// A request's id, given by the client or made up.
 #[derive(Debug, Clone)]
@@ -74,9 +76,8 @@ impl Received {
 
 /// The outermost layer.
 pub(super) async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let id = RequestId::choose(request.headers());
-    let trace = TraceContext::of(request.headers());
-    let mut record = Record::begin(&app.metrics, &request, (id.clone(), trace.clone()));
+    let mut record = Record::begin(&app.metrics, &request);
+    let (id, trace) = (record.id.clone(), record.trace.clone());
     request.extensions_mut().insert(id.clone());
     request.extensions_mut().insert(trace.clone());
     let mut response = match head_within_limits(request.uri(), request.headers()) {
@@ -90,7 +91,7 @@ pub(super) async fn observe(State(app): State<Arc<App>>, mut request: Request, n
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         record.error = Some(error.code);
         let allow = response.headers_mut().remove(header::ALLOW);
-        response = error.render(&id);
+        response = if record.endpoint == OIP { error.render_text() } else { error.render(&id) };
         response.headers_mut().extend(allow.map(|allow| (header::ALLOW, allow)));
     }
     for (name, value) in [(REQUEST_ID, HeaderValue::from_str(&id).ok()), (TRACEPARENT, trace.header())] {
@@ -123,13 +124,13 @@ fn endpoint(path: &str) -> &'static str {
         "/predict/batch" => "batch",
         "/predict/async" => "async",
         path if path.starts_with("/tasks/") => "task",
-        path if path == "/v2" || path.starts_with("/v2/") => "v2",
+        path if path == "/v2" || path.starts_with("/v2/") => OIP,
         _ => "other",
     }
 }
 
 /// Counts and logs one request when dropped: with its answer's last byte, or because its client left.
-struct Record {
+pub(super) struct Record {
     metrics: Arc<Metrics>,
     endpoint: &'static str,
     method: Method,
@@ -143,8 +144,9 @@ struct Record {
 }
 
 impl Record {
-    fn begin(metrics: &Arc<Metrics>, request: &Request, (id, trace): (RequestId, TraceContext)) -> Self {
+    pub(super) fn begin<B>(metrics: &Arc<Metrics>, request: &HttpRequest<B>) -> Self {
         metrics.http.in_flight.inc();
+        let (id, trace) = (RequestId::choose(request.headers()), TraceContext::of(request.headers()));
         let path = request.uri().path();
         Self {
             metrics: Arc::clone(metrics),
@@ -158,6 +160,17 @@ impl Record {
             error: None,
             received: None,
         }
+    }
+
+    /// All of the request is here, or its images are done.
+    pub(super) fn received(&mut self, received: Received) {
+        self.received = Some(received);
+    }
+
+    /// What it is answered, where no response tells.
+    pub(super) fn answered(&mut self, error: Option<&ApiError>) {
+        self.error = error.map(|error| error.code);
+        self.status = self.error.map_or(StatusCode::OK, Code::status).as_u16();
     }
 }
 

@@ -5,12 +5,15 @@
 mod annotate;
 mod batch;
 mod batching;
+mod clients;
 mod errors;
 mod fairness;
 mod hostile;
+mod grpc;
 mod isolation;
 mod knobs;
 mod metrics;
+mod oip;
 mod onnx;
 mod openapi;
 mod predict;
