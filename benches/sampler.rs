@@ -105,6 +105,7 @@ async fn real_page() -> String {
     let config = Config {
         engine: EngineKind::Emulated,
         api_address: SocketAddr::new(ip, 8080),
+        grpc_address: SocketAddr::new(ip, 8001),
         admin_address: SocketAddr::new(ip, ADMIN_PORT),
         ..Config::new("emulated.onnx")
     };

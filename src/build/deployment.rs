@@ -20,6 +20,8 @@ use crate::validate::{Engine, Validated, Workload};
 
 /// Port of the inference API.
 pub const API_PORT: i32 = 8080;
+/// Port of the same API over gRPC.
+pub const GRPC_PORT: i32 = 8001;
 /// Port of metrics and probes.
 pub const ADMIN_PORT: i32 = 8081;
 /// Where a model from a claim is mounted.
@@ -101,7 +103,7 @@ fn container(workload: &Workload) -> Container {
         image: Some(workload.image.clone()),
         args: Some(arguments(workload)),
         env: Some(environment(workload)),
-        ports: Some(vec![port("http", API_PORT), port("admin", ADMIN_PORT)]),
+        ports: Some(vec![port("http", API_PORT), port("grpc", GRPC_PORT), port("admin", ADMIN_PORT)]),
         startup_probe: Some(probe("/startupz", 1, STARTUP_PERIODS)),
         readiness_probe: Some(probe("/readyz", 1, 2)),
         liveness_probe: Some(probe("/livez", 10, 3)),
@@ -303,6 +305,16 @@ mod tests {
         let emulated = "{model: {source: {imagePath: /e}}, accelerator: {emulated: {alphaMicros: 7, betaMicros: 3}}}";
         let config = server(&checked(emulated).unwrap());
         assert_eq!((config.engine, config.emulated_alpha_micros), (EngineKind::Emulated, 7));
+    }
+
+    #[test]
+    fn pod_names_the_ports_on_which_the_server_listens() {
+        let config = server(&smallest());
+        let listens =
+            [config.api_address, config.grpc_address, config.admin_address].map(|address| address.port().into());
+        let ports = pod(&smallest()).containers[0].ports.clone().unwrap();
+        let named: Vec<_> = ports.iter().map(|port| (port.name.as_deref().unwrap(), port.container_port)).collect();
+        assert_eq!(named, [("http", listens[0]), ("grpc", listens[1]), ("admin", listens[2])]);
     }
 
     #[test]

@@ -252,6 +252,7 @@ fn server_config(ip: IpAddr, knobs: &Path) -> yolo_server::Config {
         emulated_beta_micros: 2_000,
         knobs_dir: Some(knobs.to_owned()),
         api_address: SocketAddr::new(ip, 8080),
+        grpc_address: SocketAddr::new(ip, 8001),
         admin_address: SocketAddr::new(ip, 8081),
         ..yolo_server::Config::new("emulated.onnx")
     }

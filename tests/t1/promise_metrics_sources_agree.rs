@@ -297,6 +297,7 @@ fn emulated(ip: IpAddr) -> Config {
         emulated_alpha_micros: 20_000,
         emulated_beta_micros: 2_000,
         api_address: SocketAddr::new(ip, 8080),
+        grpc_address: SocketAddr::new(ip, 8001),
         admin_address: SocketAddr::new(ip, ADMIN_PORT),
         ..Config::new("emulated.onnx")
     }

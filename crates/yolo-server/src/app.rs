@@ -7,6 +7,7 @@ use crate::arrivals::Arrivals;
 use crate::cache::ResultCache;
 use crate::cgroup;
 use crate::http::body::BodyMemory;
+use crate::http::error::{ApiError, Code};
 use crate::knobs::{self, Knobs};
 use crate::lifecycle::{Lifecycle, Stage};
 use crate::limits;
@@ -70,6 +71,40 @@ impl App {
     /// The served model, once it is loaded and warm.
     pub fn predictor(&self) -> Option<&Predictor> {
         self.predictor.get()
+    }
+
+    /// The served model, for a request.
+    ///
+    /// # Errors
+    /// 503 `starting` while it is being loaded and warmed.
+    pub fn serving(&self) -> Result<&Predictor, ApiError> {
+        let predictor = self.predictor().filter(|_| self.lifecycle.stage() > Stage::Starting);
+        predictor.ok_or_else(|| ApiError::new(Code::Starting, "the model is still being loaded"))
+    }
+
+    /// Whether everything works; fails only if a batch hangs, because a restart would not help against anything else.
+    ///
+    /// # Errors
+    /// What hangs.
+    pub fn live(&self) -> Result<(), &'static str> {
+        match self.predictor() {
+            Some(predictor) if predictor.batcher().stuck() => Err("a batch has run for too long"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether images are served: loaded, warm, not draining, engine sound. Load does not count: it would take pods away
+    /// when they are needed.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn ready(&self) -> Result<(), &'static str> {
+        match (self.lifecycle.stage(), self.predictor()) {
+            (Stage::Serving, Some(predictor)) if predictor.batcher().sound() => Ok(()),
+            (Stage::Serving, _) => Err("the inference engine fails"),
+            (Stage::Starting, _) => Err("the model is being loaded"),
+            (Stage::Draining | Stage::Closing | Stage::Aborting, _) => Err("shutting down"),
+        }
     }
 
     /// Begins to serve a model; a second one is refused by returning it.

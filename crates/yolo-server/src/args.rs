@@ -119,6 +119,9 @@ pub struct Config {
     /// Address of the API.
     #[arg(long, env = "YOLO_API_ADDRESS", default_value_t = any(8080))]
     pub api_address: SocketAddr,
+    /// Address of the Open Inference Protocol over gRPC.
+    #[arg(long, env = "YOLO_GRPC_ADDRESS", default_value_t = any(8001))]
+    pub grpc_address: SocketAddr,
     /// Address of `/metrics`, `/livez`, `/readyz` and `/startupz`.
     #[arg(long, env = "YOLO_ADMIN_ADDRESS", default_value_t = any(8081))]
     pub admin_address: SocketAddr,
@@ -160,6 +163,7 @@ impl Config {
             drain_propagation_seconds: 5,
             drain_budget_seconds: 25,
             api_address: any(8080),
+            grpc_address: any(8001),
             admin_address: any(8081),
             termination_log: PathBuf::from("/dev/termination-log"),
             cpu_request: None,

@@ -28,7 +28,7 @@ use crate::random;
 use crate::watched_io::WatchedIo;
 
 /// How often a connection is looked at for a client that is too slow.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+pub(crate) const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause after a failed accept: the process is out of file descriptors, and the next accept would fail at once too.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// Time that connections get to write the last answers after [`Stage::Aborting`].
@@ -47,6 +47,18 @@ pub struct Policy {
 
 /// Serves `router` on `listener` until the policy's stage; returns when every connection has ended.
 pub async fn serve(listener: TcpListener, router: Router, policy: Policy) {
+    accept(listener, policy, |stream, policy| {
+        let router = router.clone();
+        async move { serve_connection(stream, router, &policy).await }
+    })
+    .await;
+}
+
+/// Gives each connection of `listener` to `serve_one` until the policy's stage; returns when all have ended.
+pub async fn accept<F>(listener: TcpListener, policy: Policy, serve_one: impl Fn(TcpStream, Policy) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let places = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
     let connections = TaskTracker::new();
     loop {
@@ -66,9 +78,9 @@ pub async fn serve(listener: TcpListener, router: Router, policy: Policy) {
             policy.refused.inc();
             continue; // dropping the stream closes it
         };
-        let (router, policy) = (router.clone(), policy.clone());
+        let connection = serve_one(stream, policy.clone());
         connections.spawn(async move {
-            serve_connection(stream, router, &policy).await;
+            connection.await;
             drop(place);
         });
     }

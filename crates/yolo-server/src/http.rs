@@ -3,6 +3,8 @@
 pub mod body;
 pub mod error;
 pub mod health;
+mod image;
+pub(crate) mod oip;
 pub mod parameters;
 pub mod predict;
 pub mod tasks;
@@ -15,7 +17,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -31,6 +33,8 @@ use error::{ApiError, Code};
 const REQUEST_ID: &str = "x-request-id";
 /// What nginx logs when the client closed the connection first.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
+/// Label of the Open Inference Protocol, whose errors have a form of their own.
+const OIP: &str = "v2";
 
 /// The API of port 8080.
 pub fn router(app: Arc<App>) -> Router {
@@ -39,6 +43,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/predict/async", post(tasks::submit))
         .route("/tasks/{id}", get(tasks::view).delete(tasks::cancel))
         .route("/version", get(health::version))
+        .merge(oip::rest::routes())
         .fallback(async || ApiError::new(Code::NotFound, "no such path: POST /predict"))
         .method_not_allowed_fallback(async || ApiError::new(Code::MethodNotAllowed, "the path takes another method"))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), observe))
@@ -56,6 +61,16 @@ struct Received {
     queue_and_inference: Duration,
 }
 
+impl Received {
+    /// Hands `received` to [`observe`] along with the answer.
+    fn attach(received: Option<Self>, mut response: Response) -> Response {
+        if let Some(received) = received {
+            response.extensions_mut().insert(received);
+        }
+        response
+    }
+}
+
 /// Names the request, counts it, writes errors and measures the answer.
 async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
@@ -66,7 +81,7 @@ async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) 
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         record.outcome = error.code.request_outcome();
         let allow = response.headers_mut().remove(header::ALLOW);
-        response = error.render(&id);
+        response = if record.endpoint == OIP { error.render_text() } else { error.render(&id) };
         response.headers_mut().extend(allow.map(|allow| (header::ALLOW, allow)));
     }
     if let Ok(value) = HeaderValue::from_str(&id) {
@@ -82,6 +97,7 @@ fn endpoint(path: &str) -> &'static str {
         "/predict" => "predict",
         "/predict/async" => "async",
         path if path.starts_with("/tasks/") => "task",
+        path if path == "/v2" || path.starts_with("/v2/") => OIP,
         _ => "other",
     }
 }
@@ -106,6 +122,12 @@ impl Record {
     fn begin(metrics: Arc<Metrics>, endpoint: &'static str) -> Self {
         metrics.http.in_flight.inc();
         Self { metrics, endpoint, status: CLIENT_CLOSED_REQUEST, outcome: "ok", received: None }
+    }
+
+    /// What it is answered, where no response tells.
+    fn answered(&mut self, error: Option<&ApiError>) {
+        self.outcome = error.map_or("ok", |error| error.code.request_outcome());
+        self.status = error.map_or(StatusCode::OK, |error| error.code.status()).as_u16();
     }
 }
 

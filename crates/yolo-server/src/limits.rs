@@ -4,10 +4,14 @@ use std::time::Duration;
 
 /// Largest body of one request: three times a 50-megapixel camera JPEG.
 pub const BODY_BYTES_MAX: usize = 20 << 20;
+/// Largest body of a batch: more pictures go into another request, which another pod may take.
+pub const BATCH_BYTES_MAX: usize = 64 << 20;
 /// Bodies of all requests together; past it a request is refused with 429 before its body is read.
 pub const BODIES_BYTES_MAX: usize = 128 << 20;
 /// Parts of one multipart body: the picture and the parameters, each once.
 pub const MULTIPART_PARTS_MAX: usize = 8;
+/// Parts of a batch, pictures and parameters.
+pub const BATCH_PARTS_MAX: usize = 64;
 /// Bytes of a multipart text field or of a parameter's value.
 pub const PARAMETER_BYTES_MAX: usize = 4 << 10;
 /// Bytes of an `X-Request-Id` that is echoed; a longer one is replaced.

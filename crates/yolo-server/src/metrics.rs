@@ -63,6 +63,11 @@ impl<M: Clone> BySize<M> {
     pub fn of(&self, size: usize) -> M {
         self.0.get_or_create_owned(&[("size", size)])
     }
+
+    /// The metric of a batch size, if one of it has occurred.
+    pub fn existing(&self, size: usize) -> Option<M> {
+        self.0.get(&[("size", size)]).map(|metric| M::clone(&metric))
+    }
 }
 
 /// All series of one server.

@@ -63,8 +63,10 @@ pub struct Server {
     app: Arc<App>,
     config: Config,
     api_address: SocketAddr,
+    grpc_address: SocketAddr,
     admin_address: SocketAddr,
-    api: JoinHandle<()>,
+    /// The API over HTTP and over gRPC.
+    apis: [JoinHandle<()>; 2],
     background: Vec<JoinHandle<()>>,
 }
 
@@ -78,13 +80,19 @@ impl Server {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let app = Arc::new(App::new());
         let api = listen(config.api_address).await?;
+        let grpc = listen(config.grpc_address).await?;
         let admin = listen(config.admin_address).await?;
-        let (api_address, admin_address) = (address(&api, config.api_address), address(&admin, config.admin_address));
+        let (api_address, grpc_address) = (address(&api, config.api_address), address(&grpc, config.grpc_address));
+        let admin_address = address(&admin, config.admin_address);
         start_admin(admin, Arc::clone(&app))?;
         let policy = policy(&app, Stage::Closing);
-        let api = tokio::spawn(connection::serve(api, http::router(Arc::clone(&app)), policy));
+        let apis = [
+            tokio::spawn(connection::serve(api, http::router(Arc::clone(&app)), policy.clone())),
+            tokio::spawn(http::oip::grpc::serve(grpc, Arc::clone(&app), policy)),
+        ];
         // From here on dropping the server closes the ports.
-        let mut server = Self { app, config, api_address, admin_address, api, background: Vec::new() };
+        let background = Vec::new();
+        let mut server = Self { app, config, api_address, grpc_address, admin_address, apis, background };
         server.follow_knobs();
         server.load().await?;
         server.share()?;
@@ -138,6 +146,11 @@ impl Server {
         self.api_address
     }
 
+    /// Where the API listens for gRPC.
+    pub const fn grpc_address(&self) -> SocketAddr {
+        self.grpc_address
+    }
+
     /// Where metrics and probes listen.
     pub const fn admin_address(&self) -> SocketAddr {
         self.admin_address
@@ -167,9 +180,10 @@ impl Server {
     async fn close(mut self, budget: Duration) {
         let lifecycle = self.app.lifecycle.clone();
         lifecycle.advance(Stage::Closing);
-        if tokio::time::timeout(budget, &mut self.api).await.is_err() {
+        let mut ended = futures::future::join_all(&mut self.apis);
+        if tokio::time::timeout(budget, &mut ended).await.is_err() {
             lifecycle.advance(Stage::Aborting);
-            let _ = (&mut self.api).await;
+            let _ = ended.await;
         }
         let app = Arc::clone(&self.app);
         // Joins threads; at most one batch long.

@@ -68,7 +68,17 @@ async fn the_real_model_takes_at_most_200_mb() {
     let server = Command::new(program.unwrap_or_else(|| env!("CARGO_BIN_EXE_yolo-server").into()))
         .arg("--model")
         .arg(model)
-        .args(["--sessions", "1", "--api-address", &api, "--admin-address", &admin, "--knobs-dir"])
+        .args([
+            "--sessions",
+            "1",
+            "--api-address",
+            &api,
+            "--grpc-address",
+            "127.0.0.1:0",
+            "--admin-address",
+            &admin,
+            "--knobs-dir",
+        ])
         .arg(knobs.path())
         .stderr(Stdio::null())
         .spawn()

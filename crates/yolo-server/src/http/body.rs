@@ -48,6 +48,33 @@ impl Default for BodyMemory {
     }
 }
 
+impl BodyMemory {
+    /// Lets `held` grow to what `bytes` take.
+    ///
+    /// # Errors
+    /// 429 if all bodies together would take too much.
+    pub(super) fn hold(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), ApiError> {
+        let has = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let wanted = u32::try_from(bytes.div_ceil(1 << 10).saturating_sub(has)).unwrap_or(u32::MAX);
+        let more = Arc::clone(&self.0).try_acquire_many_owned(wanted).map_err(|_| {
+            let message = "the server holds as many request bodies as it can: try again later";
+            ApiError::new(Code::QueueFull, message).retry_after(Duration::from_secs(1))
+        })?;
+        match held {
+            Some(held) => held.merge(more),
+            None => *held = Some(more),
+        }
+        Ok(())
+    }
+}
+
+/// When the next piece of a body must be there that began at `started` and of which `bytes` have come: a grace, then the
+/// lowest rate, and an end for the whole.
+pub(super) fn due(started: Instant, bytes: usize) -> Instant {
+    let at_rate = Duration::from_secs(bytes as u64 / limits::BODY_RATE_MIN_BYTES_PER_S);
+    started + (limits::BODY_RATE_GRACE + at_rate).min(limits::BODY_READ_MAX)
+}
+
 /// Reads the whole body.
 ///
 /// # Errors
@@ -55,10 +82,7 @@ impl Default for BodyMemory {
 pub async fn receive(request: Request, memory: &BodyMemory, metrics: &HttpMetrics) -> Result<Upload, ApiError> {
     let (head, body) = request.into_parts();
     let declared = declared_length(&head.headers);
-    if declared.is_some_and(|length| length > limits::BODY_BYTES_MAX) {
-        return Err(too_large());
-    }
-    let mut source = Source { body, started: Instant::now(), bytes: 0, memory: memory.clone(), held: None };
+    let mut source = Source::new(body, declared, limits::BODY_BYTES_MAX, memory)?;
     let media_type = media_type(&head.headers);
     let (mut picture, parameters) = if media_type.starts_with("multipart/form-data") {
         multipart(&mut source, &media_type).await?
@@ -85,6 +109,37 @@ pub async fn receive(request: Request, memory: &BodyMemory, metrics: &HttpMetric
     })
 }
 
+/// A body as it came.
+#[derive(Debug)]
+pub struct Whole {
+    /// All of it.
+    pub bytes: Bytes,
+    /// When its last byte was there.
+    pub received: Instant,
+    /// From the request's head to that byte.
+    pub read: Duration,
+    /// Its share of the memory for bodies.
+    pub memory: Option<OwnedSemaphorePermit>,
+}
+
+/// Reads a body of up to a batch's size without looking into it.
+///
+/// # Errors
+/// 408 for a slow one, 413 for a long one, 429 if all bodies together are too many.
+pub async fn receive_whole(request: Request, memory: &BodyMemory, metrics: &HttpMetrics) -> Result<Whole, ApiError> {
+    let (head, body) = request.into_parts();
+    let declared = declared_length(&head.headers);
+    let mut source = Source::new(body, declared, limits::BATCH_BYTES_MAX, memory)?;
+    let mut bytes = BytesMut::with_capacity(declared.unwrap_or_default());
+    while let Some(chunk) = source.chunk().await? {
+        bytes.extend_from_slice(&chunk);
+    }
+    metrics.body_bytes.inc_by(source.bytes as u64);
+    let received = Instant::now();
+    let read = received.saturating_duration_since(source.started);
+    Ok(Whole { bytes: bytes.freeze(), received, read, memory: source.held })
+}
+
 fn declared_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
@@ -94,8 +149,8 @@ fn media_type(headers: &HeaderMap) -> String {
     value.unwrap_or_default().to_owned()
 }
 
-fn too_large() -> ApiError {
-    let limit = limits::BODY_BYTES_MAX >> 20;
+fn too_large(bytes_max: usize) -> ApiError {
+    let limit = bytes_max >> 20;
     ApiError::new(Code::PayloadTooLarge, format!("the body is larger than {limit} MiB: send a smaller file"))
 }
 
@@ -130,6 +185,7 @@ impl Picture {
 /// The request's body under its bounds.
 struct Source {
     body: Body,
+    bytes_max: usize,
     started: Instant,
     bytes: usize,
     memory: BodyMemory,
@@ -137,43 +193,30 @@ struct Source {
 }
 
 impl Source {
+    /// Refuses at once what declares more bytes than accepted.
+    fn new(body: Body, declared: Option<usize>, bytes_max: usize, memory: &BodyMemory) -> Result<Self, ApiError> {
+        if declared.is_some_and(|length| length > bytes_max) {
+            return Err(too_large(bytes_max));
+        }
+        Ok(Self { body, bytes_max, started: Instant::now(), bytes: 0, memory: memory.clone(), held: None })
+    }
+
     /// The next piece; `None` at the end.
     async fn chunk(&mut self) -> Result<Option<Bytes>, ApiError> {
         loop {
-            let frame = tokio::time::timeout_at(self.due().into(), self.body.frame()).await;
+            let frame = tokio::time::timeout_at(due(self.started, self.bytes).into(), self.body.frame()).await;
             let frame = frame.map_err(|_| ApiError::new(Code::RequestTimeout, "the body came too slowly"))?;
             let Some(frame) = frame else { return Ok(None) };
             let frame = frame.map_err(|error| invalid(format!("the body broke off: {error}")))?;
             // Trailers say nothing to us.
             let Ok(chunk) = frame.into_data() else { continue };
             self.bytes += chunk.len();
-            if self.bytes > limits::BODY_BYTES_MAX {
-                return Err(too_large());
+            if self.bytes > self.bytes_max {
+                return Err(too_large(self.bytes_max));
             }
-            self.hold()?;
+            self.memory.hold(&mut self.held, self.bytes)?;
             return Ok(Some(chunk));
         }
-    }
-
-    /// When the next piece must be there: a grace, then the lowest rate, and an end for the whole.
-    fn due(&self) -> Instant {
-        let at_rate = Duration::from_secs(self.bytes as u64 / limits::BODY_RATE_MIN_BYTES_PER_S);
-        self.started + (limits::BODY_RATE_GRACE + at_rate).min(limits::BODY_READ_MAX)
-    }
-
-    /// Takes memory for what has come so far.
-    fn hold(&mut self) -> Result<(), ApiError> {
-        let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let wanted = u32::try_from(self.bytes.div_ceil(1 << 10).saturating_sub(held)).unwrap_or(u32::MAX);
-        let more = Arc::clone(&self.memory.0).try_acquire_many_owned(wanted).map_err(|_| {
-            let message = "the server holds as many request bodies as it can: try again later";
-            ApiError::new(Code::QueueFull, message).retry_after(Duration::from_secs(1))
-        })?;
-        match &mut self.held {
-            Some(held) => held.merge(more),
-            None => self.held = Some(more),
-        }
-        Ok(())
     }
 }
 

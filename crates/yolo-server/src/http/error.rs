@@ -187,7 +187,16 @@ impl ApiError {
     pub fn render(&self, request_id: &str) -> Response {
         let error =
             Body { code: self.code.as_str(), message: &self.message, request_id, retryable: self.code.retryable() };
-        let mut response = (self.code.status(), Json(Envelope { error })).into_response();
+        self.respond(Envelope { error })
+    }
+
+    /// The complete response as the Open Inference Protocol has it: `{"error":"text"}`.
+    pub fn render_text(&self) -> Response {
+        self.respond(serde_json::json!({"error": self.to_string()}))
+    }
+
+    fn respond(&self, body: impl Serialize) -> Response {
+        let mut response = (self.code.status(), Json(body)).into_response();
         if let Some(time) = self.retry_after {
             let seconds = (time.as_secs_f64() * random::within(0.5, 1.5)).ceil().max(1.0);
             if let Ok(value) = HeaderValue::from_str(&format!("{seconds:.0}")) {

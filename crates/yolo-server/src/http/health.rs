@@ -44,26 +44,20 @@ async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     }
 }
 
-/// Fails only if a batch hangs: a restart would not help against anything else.
 async fn live(State(app): State<Arc<App>>) -> Response {
-    match app.predictor() {
-        Some(predictor) if predictor.batcher().stuck() => failed("a batch has run for too long"),
-        _ => "ok".into_response(),
-    }
+    told(app.live())
 }
 
-/// Loaded, warm, not draining, engine sound. Load does not count: it would take pods away when they are needed.
 async fn ready(State(app): State<Arc<App>>) -> Response {
-    match (app.lifecycle.stage(), app.predictor()) {
-        (Stage::Serving, Some(predictor)) if predictor.batcher().sound() => "ok".into_response(),
-        (Stage::Serving, _) => failed("the inference engine fails"),
-        (Stage::Starting, _) => failed("the model is being loaded"),
-        (Stage::Draining | Stage::Closing | Stage::Aborting, _) => failed("shutting down"),
-    }
+    told(app.ready())
 }
 
 async fn started(State(app): State<Arc<App>>) -> Response {
     if app.lifecycle.stage() > Stage::Starting { "ok".into_response() } else { failed("the model is being loaded") }
+}
+
+fn told(answer: Result<(), &'static str>) -> Response {
+    answer.map_or_else(failed, |()| "ok".into_response())
 }
 
 fn failed(reason: &'static str) -> Response {

@@ -10,39 +10,23 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use yolo_vision::DetectionJson;
 
-use super::body::{self, Upload};
-use super::error::{ApiError, Code};
+use super::body;
+use super::error::ApiError;
+use super::image::{self, Image};
 use super::parameters::Wishes;
 use super::{Received, RequestId};
 use crate::app::App;
-use crate::lifecycle::Stage;
-use crate::metrics::{ImageMetrics, observe_seconds};
-use crate::predictor::{Prediction, Predictor, Speed, images_outcome};
+use crate::predictor::{Prediction, Predictor, Speed};
 
 /// The handler.
 pub async fn predict(State(app): State<Arc<App>>, request: Request) -> Response {
     let mut received = None;
-    let mut response = match answer(&app, request, &mut received).await {
-        Ok(response) => response,
-        Err(error) => error.into_response(),
-    };
-    if let Some(received) = received {
-        response.extensions_mut().insert::<Received>(received);
+    let mut image = Image::arrived(&app);
+    let result = steps(&app, request, &mut image, &mut received).await;
+    if let Err(error) = &result {
+        image.failed(error);
     }
-    response
-}
-
-async fn answer(app: &App, request: Request, received: &mut Option<Received>) -> Result<Response, ApiError> {
-    let mut image = Image::arrived(app);
-    let result = steps(app, request, &mut image, received).await;
-    image.outcome = match &result {
-        Ok((outcome, _)) => outcome,
-        Err(error) => {
-            image.count_refusal(error.code);
-            error.code.image_outcome()
-        }
-    };
-    result.map(|(_, response)| response)
+    Received::attach(received, result.into_response())
 }
 
 async fn steps(
@@ -50,9 +34,8 @@ async fn steps(
     request: Request,
     image: &mut Image<'_>,
     received: &mut Option<Received>,
-) -> Result<(&'static str, Response), ApiError> {
-    let predictor = app.predictor().filter(|_| app.lifecycle.stage() > Stage::Starting);
-    let predictor = predictor.ok_or_else(|| ApiError::new(Code::Starting, "the model is still being loaded"))?;
+) -> Result<Response, ApiError> {
+    let predictor = app.serving()?;
     let id = request.extensions().get::<RequestId>().cloned();
     let side_px = predictor.model().info.size().width_px;
     let mut wishes = Wishes::of_head(request.uri(), request.headers(), predictor.defaults(), side_px)?;
@@ -60,76 +43,27 @@ async fn steps(
     wishes.add(&upload.parameters, side_px)?;
     let at = upload.received;
     *received = Some(Received { at, queue_and_inference: Duration::ZERO });
-    image.offered(app, &upload, wishes.retry);
-    let knobs = app.knobs();
-    let prediction = tokio::select! {
-        prediction = predictor.predict(upload, &wishes, &knobs) => prediction?,
-        () = app.lifecycle.reached(Stage::Aborting) => {
-            return Err(ApiError::new(Code::Draining, "the server shut down before the image was done"));
-        }
-    };
+    image.offered(&upload, wishes.retry);
+    let prediction = image.predict(predictor, upload, &wishes).await?;
     let queue_and_inference = prediction.speed.queue + prediction.speed.inference;
     *received = Some(Received { at, queue_and_inference });
-    app.metrics.images.detections.inc_by(prediction.answer.detections.len() as u64);
-    let outcome = images_outcome(prediction.cache);
     let start = Instant::now();
     let response = respond(predictor, &prediction, &wishes, id.as_ref());
-    observe_seconds(&app.metrics.images.stage.of("encode"), start.elapsed());
-    Ok((outcome, response))
-}
-
-/// An image in flight; counted with its outcome when dropped. Dropped early, its client has left.
-struct Image<'a> {
-    metrics: &'a ImageMetrics,
-    outcome: &'static str,
-}
-
-impl<'a> Image<'a> {
-    fn arrived(app: &'a App) -> Self {
-        let metrics = &app.metrics.images;
-        metrics.in_flight.inc();
-        Self { metrics, outcome: "cancelled" }
-    }
-
-    /// The whole picture is here: it is demand, whether or not it will be served.
-    fn offered(&self, app: &App, upload: &Upload, retry: bool) {
-        if retry {
-            self.metrics.retries.inc();
-        } else {
-            app.arrivals.count(upload.received);
-        }
-        observe_seconds(&self.metrics.stage.of("read"), upload.read);
-        observe_seconds(&self.metrics.stage.of("hash"), upload.hash);
-    }
-
-    fn count_refusal(&self, code: Code) {
-        match code {
-            Code::QueueFull | Code::PredictedLate | Code::Draining | Code::Starting => {
-                self.metrics.rejected.of(code.as_str()).inc();
-            }
-            Code::PayloadTooLarge => {
-                self.metrics.rejected.of("payload").inc();
-            }
-            _ => {}
-        }
-    }
-}
-
-impl Drop for Image<'_> {
-    fn drop(&mut self) {
-        self.metrics.in_flight.dec();
-        self.metrics.count("sync", self.outcome);
-    }
+    image::encoded(app, start);
+    Ok(response)
 }
 
 fn respond(predictor: &Predictor, prediction: &Prediction, wishes: &Wishes, id: Option<&RequestId>) -> Response {
-    let body = document(predictor, prediction, wishes, id.map_or("", |id| &*id.0));
-    let emulated = body.emulated;
-    let mut response = Json(body).into_response();
-    if emulated {
+    let mut response = Json(document(predictor, prediction, wishes, id.map_or("", |id| &*id.0))).into_response();
+    mark_emulated(&mut response, predictor);
+    response
+}
+
+/// Marks an answer whose detections are made up.
+pub(super) fn mark_emulated(response: &mut Response, predictor: &Predictor) {
+    if predictor.model().emulated() {
         response.headers_mut().insert("x-yolo-emulated", HeaderValue::from_static("1"));
     }
-    response
 }
 
 /// What is answered of a picture: the body of `/predict`, and the result of a task.

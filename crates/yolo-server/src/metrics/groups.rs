@@ -8,7 +8,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use super::{BySize, FloatCounter, FloatGauge, Labelled, Registrar, latency_histogram, stage_histogram};
 
 /// Endpoint label values.
-const ENDPOINTS: [&str; 4] = ["predict", "async", "task", "other"];
+const ENDPOINTS: [&str; 5] = ["predict", "async", "task", "v2", "other"];
 /// Status codes that the server answers; anything else is counted as `other`.
 const STATUS_CODES: [&str; 20] = [
     "200", "202", "400", "404", "405", "408", "409", "410", "413", "414", "415", "422", "429", "431", "499", "500",

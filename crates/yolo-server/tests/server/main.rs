@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a helper that fails is a failed test")]
 
 mod batching;
+mod clients;
 mod errors;
+mod grpc;
 mod isolation;
 mod knobs;
 mod metrics;
+mod oip;
 mod onnx;
 mod predict;
 mod program;

@@ -8,7 +8,7 @@ use yolo_server::{Config, Server, StartError};
 use crate::support::{fixture, on_free_ports, png, predict, start};
 
 /// Where the library is: set by `make`, which also fetches it.
-fn runtime_is_there(test: &str) -> bool {
+pub fn runtime_is_there(test: &str) -> bool {
     let there = std::env::var_os("ORT_DYLIB_PATH").is_some_and(|path| std::path::Path::new(&path).exists());
     if !there {
         println!("SKIPPED {test}: ORT_DYLIB_PATH names no ONNX Runtime (make model)");

@@ -10,7 +10,7 @@ use crate::support::{PATIENCE, eventually, get};
 
 fn program(model: &str) -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_yolo-server"));
-    program.stderr(Stdio::null()).args(["--model", model]);
+    program.stderr(Stdio::null()).args(["--model", model, "--grpc-address", "127.0.0.1:0"]);
     program
 }
 

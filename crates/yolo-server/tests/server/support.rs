@@ -31,7 +31,7 @@ pub fn emulated(alpha_ms: u64, beta_ms: u64) -> Config {
 
 pub fn on_free_ports(config: Config) -> Config {
     let free = SocketAddr::from(([127, 0, 0, 1], 0));
-    Config { api_address: free, admin_address: free, drain_propagation_seconds: 0, ..config }
+    Config { api_address: free, grpc_address: free, admin_address: free, drain_propagation_seconds: 0, ..config }
 }
 
 pub async fn start(config: Config) -> Server {

@@ -1,0 +1,156 @@
+//! Messages of the protocol to our types and back.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use tonic::{Code as GrpcCode, Status};
+
+use super::proto::infer_parameter::ParameterChoice;
+use super::proto::model_infer_request::InferInputTensor;
+use super::proto::model_infer_response::InferOutputTensor;
+use super::proto::model_metadata_response::TensorMetadata as TensorMessage;
+use super::proto::{
+    InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse, ModelMetadataResponse,
+    ServerMetadataResponse,
+};
+use crate::engine::LoadedModel;
+use crate::http::error::{ApiError, Code};
+use crate::http::oip::metadata::{ModelMetadata, ServerMetadata, TensorMetadata};
+use crate::http::oip::tensor::{self, Datatype, Tensor, invalid};
+
+/// What a request holds.
+pub(super) struct Tensors {
+    pub inputs: Vec<Tensor>,
+    /// Names of the wanted outputs.
+    pub outputs: Vec<String>,
+    /// As text.
+    pub parameters: Vec<(String, String)>,
+}
+
+/// Takes a request apart. Raw tensors are slices of the message.
+pub(super) fn request(message: ModelInferRequest) -> Result<Tensors, ApiError> {
+    let ModelInferRequest { parameters, inputs, outputs, raw_input_contents: raw, .. } = message;
+    let inputs: Result<_, ApiError> = match raw.len() {
+        0 => inputs
+            .into_iter()
+            .map(|input| {
+                let data = contents(&input)?;
+                tensor(input, data)
+            })
+            .collect(),
+        count if count == inputs.len() => inputs
+            .into_iter()
+            .zip(raw)
+            .map(|(input, data)| {
+                if input.contents.is_some() {
+                    return Err(invalid(format!("{:.64}: both contents and raw_input_contents", input.name)));
+                }
+                tensor(input, data)
+            })
+            .collect(),
+        count => Err(invalid(format!("raw_input_contents holds {count} tensors, inputs {}", inputs.len()))),
+    };
+    Ok(Tensors {
+        inputs: inputs?,
+        outputs: outputs.into_iter().map(|output| output.name).collect(),
+        parameters: texts(parameters)?,
+    })
+}
+
+fn tensor(input: InferInputTensor, data: Bytes) -> Result<Tensor, ApiError> {
+    let InferInputTensor { name, datatype, shape, .. } = input;
+    let sizes: Option<Vec<usize>> = shape.iter().map(|size| usize::try_from(*size).ok()).collect();
+    let sizes = sizes.ok_or_else(|| invalid(format!("{name:.64}: shape {shape:?} has a negative size")))?;
+    Tensor::new(name, Datatype::parse(&datatype)?, sizes, data)
+}
+
+/// The elements of a tensor that came element by element.
+fn contents(input: &InferInputTensor) -> Result<Bytes, ApiError> {
+    let Some(InferTensorContents { uint_contents, fp32_contents, bytes_contents, .. }) = &input.contents else {
+        return Err(invalid(format!("{:.64} has neither contents nor raw_input_contents", input.name)));
+    };
+    match Datatype::parse(&input.datatype)? {
+        Datatype::Bytes => Ok(tensor::join_byte_strings(bytes_contents.iter().map(|string| &**string))),
+        Datatype::Fp32 => Ok(tensor::floats(fp32_contents.iter().copied())),
+        Datatype::Uint8 => {
+            let levels: Result<Bytes, _> = uint_contents.iter().map(|level| u8::try_from(*level)).collect();
+            levels.map_err(|_| invalid(format!("{:.64}: an element is larger than 255", input.name)))
+        }
+        Datatype::Int32 => Err(invalid(format!("{:.64}: no input is INT32", input.name))),
+    }
+}
+
+fn texts(parameters: HashMap<String, InferParameter>) -> Result<Vec<(String, String)>, ApiError> {
+    let text = |(name, parameter): (String, InferParameter)| {
+        let value = match parameter.parameter_choice {
+            Some(ParameterChoice::BoolParam(value)) => value.to_string(),
+            Some(ParameterChoice::Int64Param(value)) => value.to_string(),
+            Some(ParameterChoice::Uint64Param(value)) => value.to_string(),
+            Some(ParameterChoice::DoubleParam(value)) => value.to_string(),
+            Some(ParameterChoice::StringParam(value)) => value,
+            None => return Err(invalid(format!("parameter {name:.64} has no value"))),
+        };
+        Ok((name, value))
+    };
+    parameters.into_iter().map(text).collect()
+}
+
+/// The answer of a model.
+pub(super) fn response(model: &LoadedModel, id: String, outputs: Vec<Tensor>) -> ModelInferResponse {
+    let (outputs, raw_output_contents) = outputs
+        .into_iter()
+        .map(|Tensor { name, datatype, shape, data }| {
+            let shape = shape.into_iter().map(|size| i64::try_from(size).unwrap_or(i64::MAX)).collect();
+            (
+                InferOutputTensor {
+                    name,
+                    datatype: datatype.as_str().to_owned(),
+                    shape,
+                    ..InferOutputTensor::default()
+                },
+                data,
+            )
+        })
+        .unzip();
+    ModelInferResponse {
+        model_name: model.name.clone(),
+        model_version: model.version().to_owned(),
+        id,
+        parameters: HashMap::new(),
+        outputs,
+        raw_output_contents,
+    }
+}
+
+impl From<ServerMetadata> for ServerMetadataResponse {
+    fn from(ServerMetadata { name, version, extensions }: ServerMetadata) -> Self {
+        Self { name: name.to_owned(), version: version.to_owned(), extensions: extensions.map(str::to_owned).to_vec() }
+    }
+}
+
+impl From<ModelMetadata> for ModelMetadataResponse {
+    fn from(ModelMetadata { name, versions, platform, inputs, outputs }: ModelMetadata) -> Self {
+        let tensors = |tensors: Vec<TensorMetadata>| tensors.into_iter().map(TensorMessage::from).collect();
+        let (inputs, outputs) = (tensors(inputs), tensors(outputs));
+        Self { name, versions: versions.to_vec(), platform: platform.to_owned(), inputs, outputs }
+    }
+}
+
+impl From<TensorMetadata> for TensorMessage {
+    fn from(TensorMetadata { name, datatype, shape }: TensorMetadata) -> Self {
+        Self { name, datatype: datatype.to_owned(), shape }
+    }
+}
+
+/// An error as gRPC tells it; the message begins with our code.
+pub(super) fn status(error: &ApiError) -> Status {
+    let code = match error.code {
+        Code::NotFound => GrpcCode::NotFound,
+        Code::QueueFull | Code::PredictedLate => GrpcCode::ResourceExhausted,
+        Code::Starting | Code::Draining | Code::EngineFailed => GrpcCode::Unavailable,
+        Code::DeadlineExceeded | Code::RequestTimeout => GrpcCode::DeadlineExceeded,
+        Code::InferenceFailed | Code::Internal => GrpcCode::Internal,
+        _ => GrpcCode::InvalidArgument,
+    };
+    Status::new(code, error.to_string())
+}

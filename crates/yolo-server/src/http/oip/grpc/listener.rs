@@ -1,0 +1,99 @@
+//! HTTP/2 connections of the gRPC port: bounded, timed and recycled as the API's are.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{Request, Response};
+use http_body_util::StreamBody;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tower::ServiceExt;
+
+use super::Service;
+use super::proto::grpc_inference_service_server::GrpcInferenceServiceServer;
+use super::unread::{Unread, Watched};
+use super::upload::{self, Held, Pace};
+use crate::app::App;
+use crate::connection::{self, Policy};
+use crate::lifecycle::Stage;
+use crate::{limits, random};
+
+/// Calls of one connection at a time; clients wait for the others.
+const CALLS_MAX: u32 = 128;
+/// Time for the answer to a ping; a peer that gives none is gone.
+const PING_ANSWER_MAX: Duration = Duration::from_secs(20);
+
+/// Serves gRPC on `listener` until the policy's stage; returns when every connection has ended.
+pub(crate) async fn serve(listener: TcpListener, app: Arc<App>, policy: Policy) {
+    let service = Service { app };
+    connection::accept(listener, policy, |stream, policy| {
+        let service = service.clone();
+        async move { serve_connection(stream, service, &policy).await }
+    })
+    .await;
+}
+
+async fn serve_connection(stream: TcpStream, service: Service, policy: &Policy) {
+    // Answers are small: waiting to fill a segment would only delay them.
+    let _ = stream.set_nodelay(true);
+    let unread = Unread::default();
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(CALLS_MAX)
+        .max_header_list_size(u32::try_from(limits::HEADER_BYTES_MAX).unwrap_or(u32::MAX))
+        .keep_alive_interval(limits::KEEP_ALIVE_IDLE_MAX)
+        .keep_alive_timeout(PING_ANSWER_MAX)
+        .serve_connection(TokioIo::new(stream), service_fn(|call| respond(call, service.clone(), unread.clone())));
+    let mut connection = std::pin::pin!(connection);
+    let mut old = std::pin::pin!(old(policy));
+    let mut watch = tokio::time::interval(connection::WATCH_INTERVAL);
+    let mut leaving = false;
+    loop {
+        tokio::select! {
+            result = connection.as_mut() => {
+                if let Err(error) = result {
+                    tracing::debug!(%error, "gRPC connection ended early.");
+                }
+                return;
+            }
+            () = old.as_mut(), if !leaving => {
+                leaving = true;
+                connection.as_mut().graceful_shutdown(); // calls in flight are finished, new ones go elsewhere
+            }
+            _ = watch.tick() => {
+                if unread.longer_than(limits::RESPONSE_WRITE_MAX) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Resolves when a connection that is opened now shall take no more calls.
+async fn old(policy: &Policy) {
+    let spread = limits::CONNECTION_AGE_JITTER;
+    let age_max = limits::CONNECTION_AGE.mul_f64(random::within(1.0 - spread, 1.0 + spread));
+    // A connection that is opened while the server drains gets the rest of its time: told to go at once, its client would
+    // come back at once.
+    let leave_at = if policy.lifecycle.stage() < Stage::Draining { Stage::Draining } else { policy.close_at };
+    tokio::select! {
+        () = tokio::time::sleep(age_max) => {}
+        () = policy.lifecycle.reached(leave_at) => {}
+    }
+}
+
+async fn respond(call: Request<Incoming>, service: Service, unread: Unread) -> Result<Response<Watched>, Infallible> {
+    let held = Held::default();
+    let pace = if call.uri().path().ends_with("/ModelStreamInfer") { Pace::Stream } else { Pace::Message };
+    let memory = service.app.bodies.clone();
+    let mut call = call.map(|body| StreamBody::new(Box::pin(upload::bounded(body, pace, memory, held.clone()))));
+    call.extensions_mut().insert(held);
+    // As many bytes as REST takes, so that every request fits both.
+    let calls = GrpcInferenceServiceServer::new(service).max_decoding_message_size(limits::BATCH_BYTES_MAX);
+    let response = calls.oneshot(call).await?;
+    Ok(response.map(|body| unread.watch(body)))
+}

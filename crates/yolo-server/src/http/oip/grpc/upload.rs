@@ -1,0 +1,97 @@
+//! A call's body on its way in, under the same bounds as REST's.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures::{Stream, stream};
+use http_body_util::BodyExt;
+use hyper::body::{Frame, Incoming};
+use tokio::sync::OwnedSemaphorePermit;
+use tonic::Status;
+
+use super::convert::status;
+use crate::http::body::{self, BodyMemory};
+use crate::http::error::{ApiError, Code};
+use crate::limits;
+
+/// The memory that a call's bytes hold. Its handler takes it with each message, so that it is given back with the
+/// message's answer; what it leaves goes with the call.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Held(Arc<Mutex<Share>>);
+
+#[derive(Debug, Default)]
+struct Share {
+    bytes: usize,
+    memory: Option<OwnedSemaphorePermit>,
+}
+
+impl Held {
+    fn share(&self) -> MutexGuard<'_, Share> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn grow(&self, memory: &BodyMemory, bytes: usize) -> Result<(), ApiError> {
+        let mut share = self.share();
+        let bytes = share.bytes + bytes;
+        memory.hold(&mut share.memory, bytes)?;
+        share.bytes = bytes;
+        Ok(())
+    }
+
+    /// What the bytes hold that have come since the last call.
+    pub(super) fn take(&self) -> Option<OwnedSemaphorePermit> {
+        std::mem::take(&mut *self.share()).memory
+    }
+}
+
+/// How long a body may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// One message: as long as a body over REST.
+    Message,
+    /// A stream of messages: for ever, with bounded pauses.
+    Stream,
+}
+
+struct Upload {
+    body: Incoming,
+    pace: Pace,
+    started: Instant,
+    /// Bytes that have come.
+    bytes: usize,
+    memory: BodyMemory,
+    held: Held,
+}
+
+/// Passes a body on.
+///
+/// # Errors
+/// `ResourceExhausted` if all bodies together take too much memory, `DeadlineExceeded` if it comes too slowly.
+pub(super) fn bounded(
+    body: Incoming,
+    pace: Pace,
+    memory: BodyMemory,
+    held: Held,
+) -> impl Stream<Item = Result<Frame<Bytes>, Status>> + Send {
+    let upload = Upload { body, pace, started: Instant::now(), bytes: 0, memory, held };
+    stream::try_unfold(upload, Upload::next)
+}
+
+impl Upload {
+    async fn next(mut self) -> Result<Option<(Frame<Bytes>, Self)>, Status> {
+        let due = match self.pace {
+            Pace::Message => body::due(self.started, self.bytes),
+            Pace::Stream => Instant::now() + limits::KEEP_ALIVE_IDLE_MAX,
+        };
+        let too_slow = || status(&ApiError::new(Code::RequestTimeout, "the messages came too slowly"));
+        let frame = tokio::time::timeout_at(due.into(), self.body.frame()).await.map_err(|_| too_slow())?;
+        let Some(frame) = frame else { return Ok(None) };
+        let frame = frame.map_err(|error| Status::from_error(error.into()))?;
+        if let Some(data) = frame.data_ref() {
+            self.bytes += data.len();
+            self.held.grow(&self.memory, data.len()).map_err(|error| status(&error))?;
+        }
+        Ok(Some((frame, self)))
+    }
+}

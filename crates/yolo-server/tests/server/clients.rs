@@ -1,0 +1,34 @@
+//! Public clients of other people, unchanged, against the real server with a real model.
+
+use std::path::{Path, PathBuf};
+
+use tokio::process::Command;
+use yolo_server::Config;
+
+use crate::onnx::runtime_is_there;
+use crate::support::{fixture, on_free_ports, start};
+
+/// The interpreter with the pinned packages of `tools/model/requirements.txt`.
+fn python(test: &str) -> Option<PathBuf> {
+    let python = std::env::var_os("YOLO_CACHE").map(|cache| Path::new(&cache).join("venv/bin/python"));
+    let python = python.filter(|python| python.exists());
+    if python.is_none() {
+        println!("SKIPPED {test}: no venv in YOLO_CACHE (make model)");
+        assert!(std::env::var_os("CI").is_none(), "the Python environment is required in CI");
+    }
+    python
+}
+
+#[tokio::test]
+async fn tritonclient_gets_the_answers_of_predict_over_rest_and_grpc() {
+    let test = "tritonclient_gets_the_answers_of_predict_over_rest_and_grpc";
+    let Some(python) = python(test).filter(|_| runtime_is_there(test)) else { return };
+    let server = start(Config { sessions: Some(1), ..on_free_ports(Config::new(fixture("standard.onnx"))) }).await;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/oip.py");
+    let addresses = [server.api_address().to_string(), server.grpc_address().to_string()];
+    let run = Command::new(python).arg(script).args(addresses).arg("standard").output().await.unwrap();
+    let output = [run.stdout, run.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).join("\n");
+    assert!(run.status.success(), "{output}");
+    println!("{output}");
+    server.stop().await;
+}

@@ -1,0 +1,136 @@
+//! What only a real HTTP/2 connection to the gRPC port shows: recycling, bounds, the drain.
+
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use yolo_server::Server;
+
+use crate::support::{PATIENCE, emulated, metric, start};
+
+/// A message without fields, in its frame: not compressed, length 0.
+const EMPTY: &[u8] = &[0; 5];
+/// `ServerLiveResponse { live: true }`, in its frame.
+const LIVE: &[u8] = &[0, 0, 0, 0, 2, 8, 1];
+
+struct Connection {
+    calls: SendRequest<Body>,
+    ended: JoinHandle<hyper::Result<()>>,
+}
+
+async fn connect(server: &Server) -> Connection {
+    let stream = TcpStream::connect(server.grpc_address()).await.unwrap();
+    let (calls, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    Connection { calls, ended: tokio::spawn(connection) }
+}
+
+/// Sends a call; fails if the connection takes no more of them.
+async fn send(calls: &mut SendRequest<Body>, method: &str, body: Body) -> hyper::Result<Response<Incoming>> {
+    let uri = format!("http://server/inference.GRPCInferenceService/{method}");
+    let request = Request::post(uri).header("content-type", "application/grpc").header("te", "trailers").body(body);
+    calls.ready().await?;
+    calls.send_request(request.unwrap()).await
+}
+
+/// What a call is answered: the message's frame, and the status.
+async fn answer(response: Response<Incoming>) -> (Bytes, String) {
+    let headers = response.headers().clone();
+    let collected = response.into_body().collect().await.unwrap();
+    // An error without a message has its status in the headers.
+    let trailers = collected.trailers().cloned().unwrap_or(headers);
+    let status = trailers["grpc-status"].to_str().unwrap().to_owned();
+    (collected.to_bytes(), status)
+}
+
+async fn call(calls: &mut SendRequest<Body>, method: &str, body: impl Into<Body>) -> (Bytes, String) {
+    answer(send(calls, method, body.into()).await.unwrap()).await
+}
+
+/// A message that is not compressed.
+fn frame(message: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    [&[0], length.as_slice(), message].concat()
+}
+
+/// A body that begins so and never ends.
+fn unfinished(begin: &'static [u8]) -> Body {
+    use futures::StreamExt;
+    let begin = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(begin))]);
+    Body::from_stream(begin.chain(futures::stream::pending()))
+}
+
+#[tokio::test]
+async fn a_connection_is_told_to_go_within_its_age_and_calls_in_flight_are_answered() {
+    let server = start(emulated(0, 1)).await;
+    let opened = Instant::now();
+    let mut calls = connect(&server).await.calls;
+    let stream = send(&mut calls, "ModelStreamInfer", unfinished(&[])).await.unwrap();
+    while let Ok(response) = send(&mut calls, "ServerLive", EMPTY.into()).await {
+        assert_eq!(answer(response).await, (Bytes::from_static(LIVE), "0".to_owned()));
+        tokio::time::sleep(Duration::from_millis(50)).await; // a calm client
+    }
+    let age = opened.elapsed();
+    assert!(age > Duration::from_secs(9) && age < Duration::from_secs(22), "{age:?}");
+    server.stop().await;
+    assert_eq!(answer(stream).await.1, "0", "the open stream went on, and ended well when the server did");
+}
+
+#[tokio::test]
+async fn a_drain_ends_streams_and_idle_connections_at_once() {
+    let server = start(emulated(0, 1)).await;
+    let (Connection { mut calls, ended }, idle) = (connect(&server).await, connect(&server).await);
+    let stream = send(&mut calls, "ModelStreamInfer", unfinished(&[])).await.unwrap();
+    let begun = Instant::now();
+    server.drain().await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(answer(stream).await.1, "0");
+    drop(calls);
+    for connection in [ended, idle.ended] {
+        tokio::time::timeout(PATIENCE, connection).await.unwrap().unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_answer_is_cut_off() {
+    let server = start(emulated(0, 1)).await;
+    let stream = TcpStream::connect(server.grpc_address()).await.unwrap();
+    let mut unread = http2::Builder::new(TokioExecutor::new());
+    unread.initial_stream_window_size(0);
+    let (mut calls, connection) = unread.handshake(TokioIo::new(stream)).await.unwrap();
+    let ended = tokio::spawn(connection);
+    let response = send(&mut calls, "ServerLive", EMPTY.into()).await.unwrap();
+    assert!(tokio::time::timeout(PATIENCE, response.into_body().collect()).await.unwrap().is_err());
+    let _ = tokio::time::timeout(PATIENCE, ended).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_out_of_bounds_gets_the_status_that_says_so() {
+    let server = start(emulated(0, 1)).await;
+    let mut calls = connect(&server).await.calls;
+    // The empty message names no model.
+    assert_eq!(call(&mut calls, "ModelInfer", EMPTY).await.1, "5", "NOT_FOUND");
+    assert_eq!(call(&mut calls, "ModelConfig", EMPTY).await.1, "12", "UNIMPLEMENTED");
+    // `inputs`, and in one of them `contents.bytes_contents`, of two bytes each and a hundred in memory.
+    let many = [0x2a, 0].repeat(2_000);
+    let nested = [[0x2a, 0xa3, 0x1f, 0x2a, 0xa0, 0x1f].as_slice(), &[0x42, 0].repeat(2_000)].concat();
+    for message in [many, nested] {
+        assert_eq!(call(&mut calls, "ModelInfer", frame(&message)).await.1, "3", "INVALID_ARGUMENT");
+    }
+    let large: &[u8] = &[0, 0xf0, 0, 0, 0];
+    assert_eq!(call(&mut calls, "ModelInfer", unfinished(large)).await.1, "11", "OUT_OF_RANGE");
+    let begun = Instant::now();
+    let slow: &[u8] = &[0, 0, 0, 0, 9, 10];
+    assert_eq!(call(&mut calls, "ModelInfer", unfinished(slow)).await.1, "4", "DEADLINE_EXCEEDED");
+    assert!(begun.elapsed() > Duration::from_secs(4) && begun.elapsed() < Duration::from_secs(12));
+    let refused = metric(&server, r#"yolo_http_requests_total{endpoint="v2",code="404"}"#).await;
+    assert!((refused - 1.0).abs() < 1e-9, "counted as over REST");
+    server.stop().await;
+}
