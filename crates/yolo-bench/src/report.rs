@@ -39,8 +39,8 @@ pub struct Measured {
     pub ceiling: Vec<f64>,
     /// Cache hits.
     pub hits: Hits,
-    /// A turn a round, with the mean of the ceiling's rates before and after it.
-    turns: BTreeMap<Contender, Vec<(Turn, f64)>>,
+    /// Turns by round, with the mean of the ceiling's rates before and after each.
+    turns: BTreeMap<Contender, BTreeMap<usize, (Turn, f64)>>,
 }
 
 /// Median, smallest and largest of some rounds.
@@ -68,14 +68,23 @@ struct Report {
 
 impl Measured {
     /// Keeps a turn; `calibration` is the ceiling's rate around it.
-    pub fn add(&mut self, contender: Contender, turn: Turn, calibration: f64) {
-        self.turns.entry(contender).or_default().push((turn, calibration));
+    pub fn add(&mut self, contender: Contender, round: usize, (turn, calibration): (Turn, f64)) {
+        self.turns.entry(contender).or_default().insert(round, (turn, calibration));
     }
 
-    /// One value of each round.
-    fn values(&self, contender: Contender, value: Value) -> Vec<f64> {
+    /// Rounds in which a contender served.
+    pub fn turns_of(&self, contender: Contender) -> usize {
+        self.turns.get(&contender).map_or(0, BTreeMap::len)
+    }
+
+    /// The value of every round that has it.
+    fn rounds(&self, contender: Contender, value: Value) -> BTreeMap<usize, f64> {
         let turns = self.turns.get(&contender).into_iter().flatten();
-        turns.filter_map(|(turn, calibration)| value(turn, *calibration)).collect()
+        turns.filter_map(|(round, (turn, calibration))| Some((*round, value(turn, *calibration)?))).collect()
+    }
+
+    fn values(&self, contender: Contender, value: Value) -> Vec<f64> {
+        self.rounds(contender, value).into_values().collect()
     }
 
     /// The peer with the largest or smallest median of a value.
@@ -90,8 +99,8 @@ impl Measured {
     /// Ours over the best peer's, round by round, and who that is.
     fn over_best(&self, value: Value, largest: bool) -> Option<(f64, Vec<f64>, &'static str)> {
         let best = self.best(value, largest)?;
-        let (ours, theirs) = (self.values(Contender::Ours, value), self.values(best, value));
-        let ratios: Vec<_> = ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect();
+        let (ours, theirs) = (self.rounds(Contender::Ours, value), self.rounds(best, value));
+        let ratios: Vec<_> = ours.iter().filter_map(|(round, ours)| Some(ours / theirs.get(round)?)).collect();
         Some((median(&ratios)?, ratios, best.name()))
     }
 
@@ -109,8 +118,7 @@ impl Measured {
             ("foreign_cores", |turn, _| Some(turn.foreign_cores)),
         ];
         let spreads = measures.into_iter().filter_map(|(name, of)| Some((name, spread(&self.values(contender, of))?)));
-        let rounds = self.turns.get(&contender).map_or(0, Vec::len);
-        Row { contender: contender.name(), rounds, values: spreads.collect() }
+        Row { contender: contender.name(), rounds: self.turns_of(contender), values: spreads.collect() }
     }
 
     fn figures(&self, side_px: u32) -> Vec<Figure> {
@@ -193,10 +201,10 @@ mod tests {
     #[test]
     fn ratios_are_taken_within_a_round_against_the_best_peer() {
         let mut measured = Measured::default();
-        for slow in [1.0, 0.5, 1.0] {
-            measured.add(Contender::Ours, turn(38.0 * slow, 150.0), 40.0 * slow);
-            measured.add(Contender::Mosec, turn(36.0 * slow, 500.0), 40.0 * slow);
-            measured.add(Contender::Ray, turn(20.0 * slow, 400.0), 40.0 * slow);
+        for (round, slow) in [1.0, 0.5, 1.0].into_iter().enumerate() {
+            measured.add(Contender::Ours, round, (turn(38.0 * slow, 150.0), 40.0 * slow));
+            measured.add(Contender::Mosec, round, (turn(36.0 * slow, 500.0), 40.0 * slow));
+            measured.add(Contender::Ray, round, (turn(20.0 * slow, 400.0), 40.0 * slow));
         }
         let figures = measured.figures(640);
         let of = |id: &str| figures.iter().find(|figure| figure.id == id).unwrap();
