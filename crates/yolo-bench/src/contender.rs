@@ -73,6 +73,7 @@ impl Contender {
             let mut command = Command::new(&site.server);
             command.arg("--model").arg(&site.model).args(["--sessions", &WORKERS.to_string()]);
             command.args(["--api-address", &address.to_string(), "--admin-address", &admin.to_string()]);
+            command.args(["--grpc-address", "127.0.0.1:0"]);
             command.arg("--knobs-dir").arg(knobs).arg("--termination-log").arg(knobs.join("termination"));
             return command;
         }

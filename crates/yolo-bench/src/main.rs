@@ -68,7 +68,8 @@ fn main() -> anyhow::Result<()> {
             before = after;
             match outcome {
                 Ok(turn) => {
-                    println!("round {} of {}, ceiling {calibration:.1}/s: {turn}", round + 1, args.rounds);
+                    let (name, round_of) = (contender.name(), format!("{} of {}", round + 1, args.rounds));
+                    println!("round {round_of}, ceiling {calibration:.1}/s, {name}: {turn}");
                     measured.add(contender, round, (turn, calibration));
                 }
                 Err(error) => println!("{} failed: {error:#}", contender.name()),

@@ -45,7 +45,9 @@ impl Site {
         let run = SystemTime::UNIX_EPOCH.elapsed()?.as_secs();
         let pictures = Pictures::read(&pages, run)?;
         let target = root.join("target");
-        std::fs::create_dir_all(target.join("bench"))?;
+        for folder in ["bench", "figures"] {
+            std::fs::create_dir_all(target.join(folder))?;
+        }
         Ok(Self { model, side_px, pages, pictures, server, peers: root.join("benches/peers"), target, cache })
     }
 
