@@ -7,6 +7,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/yolo-operator
 export YOLO_CACHE := $(CACHE)
 export ORT_DYLIB_PATH := $(CACHE)/onnxruntime/libonnxruntime.so
 STAGE := tools/stage
+comma := ,
 
 .PHONY: help
 help: ## Print this list
@@ -75,7 +76,7 @@ test-e2e: cluster-binaries image pages ## Tests on a real node (T3)
 	$(STAGE) test-e2e 420 cargo test --workspace --test t3 -- --test-threads=1
 ci: checks test ## What CI runs
 
-.PHONY: figures bench-operator bench-server soak
+.PHONY: figures bench-operator bench-server bench-peers soak
 bench-operator: ## What the operator costs: sampling 200 pods
 	$(STAGE) bench-operator 600 cargo bench --quiet -p yolo-operator --bench sampler
 bench-server: reference release ## What the server costs and how equal its answers are: memory, 23 pages
@@ -84,6 +85,12 @@ bench-server: reference release ## What the server costs and how equal its answe
 soak: release ## As many requests of every kind as one a second makes in a day: memory, files and tasks stay flat
 	YOLO_FIGURES=$(CURDIR)/target/figures YOLO_SERVER_PROGRAM=$(CURDIR)/target/release/yolo-server YOLO_SOAK_REQUESTS=86400 \
 	  $(STAGE) soak 600 cargo test --quiet -p yolo-server --test soak -- --nocapture
+PEERS ?= fastapi,litserve,mosec,bentoml,ray,triton
+bench-peers: model pages ## The server beside its peers and the in-process ceiling (PEERS=mosec,…; several GB, 20 minutes)
+	@tools/bench/peers $(subst $(comma), ,$(PEERS))
+	cargo build --release --quiet -p yolo-operator -p yolo-server -p yolo-testkit -p yolo-bench
+	for run in "--side-px 640" "--side-px 320 --rounds 3 --overload-rounds 1"; do \
+	  YOLO_FIGURES=$(CURDIR)/target/figures $(STAGE) bench-peers 900 target/release/yolo-bench --peers $(PEERS) $$run; done
 figures: ## Keep what was measured: docs/figures, docs/performance.md, the README's table
 	tools/figures
 

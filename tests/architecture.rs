@@ -23,6 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("yolo-loadgen", &[]),
     ("yolo-simulator", &["yolo-planner"]),
     ("yolo-testkit", &["yolo-loadgen"]),
+    ("yolo-bench", &["yolo-loadgen", "yolo-server", "yolo-testkit", "yolo-vision"]),
     ("kubectl-yolo", &["yolo-api", "yolo-planner", "yolo-simulator", "yolo-loadgen"]),
 ];
 

@@ -7,10 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Request;
-use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
+use hyper::header::HOST;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::envelope::Envelope;
 use crate::pictures::{Mode, Pictures};
 use crate::pool::Pool;
 use crate::record::{Ending, Outcome, Recording};
@@ -74,6 +75,7 @@ pub enum ClientError {
 #[derive(Clone)]
 pub struct Client {
     target: Arc<Target>,
+    envelope: Envelope,
     limits: Limits,
     pool: Arc<Pool>,
     epoch: Instant,
@@ -91,9 +93,15 @@ impl Client {
             return Err(ClientError::NotAllowed(ip));
         }
         let pool = Arc::new(Pool::new(target.address, limits.connections));
-        let client = Self { target: Arc::new(target), limits, pool, epoch };
+        let client = Self { target: Arc::new(target), envelope: Envelope::Raw, limits, pool, epoch };
         client.request(Bytes::new())?; // a target that cannot be sent shows here, not in each outcome
         Ok(client)
+    }
+
+    /// The same client with pictures sent in another form.
+    #[must_use]
+    pub fn with_envelope(self, envelope: Envelope) -> Self {
+        Self { envelope, ..self }
     }
 
     /// Connections opened since the client was made.
@@ -159,6 +167,27 @@ impl Client {
         Recording::new(outcomes)
     }
 
+    /// Keeps `callers` requests in flight for `length`: each caller sends its next request once it has its answer.
+    ///
+    /// A closed loop slows down with the server: right for the server's capacity, wrong for latencies under load.
+    pub async fn run_closed(
+        &self,
+        (callers, length): (u64, Duration),
+        (pictures, mode): (&Pictures, Mode),
+    ) -> Recording {
+        let until = Instant::now() + length;
+        let caller = async |first: u64| {
+            let (mut index, mut outcomes) = (first, Vec::new());
+            while Instant::now() < until {
+                outcomes.push(self.clone().send(Instant::now(), pictures.body(mode, index)).await);
+                index += callers;
+            }
+            outcomes
+        };
+        let outcomes = futures::future::join_all((0..callers).map(caller)).await;
+        Recording::new(outcomes.into_iter().flatten().collect())
+    }
+
     async fn send(self, due: Instant, picture: Bytes) -> Outcome {
         let started = self.epoch.elapsed();
         let ending = match self.request(picture) {
@@ -175,10 +204,11 @@ impl Client {
 
     fn request(&self, picture: Bytes) -> Result<Request<Full<Bytes>>, ClientError> {
         let Target { address: _, host, path } = self.target.as_ref();
-        Request::post(path)
-            .header(HOST, host)
-            .header(CONTENT_TYPE, HeaderValue::from_static("image/jpeg"))
-            .body(Full::new(picture))
-            .map_err(|source| ClientError::Target { host: host.clone(), path: path.clone(), source })
+        let (request, body) = self.envelope.wrap(Request::post(path).header(HOST, host), picture);
+        request.body(Full::new(body)).map_err(|source| ClientError::Target {
+            host: host.clone(),
+            path: path.clone(),
+            source,
+        })
     }
 }

@@ -137,3 +137,14 @@ fn load_is_not_sent_to_an_address_that_nobody_allowed() {
     assert!(matches!(made(&[]), Err(ClientError::NotAllowed(_))));
     assert!(made(&[address.ip()]).is_ok());
 }
+
+#[tokio::test]
+async fn a_closed_loop_has_one_request_a_caller_in_flight() {
+    let address = serve(slow()).await;
+    let length = Duration::from_millis(500);
+    let recording = client(address, Limits::default()).run_closed((3, length), (&pictures(), Mode::Distinct)).await;
+    // One every 50 ms whoever calls, and the three that were in flight at the end; an open loop would not wait.
+    let answered = count(&recording, Ending::Status(200));
+    assert_eq!(answered, recording.outcomes().len());
+    assert!((6..=13).contains(&answered), "{answered}");
+}

@@ -1,0 +1,219 @@
+//! What the rounds add up to: figures with goals, and a row for each contender.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use serde::Serialize;
+use yolo_testkit::figures::{self, Figure};
+
+use crate::contender::Contender;
+use crate::hits::Hits;
+use crate::load::Overload;
+use crate::site::Site;
+use crate::turn::Turn;
+
+const HOW: &str = "make bench-peers";
+/// Goals of the project; vision.md, "Benchmarks".
+const OF_CEILING_MIN: f64 = 0.97;
+const OVER_BEST_MIN: f64 = 1.05;
+const OVERLOAD_P99_MAX: f64 = 0.6;
+const GOODPUT_MIN: f64 = 0.9;
+const PSS_MAX: f64 = 0.4;
+const READY_S_MAX: f64 = 1.0;
+const HIT_MS_MAX: f64 = 1.0;
+
+/// One value of a turn, given the ceiling's rate around it; none if it was not measured.
+type Value = fn(&Turn, f64) -> Option<f64>;
+const OF_CEILING: Value = |turn, calibration| Some(turn.closed.rate / calibration);
+const OVERLOAD_P99_MS: Value = |turn, _| turn.overload.map(|Overload { p99_ms, .. }| p99_ms);
+/// Goodput under overload over the contender's own capacity in the same turn.
+const GOODPUT_RATIO: Value = |turn, _| turn.overload.map(|overload| overload.goodput / turn.closed.rate);
+const PSS_MB: Value = |turn, _| Some(turn.pss_mb);
+const READY_S: Value = |turn, _| Some(turn.ready_s);
+const STARTED_LATE: Value = |turn, _| turn.overload.map(|_| turn.started_late);
+
+/// Everything that was measured.
+#[derive(Default)]
+pub struct Measured {
+    /// Rates of the ceiling, before, between and after the turns.
+    pub ceiling: Vec<f64>,
+    /// Cache hits.
+    pub hits: Hits,
+    /// Turns by round, with the mean of the ceiling's rates before and after each.
+    turns: BTreeMap<Contender, BTreeMap<usize, (Turn, f64)>>,
+}
+
+/// Median, smallest and largest of some rounds.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Spread {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+/// A contender in the report; absent values were not measured.
+#[derive(Serialize)]
+struct Row {
+    contender: &'static str,
+    rounds: usize,
+    values: BTreeMap<&'static str, Spread>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    side_px: u32,
+    ceiling: Option<Spread>,
+    rows: Vec<Row>,
+}
+
+impl Measured {
+    /// Keeps a turn; `calibration` is the ceiling's rate around it.
+    pub fn add(&mut self, contender: Contender, round: usize, (turn, calibration): (Turn, f64)) {
+        self.turns.entry(contender).or_default().insert(round, (turn, calibration));
+    }
+
+    /// Rounds in which a contender served.
+    pub fn turns_of(&self, contender: Contender) -> usize {
+        self.turns.get(&contender).map_or(0, BTreeMap::len)
+    }
+
+    /// The value of every round that has it.
+    fn rounds(&self, contender: Contender, value: Value) -> BTreeMap<usize, f64> {
+        let turns = self.turns.get(&contender).into_iter().flatten();
+        turns.filter_map(|(round, (turn, calibration))| Some((*round, value(turn, *calibration)?))).collect()
+    }
+
+    fn values(&self, contender: Contender, value: Value) -> Vec<f64> {
+        self.rounds(contender, value).into_values().collect()
+    }
+
+    /// The peer with the largest or smallest median of a value.
+    fn best(&self, value: Value, largest: bool) -> Option<Contender> {
+        let peers = self.turns.keys().copied().filter(|contender| *contender != Contender::Ours);
+        let medians = peers.filter_map(|peer| Some((peer, median(&self.values(peer, value))?)));
+        let order = |a: &(Contender, f64), b: &(Contender, f64)| a.1.total_cmp(&b.1);
+        let best = if largest { medians.max_by(order) } else { medians.min_by(order) };
+        best.map(|(peer, _)| peer)
+    }
+
+    /// Ours over the best peer's, round by round, and who that is.
+    fn over_best(&self, value: Value, largest: bool) -> Option<(f64, Vec<f64>, &'static str)> {
+        let best = self.best(value, largest)?;
+        let (ours, theirs) = (self.rounds(Contender::Ours, value), self.rounds(best, value));
+        let ratios: Vec<_> = ours.iter().filter_map(|(round, ours)| Some(ours / theirs.get(round)?)).collect();
+        Some((median(&ratios)?, ratios, best.name()))
+    }
+
+    fn row(&self, contender: Contender) -> Row {
+        let measures: [(&str, Value); 10] = [
+            ("rate", |turn, _| Some(turn.closed.rate)),
+            ("of_ceiling", OF_CEILING),
+            ("p99_ms", |turn, _| Some(turn.closed.p99_ms)),
+            ("overload_p99_ms", OVERLOAD_P99_MS),
+            ("goodput_ratio", GOODPUT_RATIO),
+            ("refused_ratio", |turn, _| turn.overload.map(|overload| overload.unanswered_ratio)),
+            ("pss_mb", PSS_MB),
+            ("ready_s", READY_S),
+            ("agreement", |turn, _| Some(turn.agreement)),
+            ("foreign_cores", |turn, _| Some(turn.foreign_cores)),
+        ];
+        let spreads = measures.into_iter().filter_map(|(name, of)| Some((name, spread(&self.values(contender, of))?)));
+        Row { contender: contender.name(), rounds: self.turns_of(contender), values: spreads.collect() }
+    }
+
+    fn figures(&self, side_px: u32) -> Vec<Figure> {
+        let id = |name: &str| format!("peers_{side_px}_{name}");
+        let ours = |of: Value| {
+            let values = self.values(Contender::Ours, of);
+            median(&values).map(|median| (median, values))
+        };
+        let mut all = Vec::new();
+        if let Some((value, runs)) = ours(OF_CEILING) {
+            all.push(Figure::at_least(id("of_ceiling"), value, "ratio", OF_CEILING_MIN).over(&runs));
+        }
+        if let Some((value, runs, best)) = self.over_best(OF_CEILING, true) {
+            all.push(Figure::at_least(id("rate_over_best"), value, "ratio", OVER_BEST_MIN).over(&runs).noted(best));
+        }
+        if let Some((value, runs, best)) = self.over_best(OVERLOAD_P99_MS, false) {
+            let figure = Figure::at_most(id("overload_p99_over_best"), value, "ratio", OVERLOAD_P99_MAX);
+            all.push(figure.over(&runs).noted(best));
+        }
+        if let Some((value, runs)) = ours(GOODPUT_RATIO) {
+            all.push(Figure::at_least(id("overload_goodput"), value, "ratio", GOODPUT_MIN).over(&runs));
+        }
+        if let Some((_, runs)) = ours(STARTED_LATE) {
+            all.push(Figure::at_most(id("started_past_deadline"), runs.iter().sum(), "images", 0.0).over(&runs));
+        }
+        if let Some((value, runs, best)) = self.over_best(PSS_MB, false) {
+            all.push(Figure::at_most(id("pss_over_best"), value, "ratio", PSS_MAX).over(&runs).noted(best));
+        }
+        if let Some((value, runs)) = ours(READY_S) {
+            all.push(Figure::at_most(id("start_to_first_answer"), value, "s", READY_S_MAX).over(&runs));
+        }
+        let Hits { p99_ms, count, utilisation } = self.hits;
+        let note = format!("{count} hits at a utilisation of {utilisation:.2}");
+        all.push(Figure::at_most(id("cache_hit_p99"), p99_ms, "ms", HIT_MS_MAX).noted(note));
+        all
+    }
+}
+
+fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let half = sorted.len() / 2;
+    let upper = *sorted.get(half)?;
+    if sorted.len() % 2 == 1 { Some(upper) } else { Some(f64::midpoint(*sorted.get(half - 1)?, upper)) }
+}
+
+fn spread(values: &[f64]) -> Option<Spread> {
+    let min = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    Some(Spread { median: median(values)?, min, max })
+}
+
+/// Prints the figures; writes them and `peers-<side>.json`, the rows of the table.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn write(site: &Site, measured: &Measured) -> anyhow::Result<()> {
+    let folder = site.target.join("figures");
+    let mut all = measured.figures(site.side_px);
+    print!("{}", figures::table(&all));
+    figures::add("peers", HOW, &mut all)?; // beside those of another input size
+    let rows = measured.turns.keys().map(|contender| measured.row(*contender)).collect();
+    let report = Report { side_px: site.side_px, ceiling: spread(&measured.ceiling), rows };
+    let path = folder.join(format!("peers-{}.json", site.side_px));
+    let text = serde_json::to_string_pretty(&report)? + "\n";
+    std::fs::write(&path, text).with_context(|| format!("failed to write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::Closed;
+
+    fn turn(rate: f64, pss_mb: f64) -> Turn {
+        let closed = Closed { rate, p99_ms: 1.0 };
+        Turn { ready_s: 0.5, agreement: 1.0, closed, pss_mb, foreign_cores: 0.0, overload: None, started_late: 0.0 }
+    }
+
+    /// The machine slows to half in round 2 and everybody with it: ratios must not notice.
+    #[test]
+    fn ratios_are_taken_within_a_round_against_the_best_peer() {
+        let mut measured = Measured::default();
+        for (round, slow) in [1.0, 0.5, 1.0].into_iter().enumerate() {
+            measured.add(Contender::Ours, round, (turn(38.0 * slow, 150.0), 40.0 * slow));
+            measured.add(Contender::Mosec, round, (turn(36.0 * slow, 500.0), 40.0 * slow));
+            measured.add(Contender::Ray, round, (turn(20.0 * slow, 400.0), 40.0 * slow));
+        }
+        let figures = measured.figures(640);
+        let of = |id: &str| figures.iter().find(|figure| figure.id == id).unwrap();
+        let rate = of("peers_640_rate_over_best");
+        assert!((rate.value - 38.0 / 36.0).abs() < 1e-9 && (rate.max - rate.min) < 1e-9, "{rate:?}");
+        assert_eq!((rate.note.as_str(), rate.runs, rate.met), ("mosec", 3, true));
+        assert!((of("peers_640_of_ceiling").value - 0.95).abs() < 1e-9);
+        assert!(!of("peers_640_of_ceiling").met);
+        // Another peer may be the best in another discipline.
+        assert_eq!(of("peers_640_pss_over_best").note, "ray");
+    }
+}
