@@ -145,9 +145,10 @@ impl From<TensorMetadata> for TensorMessage {
 /// An error as gRPC tells it; the message begins with our code.
 pub(super) fn status(error: &ApiError) -> Status {
     let code = match error.code {
-        Code::NotFound => GrpcCode::NotFound,
+        Code::NotFound | Code::TaskExpired => GrpcCode::NotFound,
+        Code::Superseded => GrpcCode::Aborted,
         Code::QueueFull | Code::PredictedLate => GrpcCode::ResourceExhausted,
-        Code::Starting | Code::Draining | Code::EngineFailed => GrpcCode::Unavailable,
+        Code::Starting | Code::Draining | Code::EngineFailed | Code::StoreUnavailable => GrpcCode::Unavailable,
         Code::DeadlineExceeded | Code::RequestTimeout => GrpcCode::DeadlineExceeded,
         Code::InferenceFailed | Code::Internal => GrpcCode::Internal,
         _ => GrpcCode::InvalidArgument,
