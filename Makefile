@@ -76,7 +76,7 @@ test-e2e: cluster-binaries image pages ## Tests on a real node (T3)
 	$(STAGE) test-e2e 420 cargo test --workspace --test t3 -- --test-threads=1
 ci: checks test ## What CI runs
 
-.PHONY: figures bench-operator bench-server bench-peers soak
+.PHONY: figures bench-operator bench-server bench-peers bench-vision soak
 bench-operator: ## What the operator costs: sampling 200 pods
 	$(STAGE) bench-operator 600 cargo bench --quiet -p yolo-operator --bench sampler
 bench-server: reference release ## What the server costs and how equal its answers are: memory, 23 pages
@@ -91,6 +91,8 @@ bench-peers: model pages ## The server beside its peers and the in-process ceili
 	cargo build --release --quiet -p yolo-operator -p yolo-server -p yolo-testkit -p yolo-bench
 	for run in "--side-px 640" "--side-px 320 --rounds 3 --overload-rounds 1"; do \
 	  YOLO_FIGURES=$(CURDIR)/target/figures $(STAGE) bench-peers 900 target/release/yolo-bench --peers $(PEERS) $$run; done
+bench-vision: model pages ## What the picture kernels cost beside OpenCV and numpy, in turn in one run
+	YOLO_FIGURES=$(CURDIR)/target/figures $(STAGE) bench-vision 600 cargo bench --quiet -p yolo-vision --bench opencv
 figures: ## Keep what was measured: docs/figures, docs/performance.md, the README's table
 	tools/figures
 

@@ -55,6 +55,14 @@ impl FairPermits {
         receiver.await.map_err(|_| Superseded)
     }
 
+    /// Up to `count` permits that nobody waits for.
+    pub(crate) fn take_idle(&self, count: usize) -> Vec<Permit> {
+        let mut state = self.state();
+        let taken = count.min(state.free);
+        state.free -= taken;
+        std::iter::repeat_with(|| Permit { pool: Some(self.clone()) }).take(taken).collect()
+    }
+
     /// Gives a permit to the next one that still waits.
     fn hand_on(&self) {
         loop {

@@ -1,11 +1,12 @@
 //! Encoded bytes to the model's input, on a bounded pool, before the queue: no bad image ever enters a batch.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use yolo_vision::{
-    DecodeError, DecodeLimits, Letterbox, ModelInfo, Size, Task, centre_crop_into, decode, letterbox_into,
+    DecodeError, DecodeLimits, Letterbox, ModelInfo, Size, Task, centre_crop_into, decode, letterbox_parallel_into,
 };
 
 use crate::batcher::{JobError, Place};
@@ -115,9 +116,9 @@ impl Preparer {
     /// The picture's own faults as 415 or 422; 409 if a newer frame of its stream came; 500 if a decoder panicked.
     pub async fn prepare(&self, upload: Upload, place: &Place) -> Result<Prepared, ApiError> {
         let (task, limits, target) = (self.task, self.limits, self.target);
-        let mean_micros = Arc::clone(&self.mean_micros);
+        let (mean_micros, pool) = (Arc::clone(&self.mean_micros), self.permits.clone());
         let work = move || {
-            let prepared = prepare(upload, &limits, (task, target));
+            let prepared = prepare(upload, &limits, (task, target), &pool);
             if let Ok(Prepared { decode, preprocess, .. }) = &prepared {
                 learn(&mean_micros, *decode + *preprocess);
             }
@@ -138,7 +139,12 @@ fn learn(mean_micros: &AtomicU64, time: Duration) {
     mean_micros.store(new, Ordering::Relaxed);
 }
 
-fn prepare(upload: Upload, limits: &DecodeLimits, (task, target): (Task, Size)) -> Result<Prepared, ApiError> {
+fn prepare(
+    upload: Upload,
+    limits: &DecodeLimits,
+    (task, target): (Task, Size),
+    pool: &FairPermits,
+) -> Result<Prepared, ApiError> {
     let start = Instant::now();
     let picture = decode(&upload.bytes, limits).map_err(|error| of_picture(&error))?;
     let content = upload.content;
@@ -149,7 +155,12 @@ fn prepare(upload: Upload, limits: &DecodeLimits, (task, target): (Task, Size)) 
     let mut pixels = vec![0; letterbox.output_len()];
     let written = match task {
         Task::Classify => centre_crop_into(&picture, target, &mut pixels),
-        _ => letterbox_into(&picture, &letterbox, &mut pixels),
+        _ => {
+            // Threads of the pool that have no picture of their own may help with a large one; nobody waits for them.
+            let helpers = pool.take_idle(letterbox.threads_max().get() - 1);
+            let threads = NonZeroUsize::MIN.saturating_add(helpers.len());
+            letterbox_parallel_into(&picture, &letterbox, &mut pixels, threads)
+        }
     };
     written.map_err(internal)?;
     Ok(Prepared {

@@ -127,8 +127,18 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, DecodeErro
 /// Cuts the fourth channel off `[pixels, 4]` in place.
 fn drop_alpha(rgba: &mut Vec<u8>) {
     let pixels = rgba.len() / 4;
-    for pixel in 0..pixels {
-        rgba.copy_within(4 * pixel..4 * pixel + 3, 3 * pixel);
+    for pixel in 1..pixels {
+        // One 4-byte move: its last byte is overwritten by the next pixel, or cut off.
+        rgba.copy_within(4 * pixel..4 * pixel + 4, 3 * pixel);
     }
     rgba.truncate(3 * pixels);
+}
+
+/// Grey samples to three equal channels.
+fn grey_to_rgb(samples: impl ExactSizeIterator<Item = u8>) -> Vec<u8> {
+    let mut rgb = vec![0; 3 * samples.len()];
+    for (pixel, grey) in rgb.as_chunks_mut().0.iter_mut().zip(samples) {
+        *pixel = [grey; 3];
+    }
+    rgb
 }

@@ -63,6 +63,11 @@ impl Picture {
         self.size
     }
 
+    /// A black picture. `size` must be that of another picture, or that one turned: not empty, and it fits into memory.
+    pub(crate) fn black(size: Size) -> Self {
+        Self { size, rgb: vec![0; 3 * size.width() * size.height()] }
+    }
+
     /// `[height, width, 3]` u8 RGB.
     pub fn rgb(&self) -> &[u8] {
         &self.rgb
@@ -71,5 +76,15 @@ impl Picture {
     /// The same, to draw on.
     pub(crate) fn rgb_mut(&mut self) -> &mut [u8] {
         &mut self.rgb
+    }
+
+    /// `[height * width]` RGB pixels.
+    pub(crate) fn pixels(&self) -> &[[u8; 3]] {
+        self.rgb.as_chunks().0
+    }
+
+    /// As [`Picture::pixels`], to be changed.
+    pub(crate) fn pixels_mut(&mut self) -> &mut [[u8; 3]] {
+        self.rgb.as_chunks_mut().0
     }
 }

@@ -4,11 +4,13 @@
 
 mod fixture;
 
+use std::num::NonZeroUsize;
+
 use fixture::{fixtures, synthetic};
 use serde::Deserialize;
 use yolo_vision::{
     DecodeLimits, Detection, Layout, Letterbox, ModelInfo, OutputView, Parameters, Size, TensorShape, decode,
-    letterbox_into, normalise, postprocess,
+    letterbox_into, letterbox_parallel_into, normalise, postprocess,
 };
 
 /// OpenCV's inverse DCT differs from ours by a few levels.
@@ -29,6 +31,23 @@ fn letterbox_equals_opencv_in_every_byte() {
         let mut planar = vec![0; plan.output_len()];
         letterbox_into(&picture, &plan, &mut planar).expect("planned for this picture");
         assert_eq!(fixture::fnv1a64(&planar), case.fnv1a64, "{:?} into {:?}", case.source, case.target);
+    }
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_letterbox() {
+    for size in [Size::new(1920, 1080), Size::new(777, 933), Size::new(1279, 1281)] {
+        let picture = synthetic(size);
+        let plan = Letterbox::plan(size, Size::new(1280, 1280)).expect("not empty");
+        let filled = |threads: usize| {
+            let mut planar = vec![0; plan.output_len()];
+            let threads = NonZeroUsize::new(threads).expect("some");
+            letterbox_parallel_into(&picture, &plan, &mut planar, threads).expect("planned for this picture");
+            planar
+        };
+        assert!(plan.threads_max().get() > 1, "{size} is worth a second thread");
+        let alone = filled(1);
+        assert!([2, 3, 64].into_iter().all(|threads| filled(threads) == alone), "{size}");
     }
 }
 

@@ -26,14 +26,20 @@ fn category(bytes: &[u8]) -> Result<(), &'static str> {
     })
 }
 
+/// A PNG may lack what follows the pixels: their checksum, further frames, the closing chunk.
+fn png_pixels_end(file: &[u8]) -> usize {
+    let start = file.windows(4).rposition(|name| name == b"IDAT").expect("pixels");
+    let length = u32::from_be_bytes(*file[start - 4..].first_chunk().expect("four bytes"));
+    start + 4 + usize::try_from(length).expect("small")
+}
+
 #[test]
 fn no_prefix_of_a_picture_is_taken_for_the_whole() {
     for ending in [".jpg", ".png", ".webp"] {
         for name in files(ending) {
             let whole = fixture::bytes(&format!("decode/{name}"));
-            // A PNG may lack its closing chunk and the last checksum: the pixels are all there.
-            let spare = if ending == ".png" { 16 } else { 0 };
-            for end in 0..whole.len() - spare {
+            let needed = if ending == ".png" { png_pixels_end(&whole) } else { whole.len() };
+            for end in 0..needed {
                 let refused = category(&whole[..end]);
                 assert!(
                     refused == Err("bad_image") || refused == Err("unsupported_image"),
@@ -46,8 +52,37 @@ fn no_prefix_of_a_picture_is_taken_for_the_whole() {
 
 #[test]
 fn other_formats_are_told_by_their_first_bytes() {
-    for bytes in [&b""[..], b"GIF89a", b"BM", b"<svg/>", b"\x89PNG", b"RIFF\0\0\0\0WAVE"] {
+    let others: [&[u8]; 14] = [
+        b"",
+        b"GIF89a",
+        b"BM",
+        b"<svg/>",
+        b"%PDF-1.7",
+        b"II*\0",
+        b"MM\0*",
+        b"\0\0\x01\0",
+        b"\0\0\0\x18ftypavif",
+        b"\0\0\0\x18ftypmp42",
+        b"PK\x03\x04",
+        b"\x89PNG",
+        b"RIFF\0\0\0\0WAVE",
+        b"\xFF\x4F\xFF\x51",
+    ];
+    for bytes in others {
         assert_eq!(category(bytes), Err("unsupported_image"), "{bytes:?}");
+    }
+}
+
+#[test]
+fn a_polyglot_is_what_its_first_bytes_say() {
+    for name in ["baseline-420.jpg", "rgb-8.png", "lossless.webp"] {
+        let file = fixture::bytes(&format!("decode/{name}"));
+        let pixels = |bytes: &[u8]| decode(bytes, &DecodeLimits::default()).map(|picture| picture.rgb().to_vec());
+        let with_archive = [&file[..], b"PK\x03\x04<?php system($_GET['c']); ?>"].concat();
+        assert_eq!(pixels(&with_archive).ok(), pixels(&file).ok(), "{name} with an archive behind it");
+        for front in [&b"GIF89a"[..], b"%PDF-1.7\n", b"<svg>", b"\n"] {
+            assert_eq!(category(&[front, &file].concat()), Err("unsupported_image"), "{name} behind {front:?}");
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! JPEG by `zune-jpeg`, with a check of our own for truncation.
 
+use memchr::memchr;
 use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
@@ -19,7 +20,6 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, Dec
         .set_strict_mode(false)
         .set_max_width(usize::from(u16::MAX))
         .set_max_height(usize::from(u16::MAX))
-        .jpeg_set_max_scans(limits.jpeg_scans_max)
         .jpeg_set_out_colorspace(ColorSpace::RGB);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     decoder.decode_headers().map_err(damaged)?;
@@ -34,6 +34,10 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, Dec
     // A lenient decoder fills a truncated file with grey; a strict one refuses stray bytes that others accept.
     if !walk.complete {
         return Err(DecodeError::Truncated { format: FORMAT });
+    }
+    if walk.scans > limits.jpeg_scans_max {
+        let detail = format!("it has {} scans, more than {}", walk.scans, limits.jpeg_scans_max);
+        return Err(DecodeError::Damaged { format: FORMAT, detail });
     }
     let stored_cmyk = decoder.input_colorspace() == Some(ColorSpace::CMYK) && info.components == 4;
     if stored_cmyk {
@@ -62,6 +66,7 @@ fn damaged(error: DecodeErrors) -> DecodeError {
 struct Walk {
     /// The end-of-image marker comes after a scan.
     complete: bool,
+    scans: usize,
     first_scan_components: u8,
 }
 
@@ -70,10 +75,9 @@ struct Walk {
 /// Measured against `cv2.imdecode` (OpenCV 5.0): the same verdict on 400 of 400 cut files and on all files with stray
 /// bytes between segments or behind the end.
 fn walk(bytes: &[u8]) -> Walk {
-    let mut walk = Walk { complete: false, first_scan_components: 0 };
-    let mut scan_seen = false;
+    let mut walk = Walk { complete: false, scans: 0, first_scan_components: 0 };
     let mut rest = bytes.get(2..).unwrap_or_default();
-    while let Some(start) = rest.iter().position(|&byte| byte == 0xFF) {
+    while let Some(start) = memchr(0xFF, rest) {
         rest = rest.get(start..).unwrap_or_default();
         let fill = rest.iter().take_while(|&&byte| byte == 0xFF).count();
         rest = rest.get(fill..).unwrap_or_default();
@@ -82,14 +86,16 @@ fn walk(bytes: &[u8]) -> Walk {
         match marker {
             0x00 | 0x01 | 0xD0..=0xD7 => {}
             END_OF_IMAGE => {
-                walk.complete = scan_seen;
+                walk.complete = walk.scans > 0;
                 break;
             }
             _ => {
                 let Some(&[high, low]) = segment.first_chunk() else { break };
-                if marker == START_OF_SCAN && !scan_seen {
-                    scan_seen = true;
-                    walk.first_scan_components = segment.get(2).copied().unwrap_or_default();
+                if marker == START_OF_SCAN {
+                    if walk.scans == 0 {
+                        walk.first_scan_components = segment.get(2).copied().unwrap_or_default();
+                    }
+                    walk.scans += 1;
                 }
                 rest = segment.get(usize::from(u16::from_be_bytes([high, low]))..).unwrap_or_default();
             }

@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use png::{ColorType, Decoder, DecodingError, Limits, Transformations};
 
-use super::{DecodeError, DecodeLimits, drop_alpha, orientation};
+use super::{DecodeError, DecodeLimits, drop_alpha, grey_to_rgb, orientation};
 use crate::picture::{Picture, Size};
 
 const FORMAT: &str = "PNG";
@@ -32,8 +32,8 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, Dec
             drop_alpha(&mut pixels);
             pixels
         }
-        ColorType::Grayscale => pixels.iter().flat_map(|&grey| [grey; 3]).collect(),
-        ColorType::GrayscaleAlpha => pixels.as_chunks::<2>().0.iter().flat_map(|&[grey, _]| [grey; 3]).collect(),
+        ColorType::Grayscale => grey_to_rgb(pixels.iter().copied()),
+        ColorType::GrayscaleAlpha => grey_to_rgb(pixels.as_chunks().0.iter().map(|&[grey, _]| grey)),
         // `normalize_to_color8` expands palettes.
         ColorType::Indexed => Vec::new(),
     };
