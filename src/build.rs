@@ -4,6 +4,7 @@
 //! One Kubernetes kind a file.
 
 mod deployment;
+mod fetch;
 mod knobs;
 mod network_policy;
 mod pdb;

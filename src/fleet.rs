@@ -23,6 +23,11 @@ pub const KNOBS_GENERATION_ANNOTATION: &str = "yolo-operator.io/knobs-generation
 /// Selects our pods in every namespace.
 pub const POD_SELECTOR: &str = "app.kubernetes.io/managed-by=yolo-operator,app.kubernetes.io/name=yolo-server";
 
+/// The container that serves.
+pub const SERVER_CONTAINER: &str = "server";
+/// The init container that fetches the model, where one is fetched.
+pub const FETCH_CONTAINER: &str = "fetch";
+
 /// Names one `YoloInferenceService`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceId {
@@ -51,11 +56,11 @@ pub enum PodPhase {
     Draining,
 }
 
-/// Why a server ended by itself, as it wrote it to its termination log.
+/// Why a server, or the fetch of its model, ended by itself, as it wrote it to its termination log.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Termination {
     /// Closed set of the server: `model_missing`, `model_truncated`, `model_digest_mismatch`, `model_unsupported`,
-    /// `engine_unavailable`.
+    /// `model_fetch_failed`, `engine_unavailable`.
     pub code: String,
     /// A sentence that names the file or the library.
     pub message: String,
@@ -72,6 +77,8 @@ pub enum Waiting {
     Container(String),
     /// The container is being made, volumes are being mounted.
     Creating,
+    /// The model is being fetched.
+    Model,
 }
 
 /// One inference pod.
@@ -101,9 +108,9 @@ pub struct PodView {
     pub knobs_annotation: Option<String>,
     /// When the kernel last killed the server for memory.
     pub oom_killed: Option<Timestamp>,
-    /// Why the server last refused to start; absent once it is ready.
+    /// Why the server, or the fetch of its model, last refused to start; absent once the pod is ready.
     pub termination: Option<Termination>,
-    /// Container restarts.
+    /// Restarts of the fetch until it has succeeded, then of the server.
     pub restarts: u32,
     /// Why it does not start; absent once its container has been made.
     pub waiting: Option<Waiting>,
@@ -156,7 +163,8 @@ impl PodView {
         }
         let namespace = pod.namespace()?;
         let ready_since = ready_since(status);
-        let container = status.and_then(|s| s.container_statuses.as_ref()).and_then(|all| all.first());
+        let server = status.and_then(|s| s.container_statuses.as_ref()).and_then(|all| all.first());
+        let container = fetch(status).or(server);
         Some(Self {
             uid: pod.uid()?,
             name: pod.name_any(),
@@ -169,7 +177,7 @@ impl PodView {
             class: pod.labels().get(CLASS_LABEL).and_then(|hex| u32::from_str_radix(hex, 16).ok()).unwrap_or(0),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
             knobs_annotation: pod.annotations().get(KNOBS_GENERATION_ANNOTATION).cloned(),
-            oom_killed: container.and_then(oom_killed),
+            oom_killed: server.and_then(oom_killed),
             termination: if ready_since.is_some() { None } else { container.and_then(termination) },
             restarts: container.and_then(|c| u32::try_from(c.restart_count).ok()).unwrap_or(0),
             waiting: waiting(status, container),
@@ -205,6 +213,7 @@ pub fn trim(pod: &mut Pod) {
         pod_ip: status.pod_ip,
         conditions: status.conditions,
         container_statuses: status.container_statuses,
+        init_container_statuses: status.init_container_statuses,
         ..PodStatus::default()
     });
 }
@@ -222,12 +231,23 @@ fn ready_since(status: Option<&PodStatus>) -> Option<Timestamp> {
     ready.last_transition_time.as_ref().map(|time| time.0)
 }
 
+/// The fetch of the model while the server waits for it.
+fn fetch(status: Option<&PodStatus>) -> Option<&ContainerStatus> {
+    let fetch = status?.init_container_statuses.as_ref()?.iter().find(|container| container.name == FETCH_CONTAINER)?;
+    let ended = fetch.state.as_ref().and_then(|state| state.terminated.as_ref());
+    (ended.is_none_or(|ended| ended.exit_code != 0)).then_some(fetch)
+}
+
 fn waiting(status: Option<&PodStatus>, container: Option<&ContainerStatus>) -> Option<Waiting> {
     if let Some(scheduled) = condition(status, "PodScheduled").filter(|condition| condition.status == "False") {
         return Some(Waiting::Node(scheduled.message.clone().unwrap_or_default()));
     }
     let container = container?;
-    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    let state = container.state.as_ref()?;
+    if container.name == FETCH_CONTAINER && state.running.is_some() {
+        return Some(Waiting::Model);
+    }
+    let waiting = state.waiting.as_ref()?;
     let reason = waiting.reason.as_deref()?;
     let why = waiting.message.as_deref().map_or_else(|| reason.to_owned(), |message| format!("{reason}: {message}"));
     match reason {
@@ -349,5 +369,41 @@ status:
         let view = PodView::of(&failed).unwrap();
         assert_eq!(view.termination.unwrap().code, "model_missing");
         assert_eq!(view.restarts, 2);
+    }
+
+    #[test]
+    fn fetch_tells_for_the_pod_until_it_has_succeeded() {
+        let view = |fetch: &str, server: &str| {
+            let status =
+                |name: &str, rest: &str| format!("{{name: {name}, image: i, imageID: i, ready: false, {rest}}}");
+            let mut starting = pod(READY);
+            starting.status = serde_yaml_ng::from_str(&format!(
+                "{{initContainerStatuses: [{}], containerStatuses: [{}]}}",
+                status("fetch", fetch),
+                status("server", server),
+            ))
+            .unwrap();
+            trim(&mut starting);
+            PodView::of(&starting).unwrap()
+        };
+        let initializing = "restartCount: 0, state: {waiting: {reason: PodInitializing}}";
+        let message = r#"{"code":"model_fetch_failed","message":"Connection refused"}"#;
+        let failed = format!("lastState: {{terminated: {{exitCode: 1, message: '{message}'}}}}");
+        let backing_off =
+            view(&format!("restartCount: 2, state: {{waiting: {{reason: CrashLoopBackOff}}}}, {failed}"), initializing);
+        assert_eq!(backing_off.termination.unwrap().code, "model_fetch_failed");
+        assert_eq!((backing_off.restarts, backing_off.waiting), (2, None));
+
+        let again = view(&format!("restartCount: 3, state: {{running: {{}}}}, {failed}"), initializing);
+        assert_eq!(again.waiting, Some(Waiting::Model));
+        assert!(again.termination.is_some(), "still told while it tries again");
+
+        let fetched = format!("restartCount: 3, state: {{terminated: {{exitCode: 0}}}}, {failed}");
+        let starting = view(&fetched, "restartCount: 0, state: {running: {}}");
+        assert_eq!((starting.termination, starting.restarts, starting.waiting), (None, 0, None));
+
+        let secret = "restartCount: 0, state: {waiting: {reason: CreateContainerConfigError, message: 'secret \"s\" not found'}}";
+        let Some(Waiting::Container(why)) = view(secret, initializing).waiting else { panic!("a Secret is missing") };
+        assert!(why.contains("secret \"s\""), "{why}");
     }
 }

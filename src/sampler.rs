@@ -44,7 +44,7 @@ pub type ListPods = Arc<dyn Fn() -> BTreeMap<ServiceId, Vec<PodView>> + Send + S
 /// Where readings come from.
 pub enum Source {
     /// `/metrics` of every pod.
-    Pods(pods::Pods),
+    Pods(Box<pods::Pods>),
     /// One Prometheus for all services.
     Prometheus(Box<prometheus::Prometheus>),
 }
@@ -57,7 +57,7 @@ impl Source {
     pub fn new(url: Option<&str>) -> Result<Self, UrlError> {
         match url {
             Some(url) => Ok(Self::Prometheus(Box::new(prometheus::Prometheus::new(url)?))),
-            None => Ok(Self::Pods(pods::Pods::new())),
+            None => Ok(Self::Pods(Box::new(pods::Pods::new()))),
         }
     }
 

@@ -4,20 +4,23 @@
 //! stored before a rule existed.
 
 mod policy;
+mod source;
 
 use std::collections::BTreeMap;
 
 use kube::ResourceExt;
 use yolo_api::v1alpha1::YoloInferenceService;
-use yolo_api::v1alpha1::model::{Accelerator, CpuProfile, EmulatedDevice, Model as SpecModel};
+use yolo_api::v1alpha1::model::{Accelerator, CpuProfile, EmulatedDevice};
 use yolo_api::v1alpha1::pod::Server;
 use yolo_api::v1alpha1::spec::{Service, ServiceType};
 use yolo_api::v1alpha1::validate::FieldError;
 use yolo_planner::Policy;
 use yolo_planner::units::Bytes;
 
-use crate::build::{Defaults, MODEL_DIRECTORY};
+use crate::build::Defaults;
 use crate::fleet::ServiceId;
+
+pub use source::{Model, ModelFile};
 
 /// A service that can be planned and built.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,25 +60,6 @@ pub struct Workload {
     pub drain_budget_s: i64,
     /// Scheduling, labels, environment: handed through.
     pub pod: Server,
-}
-
-/// The model of a service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Model {
-    /// The file's path in the container.
-    pub path: String,
-    /// The claim that holds it, mounted at [`MODEL_DIRECTORY`]; absent for a model in the image.
-    pub claim: Option<String>,
-    /// Its digest, if one is demanded.
-    pub sha256: Option<String>,
-    /// Side of the square input; absent: the model's own.
-    pub image_side_px: Option<u32>,
-    /// Default confidence threshold, as text: handed through.
-    pub confidence: String,
-    /// Default `IoU` threshold, as text: handed through.
-    pub iou: String,
-    /// Most detections an image.
-    pub detections_max: u32,
 }
 
 /// What runs the model.
@@ -149,7 +133,7 @@ pub fn validate(service: &YoloInferenceService, defaults: &Defaults) -> Result<V
         policy: policy::policy(spec)?,
         workload: Workload {
             image: server.image.clone().unwrap_or_else(|| defaults.server_image.clone()),
-            model: model(&spec.model)?,
+            model: source::model(&spec.model)?,
             engine: engine(&spec.accelerator())?,
             cpu_millis: server.resources.cpu.millicores("spec.server.resources.cpu")?,
             memory: Bytes::new(server.resources.memory.bytes("spec.server.resources.memory")?),
@@ -166,30 +150,6 @@ fn name(name: String) -> Result<String, Invalid> {
     let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
     let lettered = name.starts_with(|first: char| first.is_ascii_lowercase());
     if plain && lettered && name.len() <= NAME_CHARS_MAX { Ok(name) } else { Err(Invalid::Name { name }) }
-}
-
-fn model(spec: &SpecModel) -> Result<Model, Invalid> {
-    // Texts go to the server as they are; parsing them here refuses what the server would refuse at its start.
-    spec.confidence.number("spec.model.confidence")?;
-    spec.iou.number("spec.model.iou")?;
-    let source = &spec.source;
-    let (path, claim) = match (&source.image_path, &source.persistent_volume_claim) {
-        (Some(path), _) => (path.clone(), None),
-        (None, Some(file)) => (format!("{MODEL_DIRECTORY}/{}", file.path), Some(file.claim_name.clone())),
-        (None, None) => {
-            let instead = "spec.model.source.imagePath or persistentVolumeClaim";
-            return Err(Invalid::NotServed { field: "spec.model.source.uri", instead });
-        }
-    };
-    Ok(Model {
-        path,
-        claim,
-        sha256: spec.sha256.clone(),
-        image_side_px: spec.image_size.and_then(|side| u32::try_from(side).ok()),
-        confidence: spec.confidence.to_string(),
-        iou: spec.iou.to_string(),
-        detections_max: u32::try_from(spec.max_detections).unwrap_or(0),
-    })
 }
 
 fn engine(accelerator: &Accelerator) -> Result<Engine, Invalid> {
@@ -296,8 +256,6 @@ mod tests {
 
     #[test]
     fn what_cannot_be_served_says_what_can() {
-        let uri = checked("{model: {source: {uri: 's3://a/b.onnx'}}}").unwrap_err();
-        assert!(uri.to_string().contains("imagePath"), "{uri}");
         let gpu = checked("{model: {source: {imagePath: /a}}, accelerator: {nvidia: {}}}").unwrap_err();
         assert!(gpu.to_string().contains("spec.accelerator.nvidia is not served"), "{gpu}");
         let port = checked("{model: {source: {imagePath: /a}}, service: {type: NodePort}}").unwrap_err();

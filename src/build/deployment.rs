@@ -14,9 +14,9 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use yolo_planner::units::Replicas;
 
 use super::knobs::{KNOBS_DIRECTORY, config_map_name};
-use super::{labels, metadata, selector};
-use crate::fleet::CLASS_LABEL;
-use crate::validate::{Engine, Validated, Workload};
+use super::{fetch, labels, metadata, selector};
+use crate::fleet::{CLASS_LABEL, SERVER_CONTAINER};
+use crate::validate::{Engine, ModelFile, Validated, Workload};
 
 /// Port of the inference API.
 pub const API_PORT: i32 = 8080;
@@ -24,7 +24,7 @@ pub const API_PORT: i32 = 8080;
 pub const GRPC_PORT: i32 = 8001;
 /// Port of metrics and probes.
 pub const ADMIN_PORT: i32 = 8081;
-/// Where a model from a claim is mounted.
+/// Where a model from a claim is mounted, or a fetched one lies.
 pub const MODEL_DIRECTORY: &str = "/var/lib/yolo/model";
 /// The user of the server's image.
 const USER: i64 = 65532;
@@ -58,9 +58,15 @@ pub fn deployment(spec: &Validated, replicas: Option<Replicas>) -> Deployment {
 
 fn template(spec: &Validated) -> PodTemplateSpec {
     let server = &spec.workload.pod;
-    let container = container(&spec.workload);
+    let containers = vec![container(&spec.workload)];
+    let init_containers = match &spec.workload.model.file {
+        ModelFile::Fetched { uri, credentials } => {
+            vec![fetch::container(&spec.workload, uri, credentials.as_deref())]
+        }
+        ModelFile::Image | ModelFile::Claim(_) => Vec::new(),
+    };
     let mut labels = labels(spec);
-    labels.insert(CLASS_LABEL.to_owned(), class(&container));
+    labels.insert(CLASS_LABEL.to_owned(), class(containers.iter().chain(&init_containers)));
     // A person's labels never replace ours: the selector and the fleet rest on them.
     for (key, value) in &server.pod_labels {
         labels.entry(key.clone()).or_insert_with(|| value.clone());
@@ -72,7 +78,8 @@ fn template(spec: &Validated) -> PodTemplateSpec {
             ..ObjectMeta::default()
         }),
         spec: Some(PodSpec {
-            containers: vec![container],
+            containers,
+            init_containers: some_list(init_containers),
             volumes: Some(volumes(spec)),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
@@ -99,7 +106,7 @@ fn template(spec: &Validated) -> PodTemplateSpec {
 
 fn container(workload: &Workload) -> Container {
     Container {
-        name: "server".to_owned(),
+        name: SERVER_CONTAINER.to_owned(),
         image: Some(workload.image.clone()),
         args: Some(arguments(workload)),
         env: Some(environment(workload)),
@@ -108,14 +115,19 @@ fn container(workload: &Workload) -> Container {
         readiness_probe: Some(probe("/readyz", 1, 2)),
         liveness_probe: Some(probe("/livez", 10, 3)),
         resources: Some(resources(workload)),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
-            ..SecurityContext::default()
-        }),
+        security_context: Some(restricted()),
         volume_mounts: Some(mounts(workload)),
         ..Container::default()
+    }
+}
+
+/// What Pod Security `restricted` asks of every container, and a root file system that nobody writes.
+pub(super) fn restricted() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+        ..SecurityContext::default()
     }
 }
 
@@ -147,7 +159,7 @@ fn arguments(workload: &Workload) -> Vec<String> {
     flags
 }
 
-fn flag(name: &str, value: impl std::fmt::Display) -> String {
+pub(super) fn flag(name: &str, value: impl std::fmt::Display) -> String {
     format!("--{name}={value}")
 }
 
@@ -158,23 +170,27 @@ fn environment(workload: &Workload) -> Vec<EnvVar> {
             resource_field_ref: Some(ResourceFieldSelector {
                 resource: "requests.cpu".to_owned(),
                 divisor: Some(Quantity("1m".to_owned())),
-                container_name: Some("server".to_owned()),
+                container_name: Some(SERVER_CONTAINER.to_owned()),
             }),
             ..EnvVarSource::default()
         }),
         value: None,
     };
-    let own = workload.pod.env.iter().map(|variable| EnvVar {
+    std::iter::once(request).chain(own_environment(workload)).collect()
+}
+
+/// The variables that a person asked for.
+pub(super) fn own_environment(workload: &Workload) -> impl Iterator<Item = EnvVar> {
+    workload.pod.env.iter().map(|variable| EnvVar {
         name: variable.name.clone(),
         // The API server drops an empty value; sending it would look like drift for ever.
         value: Some(variable.value.clone()).filter(|value| !value.is_empty()),
         value_from: None,
-    });
-    std::iter::once(request).chain(own).collect()
+    })
 }
 
 /// Limits equal requests: the pod's speed must not depend on its neighbours, or no curve could be learned.
-fn resources(workload: &Workload) -> ResourceRequirements {
+pub(super) fn resources(workload: &Workload) -> ResourceRequirements {
     let amounts = BTreeMap::from([
         ("cpu".to_owned(), cores(workload.cpu_millis)),
         ("memory".to_owned(), bytes(workload.memory.get())),
@@ -232,14 +248,18 @@ fn volumes(spec: &Validated) -> Vec<Volume> {
         }),
         ..Volume::default()
     };
-    let model = spec.workload.model.claim.as_ref().map(|claim| Volume {
-        name: "model".to_owned(),
-        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
-            claim_name: claim.clone(),
-            read_only: Some(true),
+    let model = match &spec.workload.model.file {
+        ModelFile::Image => None,
+        ModelFile::Claim(claim) => Some(Volume {
+            name: "model".to_owned(),
+            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                claim_name: claim.clone(),
+                read_only: Some(true),
+            }),
+            ..Volume::default()
         }),
-        ..Volume::default()
-    });
+        ModelFile::Fetched { .. } => Some(fetch::volume()),
+    };
     std::iter::once(knobs).chain(model).collect()
 }
 
@@ -252,7 +272,7 @@ fn mounts(workload: &Workload) -> Vec<VolumeMount> {
     };
     // The whole directory: a `subPath` mount would never show a changed ConfigMap.
     let knobs = mount("knobs", KNOBS_DIRECTORY);
-    let model = workload.model.claim.as_ref().map(|_| mount("model", MODEL_DIRECTORY));
+    let model = (workload.model.file != ModelFile::Image).then(|| mount("model", MODEL_DIRECTORY));
     std::iter::once(knobs).chain(model).collect()
 }
 
@@ -262,9 +282,11 @@ pub fn template_hash(deployment: &Deployment) -> String {
     metadata.and_then(|metadata| metadata.labels.as_ref()?.get(CLASS_LABEL)).cloned().unwrap_or_default()
 }
 
-/// FNV-1a of what decides a pod's speed: image, flags, environment and resources.
-fn class(container: &Container) -> String {
-    let text = format!("{:?}{:?}{:?}{:?}", container.image, container.args, container.env, container.resources);
+/// FNV-1a of what decides a pod's speed: image, flags, environment and resources. A fetched model is known by the flags of
+/// its fetch.
+fn class<'a>(containers: impl Iterator<Item = &'a Container>) -> String {
+    let parts = |c: &Container| format!("{:?}{:?}{:?}{:?}", c.image, c.args, c.env, c.resources);
+    let text: String = containers.map(parts).collect();
     let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     format!("{hash:08x}")
 }

@@ -11,9 +11,10 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::deployment::{ADMIN_PORT, API_PORT, GRPC_PORT};
 use super::{metadata, selector};
-use crate::validate::Validated;
+use crate::validate::{ModelFile, Validated};
 
-/// Builds the policy: in, the API from the whole cluster and metrics from the operator and Prometheus; out, names only.
+/// Builds the policy: in, the API from the whole cluster and metrics from the operator and Prometheus;
+/// out, names, and the model's store where one is fetched (a policy is of the pod, not of its init container).
 pub fn network_policy(spec: &Validated, operator_namespace: &str) -> NetworkPolicy {
     let api = NetworkPolicyIngressRule {
         from: Some(vec![any_namespace()]),
@@ -33,9 +34,30 @@ pub fn network_policy(spec: &Validated, operator_namespace: &str) -> NetworkPoli
             pod_selector: Some(selector(spec)),
             policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
             ingress: Some(vec![api, metrics]),
-            egress: Some(vec![names]),
+            egress: Some(std::iter::once(names).chain(model_store(spec)).collect()),
         }),
     }
+}
+
+/// The ports of the store: those that the uri and the environment name, else that of HTTPS. Its address is not known.
+fn model_store(spec: &Validated) -> Option<NetworkPolicyEgressRule> {
+    let ModelFile::Fetched { uri, .. } = &spec.workload.model.file else { return None };
+    let endpoints = spec.workload.pod.env.iter().filter(|variable| variable.name.contains("ENDPOINT"));
+    let mut ports: Vec<_> = endpoints.map(|variable| port_of(&variable.value)).chain([port_of(uri)]).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    Some(NetworkPolicyEgressRule {
+        to: None,
+        ports: Some(ports.into_iter().map(|number| port("TCP", number)).collect()),
+    })
+}
+
+/// The port in `scheme://host:port/…`, else that of the scheme.
+fn port_of(address: &str) -> i32 {
+    let (scheme, rest) = address.split_once("://").unwrap_or(("https", address));
+    let host = rest.split(['/', '?']).next().unwrap_or_default();
+    let named = host.rsplit_once(':').and_then(|(_, number)| number.parse::<u16>().ok());
+    named.map_or(if scheme == "http" { 80 } else { 443 }, i32::from)
 }
 
 fn any_namespace() -> NetworkPolicyPeer {
@@ -64,7 +86,7 @@ fn port(protocol: &str, port: i32) -> NetworkPolicyPort {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::validate::fixtures::smallest;
+    use crate::validate::fixtures::{checked, smallest};
 
     #[test]
     fn everybody_reaches_the_api_over_http_and_grpc_and_nothing_else() {
@@ -72,5 +94,31 @@ mod tests {
         let open_to_all = policy.ingress.unwrap().into_iter().filter(|rule| rule.from == Some(vec![any_namespace()]));
         let ports: Vec<_> = open_to_all.flat_map(|rule| rule.ports.unwrap()).map(|port| port.port.unwrap()).collect();
         assert_eq!(ports, [8080, 8001].map(IntOrString::Int));
+    }
+
+    fn ports_out(spec: &Validated) -> Vec<i32> {
+        let policy = network_policy(spec, "yolo").spec.unwrap();
+        let ports = policy.egress.unwrap().into_iter().flat_map(|rule| rule.ports.unwrap());
+        let number = |port: NetworkPolicyPort| match port.port.unwrap() {
+            IntOrString::Int(number) => number,
+            IntOrString::String(name) => panic!("{name} is no number"),
+        };
+        ports.map(number).collect()
+    }
+
+    #[test]
+    fn pods_reach_names_and_the_store_of_their_model_and_nothing_else() {
+        assert_eq!(ports_out(&smallest()), [53, 53]);
+        let digest = "0123456789abcdef".repeat(4);
+        for (uri, env, ports) in [
+            ("https://example.com/a.onnx", "", &[443][..]),
+            ("oci://registry.example.com:5000/models/a:1", "", &[5000]),
+            ("s3://models/a.onnx", "{name: AWS_ENDPOINT_URL, value: 'http://minio.store:9000'}", &[443, 9000]),
+        ] {
+            let server = format!("server: {{env: [{env}]}}");
+            let spec =
+                checked(&format!("{{model: {{source: {{uri: '{uri}'}}, sha256: {digest}}}, {server}}}")).unwrap();
+            assert_eq!(ports_out(&spec)[2..], *ports, "{uri}");
+        }
     }
 }

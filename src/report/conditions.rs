@@ -64,20 +64,16 @@ fn ready(spec: &Validated, pods: &[PodView], rolling: bool) -> (Reason, Option<S
     let ready = living().filter(|pod| pod.phase == PodPhase::Ready).count();
     let wanted = spec.policy.replicas.min.get();
     let enough = u32::try_from(ready).is_ok_and(|ready| ready >= wanted);
-    let claim = spec.workload.model.claim.as_deref();
+    let claim = spec.workload.model.claim();
     let missed = living().filter(|pod| !enough || (rolling && pod.waiting.is_some()));
     let count = format!("{ready} of at least {wanted} pods are ready.");
     match missed.clone().find_map(|pod| stuck(pod, claim)) {
         Some((reason, detail)) => (reason, Some(format!("{detail} {count}"))),
         None if enough => (Reason::Serving, None),
-        // A volume that does not mount is told by the kubelet in Events only.
-        None => match missed.clone().find(|pod| pod.waiting == Some(Waiting::Creating)).zip(claim) {
-            Some((pod, claim)) => {
-                let detail = format!("The Events of pod {} tell if the claim {claim} cannot be mounted.", pod.name);
-                (Reason::PodsNotReady, Some(format!("{count} {detail}")))
-            }
-            None => (Reason::PodsNotReady, Some(count)),
-        },
+        None => {
+            let detail = missed.clone().find_map(|pod| starting(pod, claim));
+            (Reason::PodsNotReady, Some([Some(count), detail].into_iter().flatten().collect::<Vec<_>>().join(" ")))
+        }
     }
 }
 
@@ -96,7 +92,20 @@ fn stuck(pod: &PodView, claim: Option<&str>) -> Option<(Reason, String)> {
         None if pod.phase != PodPhase::Ready && pod.restarts > 0 => {
             Some((Reason::PodsFailing, format!("Pod {name} ends and restarts; see its log.")))
         }
-        Some(Waiting::Creating) | None => None,
+        Some(Waiting::Creating | Waiting::Model) | None => None,
+    }
+}
+
+/// What a pod that may still become ready by itself is at.
+fn starting(pod: &PodView, claim: Option<&str>) -> Option<String> {
+    let name = &pod.name;
+    match (&pod.waiting, claim) {
+        (Some(Waiting::Model), _) => Some(format!("Pod {name} fetches the model.")),
+        // A volume that does not mount is told by the kubelet in Events only.
+        (Some(Waiting::Creating), Some(claim)) => {
+            Some(format!("The Events of pod {name} tell if the claim {claim} cannot be mounted."))
+        }
+        _ => None,
     }
 }
 
@@ -107,6 +116,7 @@ fn refusal(why: &Termination) -> Reason {
         "model_truncated" => Reason::ModelTruncated,
         "model_digest_mismatch" => Reason::ModelDigestMismatch,
         "model_unsupported" => Reason::ModelUnsupported,
+        "model_fetch_failed" => Reason::ModelFetchFailed,
         "engine_unavailable" => Reason::EngineUnavailable,
         _ => Reason::PodsFailing,
     }
@@ -266,6 +276,9 @@ mod tests {
         let (reason, detail) = told(Some(Waiting::Creating));
         assert_eq!(reason, Reason::PodsNotReady);
         assert!(detail.contains("claim models"), "{detail}");
+        let (reason, detail) = told(Some(Waiting::Model));
+        assert_eq!(reason, Reason::PodsNotReady);
+        assert!(detail.ends_with("Pod fork-1 fetches the model."), "{detail}");
     }
 
     #[test]
@@ -286,6 +299,7 @@ mod tests {
         };
         assert_eq!(ended("engine_unavailable"), Reason::EngineUnavailable);
         assert_eq!(ended("model_missing"), Reason::ModelMissing);
+        assert_eq!(ended("model_fetch_failed"), Reason::ModelFetchFailed);
         assert_eq!(ended("from_the_future"), Reason::PodsFailing);
     }
 }

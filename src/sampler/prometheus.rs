@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_http_query::Client;
-use prometheus_http_query::reqwest::{self, redirect};
+use reqwest::redirect;
 use serde::Deserialize;
 
 use super::raw::{NARROWED, RawSample, name_pattern};
@@ -49,6 +49,8 @@ pub struct Prometheus {
 impl Prometheus {
     pub(super) fn new(url: &str) -> Result<Self, UrlError> {
         let wrong = |source| UrlError { url: url.to_owned(), source };
+        // Fails only if one is installed already: then that one serves.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         // No redirects: the answer to a query comes from where the operator was told to ask. No proxy from the
         // environment: the address is one inside the cluster.
         let http = reqwest::Client::builder().redirect(redirect::Policy::none()).no_proxy().timeout(TIMEOUT).build();

@@ -220,6 +220,49 @@ fn model_that_is_missing_is_named_and_correcting_the_object_recovers() {
         .unwrap();
 }
 
+#[test]
+fn model_of_a_uri_is_fetched_before_the_server_and_a_refusal_is_told() {
+    let Some(cluster) = operator::cluster() else { return };
+    let namespace = cluster.namespace("uri").unwrap();
+    cluster
+        .block_on(async |client| {
+            let user = format!("{namespace}-a");
+            let operator = Operator::start(cluster, &namespace, &user).await;
+            let uri = "s3://models/emulated.onnx";
+            let digest = "0123456789abcdef".repeat(4);
+            let model =
+                json!({"source": {"uri": uri, "imagePath": null}, "sha256": digest, "credentialsSecretName": "s"});
+            apply(&client, &namespace, &manifest("fork", json!({"model": model}))).await;
+            let pod = operator::object(&client, &namespace, "fork", "fork-bad").await.spec.unwrap();
+            let fetch = pod.init_containers.unwrap().remove(0);
+            assert!(fetch.args.unwrap().contains(&format!("--uri={uri}")));
+            let message = json!({"code": "model_fetch_failed", "message": format!("{uri}: Connection refused")});
+            let refused = json!({"phase": "Pending", "initContainerStatuses": [{
+                "name": "fetch", "image": "i", "imageID": "i", "ready": false, "restartCount": 1,
+                "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                "lastState": {"terminated": {"exitCode": 1, "message": message.to_string()}},
+            }]});
+            operator::set_status(&client, &namespace, "fork-bad", refused).await;
+            let object = until(&client, &namespace, "fork", "the reason", |object| {
+                condition(object, "Ready") == ("False".into(), "ModelFetchFailed".into())
+            })
+            .await;
+            let conditions = object.status.unwrap().conditions;
+            let ready = conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
+            assert!(ready.message.contains("Connection refused"), "{}", ready.message);
+
+            operator::delete(&client, &namespace, "fork-bad").await;
+            let _pod = TestPod::start(&client, &namespace, "fork", loopback(9, 0)).await;
+            until(&client, &namespace, "fork", "Ready", |object| condition(object, "Ready").0 == "True").await;
+            // What the API server adds to an init container must not look like a change: once is enough.
+            let writes = operator::writes(cluster, &user);
+            let templates = writes.iter().filter(|write| write.resource == "deployments").count();
+            assert_eq!(templates, 1, "{writes:#?}");
+            operator.stop().await;
+        })
+        .unwrap();
+}
+
 /// Sets the number of pods as `kubectl scale` or an autoscaler does.
 async fn scale(client: &Client, namespace: &str, replicas: i32) {
     let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);

@@ -119,3 +119,16 @@ pub const STUCK_BATCH_FACTOR: f64 = 20.0;
 pub const ENGINE_FAILURES_MAX: u32 = 3;
 /// How often an engine that failed so is tried again, with a new session: nothing else would reach it any more.
 pub const ENGINE_RETRY: Duration = Duration::from_secs(1);
+
+/// Largest model: a protocol-buffer message has less than 2 GiB, and an ONNX file is one.
+pub const MODEL_BYTES_MAX: u64 = (2 << 30) - 1;
+/// Time for a connection to a model store.
+pub const FETCH_CONNECT_MAX: Duration = Duration::from_secs(10);
+/// Time without a byte after which a transfer counts as broken.
+pub const FETCH_STALL_MAX: Duration = Duration::from_secs(30);
+/// Shortest wait before a broken transfer is taken up again; doubled from failure to failure.
+pub const FETCH_WAIT_MIN: Duration = Duration::from_millis(500);
+/// Longest such wait.
+pub const FETCH_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Broken transfers of one fetch, however far each came.
+pub const FETCH_TRANSFERS_MAX: u32 = 200;

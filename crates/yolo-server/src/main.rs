@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use yolo_server::fetch::{self, Fetch};
 use yolo_server::{Config, cgroup, logging};
 
 /// Pictures come and go on many threads: the system's allocator keeps the holes.
@@ -14,15 +15,37 @@ use yolo_server::{Config, cgroup, logging};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let config = Config::parse();
-    logging::init();
-    match serve(config) {
+    // Told apart by hand: the flags of the server have no subcommand in front, and `--model` is required of it alone.
+    let mut arguments = std::env::args_os();
+    let ended = if arguments.nth(1).is_some_and(|first| first == "fetch") {
+        let args = Fetch::parse_from(std::iter::once("yolo-server fetch".into()).chain(arguments));
+        logging::init();
+        fetch(&args)
+    } else {
+        let config = Config::parse();
+        logging::init();
+        serve(config)
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "Server failed.");
             ExitCode::FAILURE
         }
     }
+}
+
+/// One thread: there is one transfer.
+fn fetch(args: &Fetch) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        // The first process of a container ignores signals that it does not ask for.
+        let mut term = signal(SignalKind::terminate())?;
+        tokio::select! {
+            fetched = fetch::run(args) => fetched.map_err(anyhow::Error::from),
+            _ = term.recv() => Err(anyhow::anyhow!("ended before the model was there")),
+        }
+    })
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {

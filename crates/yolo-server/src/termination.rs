@@ -15,14 +15,18 @@ struct Reason<'a> {
 
 /// Writes `{"code","message"}` for an error that a person must act on; other errors leave the log alone.
 pub fn write(path: &Path, error: &StartError) {
-    let reason = match error {
-        StartError::Model(model) => Reason { code: model.code(), message: model.to_string() },
-        StartError::Engine(engine) => Reason { code: "engine_unavailable", message: engine.to_string() },
-        StartError::Memory(memory) => Reason { code: "engine_unavailable", message: memory.to_string() },
-        StartError::Listen { .. } | StartError::Admin(_) | StartError::Store(_) | StartError::Crashed => return,
-    };
-    let written = serde_json::to_string(&reason).map_err(std::io::Error::other).and_then(|text| fs::write(path, text));
-    if let Err(error) = written {
+    match error {
+        StartError::Model(model) => tell(path, model.code(), model.to_string()),
+        StartError::Engine(engine) => tell(path, "engine_unavailable", engine.to_string()),
+        StartError::Memory(memory) => tell(path, "engine_unavailable", memory.to_string()),
+        StartError::Listen { .. } | StartError::Admin(_) | StartError::Store(_) | StartError::Crashed => {}
+    }
+}
+
+/// Writes `{"code","message"}`.
+pub fn tell(path: &Path, code: &str, message: String) {
+    let text = serde_json::to_string(&Reason { code, message }).map_err(std::io::Error::other);
+    if let Err(error) = text.and_then(|text| fs::write(path, text)) {
         tracing::debug!(path = %path.display(), %error, "Termination log cannot be written.");
     }
 }

@@ -127,6 +127,7 @@ table! {
     ModelTruncated = Ready False "ModelTruncated" "The model file is cut short or is no ONNX file; replace it.";
     ModelDigestMismatch = Ready False "ModelDigestMismatch" "The model file does not have the SHA-256 that model.sha256 asks for; correct one of them.";
     ModelUnsupported = Ready False "ModelUnsupported" "The model cannot be served; its outputs or operators are not supported.";
+    ModelFetchFailed = Ready False "ModelFetchFailed" "The model cannot be fetched from model.source.uri, or not be written; it is tried again.";
     EngineUnavailable = Ready False "EngineUnavailable" "The model cannot run in the pods: ONNX Runtime or its execution provider is missing, or the warm-up failed.";
     ReadyInvalidSpec = Ready False "InvalidSpec" "The spec cannot be acted on; the message says what to change.";
     Progressing = Reconciling True "Progressing" "Pods of the desired generation are on their way.";

@@ -10,7 +10,7 @@ use super::{defaults, scalars::Decimal};
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
     {
-        "rule": "!has(self.source.uri) || has(self.sha256) || self.source.uri.contains('@sha256:')",
+        "rule": "!has(self.source.uri) || has(self.sha256) || self.source.uri.matches('^oci://[^ ]+@sha256:[0-9a-f]{64}$')",
         "message": "set sha256 (64 hex digits) beside source.uri, or pin an oci uri with @sha256:…: a downloaded model is checked before it is loaded",
         "fieldPath": ".sha256",
     },
@@ -27,7 +27,8 @@ pub struct Model {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), regex(pattern = r"^[0-9a-f]{64}$"))]
     pub sha256: Option<String>,
-    /// Name of a Secret of this namespace with the credentials for `source.uri`.
+    /// Name of a Secret of this namespace; its keys become the environment of the init container that fetches `source.uri`:
+    /// `AWS_ACCESS_KEY_ID`, `GOOGLE_SERVICE_ACCOUNT_KEY`, `AZURE_STORAGE_ACCOUNT_KEY`, `HTTP_BEARER_TOKEN`, `OCI_USERNAME` and so on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub credentials_secret_name: Option<String>,
@@ -70,7 +71,7 @@ pub struct Model {
     }],
 ))]
 pub struct ModelSource {
-    /// Address of the file: s3, gs, az, https or oci. Not served by this version.
+    /// Address of the file: s3, gs, az, https or oci. An init container fetches it, with `credentialsSecretName`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048), extend("x-kubernetes-validations" = [{
         "rule": "self.matches('^(s3|gs|az|https|oci)://[^ ]+$')",

@@ -129,8 +129,6 @@ pub fn inactive_fields(spec: &YoloInferenceServiceSpec) -> Vec<&'static str> {
     let (up, down) = (behavior.scale_up.as_ref(), behavior.scale_down.as_ref());
     let in_pods = |rules: &ScalingRules| rules.policies.iter().any(|policy| policy.r#type == ScalingPolicyType::Pods);
     [
-        ("spec.model.source.uri", spec.model.source.uri.is_some()),
-        ("spec.model.credentialsSecretName", spec.model.credentials_secret_name.is_some()),
         ("spec.accelerator.nvidia", spec.accelerator().nvidia.is_some()),
         ("spec.server.serviceAccountName", spec.server.service_account_name.is_some()),
         ("spec.targets.apiLatency.source", api_source.is_some_and(|source| source != SOURCE_SERVER)),

@@ -15,11 +15,11 @@ use ort::environment::Environment;
 use ort::session::builder::{GraphOptimizationLevel, PrepackedWeights};
 use ort::session::{NoSelectedOutputs, RunOptions, Session, SessionInputValue, SessionOutputs};
 use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
-use ring::digest::{Context, SHA256};
 use yolo_vision::{ModelInfo, OutputView, Size, TensorShape};
 
 use super::{BatchOutput, Engine, EngineError, EngineInput, LoadError, LoadedModel, Memory, Sessions};
 use crate::limits;
+use crate::sha256::Sha256;
 
 /// Where the library is looked for if `ORT_DYLIB_PATH` is not set.
 const LIBRARY: &str = "libonnxruntime.so";
@@ -87,19 +87,19 @@ pub fn stem(model: &Path) -> String {
 fn digest(model: &Path, file: &str) -> Result<String, LoadError> {
     let missing = |error: std::io::Error| LoadError::Missing { file: file.to_owned(), detail: error.to_string() };
     let mut reader = File::open(model).map_err(missing)?;
-    let mut context = Context::new(&SHA256);
+    let mut sha256 = Sha256::new();
     let mut buffer = vec![0; 64 << 10];
     let mut bytes = 0;
     loop {
         let read = reader.read(&mut buffer).map_err(missing)?;
         let Some(chunk) = buffer.get(..read).filter(|chunk| !chunk.is_empty()) else { break };
-        context.update(chunk);
+        sha256.update(chunk);
         bytes += read;
     }
     if bytes == 0 {
         return Err(LoadError::Truncated { file: file.to_owned(), detail: "the file is empty".to_owned() });
     }
-    Ok(context.finish().as_ref().iter().fold(String::new(), |digits, byte| format!("{digits}{byte:02x}")))
+    Ok(sha256.hex())
 }
 
 fn refused(error: &ort::Error, file: String) -> LoadError {
