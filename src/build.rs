@@ -9,6 +9,7 @@ mod knobs;
 mod network_policy;
 mod pdb;
 mod service;
+mod store;
 
 use std::collections::BTreeMap;
 

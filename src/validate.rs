@@ -12,7 +12,7 @@ use kube::ResourceExt;
 use yolo_api::v1alpha1::YoloInferenceService;
 use yolo_api::v1alpha1::model::{Accelerator, CpuProfile, EmulatedDevice};
 use yolo_api::v1alpha1::pod::Server;
-use yolo_api::v1alpha1::spec::{Service, ServiceType};
+use yolo_api::v1alpha1::spec::{SecretKey, Service, ServiceType, SharedStore as SpecStore, Tasks};
 use yolo_api::v1alpha1::validate::FieldError;
 use yolo_planner::Policy;
 use yolo_planner::units::Bytes;
@@ -58,8 +58,23 @@ pub struct Workload {
     pub drain_propagation_s: i64,
     /// How long a leaving pod may take in all.
     pub drain_budget_s: i64,
+    /// How long a result of a task is kept, where tasks are on.
+    pub tasks_ttl_s: Option<i64>,
+    /// What the pods share.
+    pub store: Option<SharedStore>,
     /// Scheduling, labels, environment: handed through.
     pub pod: Server,
+}
+
+/// A store that the pods share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedStore {
+    /// Secret that holds its address, with the password.
+    pub secret: String,
+    /// Key in it.
+    pub key: String,
+    /// Tells this service's entries from those of others: namespace and name.
+    pub scope: String,
 }
 
 /// What runs the model.
@@ -139,6 +154,8 @@ pub fn validate(service: &YoloInferenceService, defaults: &Defaults) -> Result<V
             memory: Bytes::new(server.resources.memory.bytes("spec.server.resources.memory")?),
             drain_propagation_s: whole_s(server.drain.propagation.parse("spec.server.drain.propagation")?),
             drain_budget_s: whole_s(server.drain.budget.parse("spec.server.drain.budget")?),
+            tasks_ttl_s: tasks_ttl_s(&spec.tasks)?,
+            store: spec.shared_store.as_ref().map(|store| shared_store(store, service)),
             pod: server.clone(),
         },
         front: front(&spec.service)?,
@@ -184,6 +201,17 @@ fn front(spec: &Service) -> Result<Front, Invalid> {
             Err(Invalid::NotServed { field: "spec.service.type", instead: "ClusterIP" })
         }
     }
+}
+
+fn tasks_ttl_s(tasks: &Tasks) -> Result<Option<i64>, FieldError> {
+    let ttl = tasks.ttl.parse("spec.tasks.ttl")?;
+    Ok(tasks.enabled.then(|| whole_s(ttl)))
+}
+
+fn shared_store(store: &SpecStore, service: &YoloInferenceService) -> SharedStore {
+    let SecretKey { name, key } = &store.redis.url_secret_ref;
+    let scope = format!("{}/{}", service.namespace().unwrap_or_default(), service.name_any());
+    SharedStore { secret: name.clone(), key: key.clone(), scope }
 }
 
 /// Rounded up, so that a budget never shrinks to nothing.

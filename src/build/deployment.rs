@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use yolo_planner::units::Replicas;
 
 use super::knobs::{KNOBS_DIRECTORY, config_map_name};
-use super::{fetch, labels, metadata, selector};
+use super::{fetch, labels, metadata, selector, store};
 use crate::fleet::{CLASS_LABEL, SERVER_CONTAINER};
 use crate::validate::{Engine, ModelFile, Validated, Workload};
 
@@ -145,6 +145,7 @@ fn arguments(workload: &Workload) -> Vec<String> {
     ];
     flags.extend(model.sha256.as_ref().map(|digest| flag("model-sha256", digest)));
     flags.extend(model.image_side_px.map(|side| flag("imgsz", side)));
+    flags.extend(store::flags(workload));
     match &workload.engine {
         Engine::Cpu { profile } => {
             flags.extend([flag("engine", "ort"), flag("provider", "cpu"), flag("profile", profile)]);
@@ -260,7 +261,7 @@ fn volumes(spec: &Validated) -> Vec<Volume> {
         }),
         ModelFile::Fetched { .. } => Some(fetch::volume()),
     };
-    std::iter::once(knobs).chain(model).collect()
+    std::iter::once(knobs).chain(model).chain(spec.workload.store.as_ref().map(store::volume)).collect()
 }
 
 fn mounts(workload: &Workload) -> Vec<VolumeMount> {
@@ -273,7 +274,7 @@ fn mounts(workload: &Workload) -> Vec<VolumeMount> {
     // The whole directory: a `subPath` mount would never show a changed ConfigMap.
     let knobs = mount("knobs", KNOBS_DIRECTORY);
     let model = (workload.model.file != ModelFile::Image).then(|| mount("model", MODEL_DIRECTORY));
-    std::iter::once(knobs).chain(model).collect()
+    std::iter::once(knobs).chain(model).chain(workload.store.as_ref().map(|_| store::mount())).collect()
 }
 
 /// The class of the pods of `deployment`: changes with everything that makes a rollout worth a look.

@@ -10,11 +10,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::deployment::{ADMIN_PORT, API_PORT, GRPC_PORT};
-use super::{metadata, selector};
+use super::{metadata, selector, store};
 use crate::validate::{ModelFile, Validated};
 
-/// Builds the policy: in, the API from the whole cluster and metrics from the operator and Prometheus;
-/// out, names, and the model's store where one is fetched (a policy is of the pod, not of its init container).
+/// Builds the policy: in, the API from the whole cluster and metrics from the operator and Prometheus; out, names, the
+/// shared store where there is one, and the model's store where one is fetched (a policy is of the pod, not of its init
+/// container).
 pub fn network_policy(spec: &Validated, operator_namespace: &str) -> NetworkPolicy {
     let api = NetworkPolicyIngressRule {
         from: Some(vec![any_namespace()]),
@@ -34,7 +35,9 @@ pub fn network_policy(spec: &Validated, operator_namespace: &str) -> NetworkPoli
             pod_selector: Some(selector(spec)),
             policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
             ingress: Some(vec![api, metrics]),
-            egress: Some(std::iter::once(names).chain(model_store(spec)).collect()),
+            egress: Some(
+                std::iter::once(names).chain(store::egress(&spec.workload)).chain(model_store(spec)).collect(),
+            ),
         }),
     }
 }
@@ -79,7 +82,7 @@ fn labelled(label: &str, value: &str) -> LabelSelector {
     }
 }
 
-fn port(protocol: &str, port: i32) -> NetworkPolicyPort {
+pub(super) fn port(protocol: &str, port: i32) -> NetworkPolicyPort {
     NetworkPolicyPort { protocol: Some(protocol.to_owned()), port: Some(IntOrString::Int(port)), end_port: None }
 }
 

@@ -139,8 +139,6 @@ pub fn inactive_fields(spec: &YoloInferenceServiceSpec) -> Vec<&'static str> {
         ("spec.scaling.behavior.scaleUp.policies (Pods)", up.is_some_and(in_pods)),
         ("spec.scaling.behavior.scaleDown.policies (Pods)", down.is_some_and(in_pods)),
         ("spec.scaling.schedules", !spec.scaling.schedules.is_empty()),
-        ("spec.tasks.enabled", spec.tasks.enabled),
-        ("spec.sharedStore", spec.shared_store.is_some()),
         ("spec.service.type", spec.service.r#type != ServiceType::ClusterIP),
         ("spec.network.allowedClients", !spec.network.allowed_clients.is_empty()),
         ("spec.rollout.strategy", spec.rollout.strategy == RolloutStrategy::ResourceAware),
@@ -198,13 +196,7 @@ mod tests {
         let full: super::super::YoloInferenceService =
             serde_yaml_ng::from_str(include_str!("../../../../examples/full.yaml")).unwrap();
         let named = inactive_fields(&full.spec);
-        for field in [
-            "spec.accelerator.nvidia",
-            "spec.scaling.schedules",
-            "spec.tasks.enabled",
-            "spec.sharedStore",
-            "spec.rollout.strategy",
-        ] {
+        for field in ["spec.accelerator.nvidia", "spec.scaling.schedules", "spec.rollout.strategy"] {
             assert!(named.contains(&field), "{field} is set in full.yaml and not named: {named:?}");
         }
         let smallest: super::super::YoloInferenceService =
