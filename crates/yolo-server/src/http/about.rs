@@ -67,7 +67,7 @@ pub(super) async fn models(State(app): State<Arc<App>>) -> Result<Response, ApiE
         name: &model.name,
         version: model.version(),
         sha256: &model.sha256,
-        task: "detect",
+        task: model.info.task().as_str(),
         imgsz: [size.width_px, size.height_px],
         provider: model.provider,
         batch_max: model.batch_max,

@@ -68,12 +68,13 @@ pub enum Code {
 
 impl Code {
     /// Every code, by its status.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::InvalidRequest,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
         Self::IdempotencyConflict,
+        Self::Superseded,
         Self::TaskExpired,
         Self::PayloadTooLarge,
         Self::UriTooLong,

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 /// Name, schema with its range, and what it does; each schema has an example.
-fn all() -> [(&'static str, Value); 9] {
+fn all() -> [(&'static str, Value); 10] {
     let number = |description: &str| json!({"type": "number", "minimum": 0, "maximum": 1, "description": description});
     let switch = |description: &str| json!({"type": "boolean", "examples": [true], "description": description});
     let with_example = |mut schema: Value, example: Value| {
@@ -25,6 +25,11 @@ fn all() -> [(&'static str, Value); 9] {
         ),
         ("agnostic_nms", switch("Let boxes of different classes suppress each other.")),
         ("normalize", switch("Coordinates in fractions of the picture instead of pixels.")),
+        (
+            "masks",
+            json!({"type": "string", "enum": ["polygon", "rle", "none"], "examples": ["polygon"],
+                   "description": "Form of the masks that a segmentation model finds."}),
+        ),
         (
             "imgsz",
             json!({"type": "integer", "minimum": 1, "description": "Side of the model's input; only the served one."}),
@@ -55,6 +60,7 @@ fn of_headers() -> impl Iterator<Item = Value> {
         ("X-Request-Id", "Names the request in answers and logs."),
         ("traceparent", "W3C trace context, continued."),
         ("Cache-Control", "`no-cache`: run the model even if the answer is remembered."),
+        ("X-Stream-Id", "Names a camera: a newer frame takes the place of its queued predecessor, which gets 409."),
         ("X-Retry-Attempt", "Greater than 1: the request was sent before, and is no new demand."),
     ];
     let header = |(name, description)| json!({"name": name, "in": "header", "description": description, "schema": {"type": "string"}});

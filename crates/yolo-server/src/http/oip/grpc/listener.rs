@@ -41,13 +41,15 @@ async fn serve_connection(stream: TcpStream, service: Service, policy: &Policy) 
     // Answers are small: waiting to fill a segment would only delay them.
     let _ = stream.set_nodelay(true);
     let unread = Unread::default();
+    let idle_max = Duration::from_secs(policy.limits.keep_alive_idle_seconds);
+    let write_max = Duration::from_secs(policy.limits.response_write_seconds);
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(CALLS_MAX)
         .max_header_list_size(u32::try_from(limits::HEADER_BYTES_MAX).unwrap_or(u32::MAX))
-        .keep_alive_interval(limits::KEEP_ALIVE_IDLE_MAX)
+        .keep_alive_interval(idle_max)
         .keep_alive_timeout(PING_ANSWER_MAX)
-        .serve_connection(TokioIo::new(stream), service_fn(|call| respond(call, service.clone(), unread.clone())));
+        .serve_connection(TokioIo::new(stream), service_fn(|call| respond(call, service.clone(), unread.clone(), idle_max)));
     let mut connection = std::pin::pin!(connection);
     let mut old = std::pin::pin!(old(policy));
     let mut watch = tokio::time::interval(connection::WATCH_INTERVAL);
@@ -65,7 +67,7 @@ async fn serve_connection(stream: TcpStream, service: Service, policy: &Policy) 
                 connection.as_mut().graceful_shutdown(); // calls in flight are finished, new ones go elsewhere
             }
             _ = watch.tick() => {
-                if unread.longer_than(limits::RESPONSE_WRITE_MAX) {
+                if unread.longer_than(write_max) {
                     return;
                 }
             }
@@ -76,7 +78,7 @@ async fn serve_connection(stream: TcpStream, service: Service, policy: &Policy) 
 /// Resolves when a connection that is opened now shall take no more calls.
 async fn old(policy: &Policy) {
     let spread = limits::CONNECTION_AGE_JITTER;
-    let age_max = limits::CONNECTION_AGE.mul_f64(random::within(1.0 - spread, 1.0 + spread));
+    let age_max = Duration::from_secs(policy.limits.age_seconds).mul_f64(random::within(1.0 - spread, 1.0 + spread));
     // A connection that is opened while the server drains gets the rest of its time: told to go at once, its client would
     // come back at once.
     let leave_at = if policy.lifecycle.stage() < Stage::Draining { Stage::Draining } else { policy.close_at };
@@ -86,9 +88,15 @@ async fn old(policy: &Policy) {
     }
 }
 
-async fn respond(call: Request<Incoming>, service: Service, unread: Unread) -> Result<Response<Watched>, Infallible> {
+async fn respond(
+    call: Request<Incoming>,
+    service: Service,
+    unread: Unread,
+    idle_max: Duration,
+) -> Result<Response<Watched>, Infallible> {
     let held = Held::default();
-    let pace = if call.uri().path().ends_with("/ModelStreamInfer") { Pace::Stream } else { Pace::Message };
+    let stream = call.uri().path().ends_with("/ModelStreamInfer");
+    let pace = if stream { Pace::Stream { idle_max } } else { Pace::Message };
     let memory = service.app.bodies.clone();
     let mut call = call.map(|body| StreamBody::new(Box::pin(upload::bounded(body, pace, memory, held.clone()))));
     call.extensions_mut().insert(held);

@@ -1,7 +1,7 @@
 //! A call's body on its way in, under the same bounds as REST's.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{Stream, stream};
@@ -13,7 +13,6 @@ use tonic::Status;
 use super::convert::status;
 use crate::http::body::{self, BodyMemory};
 use crate::http::error::{ApiError, Code};
-use crate::limits;
 
 /// The memory that a call's bytes hold. Its handler takes it with each message, so that it is given back with the
 /// message's answer; what it leaves goes with the call.
@@ -50,8 +49,8 @@ impl Held {
 pub(super) enum Pace {
     /// One message: as long as a body over REST.
     Message,
-    /// A stream of messages: for ever, with bounded pauses.
-    Stream,
+    /// A stream of messages: for ever, with pauses of at most `idle_max`.
+    Stream { idle_max: Duration },
 }
 
 struct Upload {
@@ -82,7 +81,7 @@ impl Upload {
     async fn next(mut self) -> Result<Option<(Frame<Bytes>, Self)>, Status> {
         let due = match self.pace {
             Pace::Message => body::due(self.started, self.bytes),
-            Pace::Stream => Instant::now() + limits::KEEP_ALIVE_IDLE_MAX,
+            Pace::Stream { idle_max } => Instant::now() + idle_max,
         };
         let too_slow = || status(&ApiError::new(Code::RequestTimeout, "the messages came too slowly"));
         let frame = tokio::time::timeout_at(due.into(), self.body.frame()).await.map_err(|_| too_slow())?;
