@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
-use quick_cache::sync::{Cache, PlaceholderGuard};
+use quick_cache::sync::{Cache, GuardResult, PlaceholderGuard};
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 use serde::{Deserialize, Serialize};
 use yolo_vision::{Detection, Masks, Parameters, Size};
@@ -113,6 +113,16 @@ pub struct ResultCache {
     metrics: CacheMetrics,
 }
 
+/// A lookup's part among those of equal images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flight {
+    /// It runs the image if nobody does, and others wait for it.
+    Lead,
+    /// It waits for others, but none for it: nobody is in a hurry for its image, and whoever waited would have to be
+    /// as patient.
+    Follow,
+}
+
 /// What a lookup found.
 pub enum Lookup<'a> {
     /// The answer was there.
@@ -153,12 +163,12 @@ impl ResultCache {
     /// Looks an image up, waiting for a request that is working on it.
     ///
     /// Cancellation: safe at any point. Ghosts count the lookup whether or not the cache is on.
-    pub async fn lookup(&self, key: Key) -> Lookup<'_> {
+    pub async fn lookup(&self, key: Key, flight: Flight) -> Lookup<'_> {
         let ttl = self.ttl();
         let sampled = self.ghosts.refer(&key, ttl);
         if self.store.capacity() == 0 {
             self.metrics.requests.of("bypass").inc();
-            return Lookup::Miss(Leader { cache: self, key, sampled, guard: None });
+            return Lookup::Miss(Leader { cache: self, key, sampled, duty: Duty::Forget });
         }
         let expired = self.store.remove_if(&key, |entry| entry.stored.elapsed() >= ttl);
         if expired.is_some() {
@@ -176,7 +186,12 @@ impl ResultCache {
                 Lookup::Coalesced(entry.answer)
             }
             Err(guard) => {
-                let leader = Leader { cache: self, key, sampled, guard: Some(guard) };
+                let duty = match flight {
+                    Flight::Lead => Duty::Lead(guard),
+                    // The guard ends here: whoever waits already leads.
+                    Flight::Follow => Duty::Keep,
+                };
+                let leader = Leader { cache: self, key, sampled, duty };
                 let shared = match self.shared.get() {
                     Some(shared) => shared.get(&key, ttl).await,
                     None => None,
@@ -196,7 +211,7 @@ impl ResultCache {
     /// A lookup that a request asked to skip: it is run, and its answer is not kept.
     pub fn bypass(&self, key: Key) -> Leader<'_> {
         self.metrics.requests.of("bypass").inc();
-        Leader { cache: self, key, sampled: false, guard: None }
+        Leader { cache: self, key, sampled: false, duty: Duty::Forget }
     }
 
     fn remember(&self, sampled: bool, key: Key, answer: &Answer) {
@@ -233,23 +248,37 @@ impl ResultCache {
     }
 }
 
+/// What becomes of an answer.
+enum Duty<'a> {
+    /// Others wait for it.
+    Lead(PlaceholderGuard<'a, Key, Entry, Bytes, DefaultHashBuilder, CountEvictions>),
+    /// It is kept, if nobody else runs the image.
+    Keep,
+    /// Nothing.
+    Forget,
+}
+
 /// The duty to run an image that nobody else runs. Dropped without an answer, the next waiting request leads.
 pub struct Leader<'a> {
     cache: &'a ResultCache,
     key: Key,
     sampled: bool,
-    guard: Option<PlaceholderGuard<'a, Key, Entry, Bytes, DefaultHashBuilder, CountEvictions>>,
+    duty: Duty<'a>,
 }
 
 impl Leader<'_> {
     /// What the request's answer says about the cache: `miss`, or `bypass` if nothing will be kept.
     pub const fn label(&self) -> &'static str {
-        if self.guard.is_some() { "miss" } else { "bypass" }
+        if self.forgets() { "bypass" } else { "miss" }
+    }
+
+    const fn forgets(&self) -> bool {
+        matches!(self.duty, Duty::Forget)
     }
 
     /// Hands in the answer: to the cache, and to everybody who waits for it.
     pub fn complete(self, answer: Arc<Answer>) {
-        if let Some(shared) = self.cache.shared.get().filter(|_| self.guard.is_some()) {
+        if let Some(shared) = self.cache.shared.get().filter(|_| !self.forgets()) {
             shared.put(&self.key, Arc::clone(&answer), self.cache.ttl());
         }
         self.hand_in(answer, Duration::ZERO);
@@ -257,11 +286,17 @@ impl Leader<'_> {
 
     fn hand_in(self, answer: Arc<Answer>, age: Duration) {
         self.cache.remember(self.sampled, self.key, &answer);
-        if let Some(guard) = self.guard {
-            let now = Instant::now();
-            // Refused only if the entry was replaced meanwhile: that answer is as good.
-            let _ = guard.insert(Entry { answer, stored: now.checked_sub(age).unwrap_or(now) });
-        }
+        let guard = match self.duty {
+            Duty::Lead(guard) => guard,
+            Duty::Keep => match self.cache.store.get_value_or_guard(&self.key, Some(Duration::ZERO)) {
+                GuardResult::Guard(guard) => guard,
+                GuardResult::Value(_) | GuardResult::Timeout => return,
+            },
+            Duty::Forget => return,
+        };
+        let now = Instant::now();
+        // Refused only if the entry was replaced meanwhile: that answer is as good.
+        let _ = guard.insert(Entry { answer, stored: now.checked_sub(age).unwrap_or(now) });
     }
 }
 
@@ -286,7 +321,7 @@ mod tests {
     }
 
     async fn put(cache: &ResultCache, number: u64) {
-        match cache.lookup(numbered(number)).await {
+        match cache.lookup(numbered(number), Flight::Lead).await {
             Lookup::Miss(leader) => leader.complete(answer()),
             _ => panic!("key {number} was there"),
         }
@@ -296,11 +331,11 @@ mod tests {
     async fn equal_images_are_run_once_and_a_lost_leader_is_replaced() {
         let (cache, metrics) = cache(1 << 20, HOUR);
         let cache = Arc::new(cache);
-        let Lookup::Miss(leader) = cache.lookup(numbered(1)).await else { panic!("an empty cache") };
+        let Lookup::Miss(leader) = cache.lookup(numbered(1), Flight::Lead).await else { panic!("an empty cache") };
         let follower = || {
             let cache = Arc::clone(&cache);
             tokio::spawn(async move {
-                match cache.lookup(numbered(1)).await {
+                match cache.lookup(numbered(1), Flight::Lead).await {
                     Lookup::Hit(_) => "hit",
                     Lookup::Coalesced(_) => "coalesced",
                     Lookup::SharedHit(_) => "shared_hit",
@@ -320,8 +355,25 @@ mod tests {
         }
         outcomes.sort_unstable();
         assert_eq!(outcomes, ["coalesced", "coalesced", "led"]);
-        assert!(matches!(cache.lookup(numbered(1)).await, Lookup::Hit(_)));
+        assert!(matches!(cache.lookup(numbered(1), Flight::Lead).await, Lookup::Hit(_)));
         assert_eq!(metrics.requests.of("coalesced").get(), 2);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_follower_and_its_answer_is_kept() {
+        let (cache, _) = cache(1 << 20, HOUR);
+        let Lookup::Miss(follower) = cache.lookup(numbered(1), Flight::Follow).await else { panic!("an empty cache") };
+        let request = tokio::time::timeout(HOUR, cache.lookup(numbered(1), Flight::Lead));
+        let request = futures::FutureExt::now_or_never(request).expect("it waits");
+        let Ok(Lookup::Miss(leader)) = request else { panic!("nothing is kept yet") };
+        follower.complete(answer()); // left to the leader
+        let second = futures::FutureExt::now_or_never(cache.lookup(numbered(1), Flight::Follow));
+        assert!(second.is_none(), "a follower waits for a leader");
+        leader.complete(answer());
+        assert!(matches!(cache.lookup(numbered(1), Flight::Follow).await, Lookup::Hit(_)));
+        let Lookup::Miss(follower) = cache.lookup(numbered(2), Flight::Follow).await else { panic!("another image") };
+        follower.complete(answer());
+        assert!(matches!(cache.lookup(numbered(2), Flight::Lead).await, Lookup::Hit(_)));
     }
 
     #[tokio::test]
@@ -347,7 +399,7 @@ mod tests {
         let (cache, metrics) = cache(1 << 20, HOUR);
         put(&cache, 7).await;
         cache.set(1 << 20, Duration::ZERO);
-        assert!(matches!(cache.lookup(numbered(7)).await, Lookup::Miss(_)));
+        assert!(matches!(cache.lookup(numbered(7), Flight::Lead).await, Lookup::Miss(_)));
         assert_eq!(metrics.expired.get(), 1);
     }
 

@@ -7,7 +7,7 @@ use yolo_vision::Parameters;
 
 use crate::admission::Refusal;
 use crate::batcher::{Batcher, Job, JobError, Lane};
-use crate::cache::{self, Answer, Leader, Lookup, ResultCache};
+use crate::cache::{self, Answer, Flight, Leader, Lookup, ResultCache};
 use crate::engine::LoadedModel;
 use crate::http::body::Upload;
 use crate::http::error::{ApiError, Code};
@@ -141,7 +141,11 @@ impl Predictor {
         if wishes.bypass_cache {
             return self.run(upload, wishes, times, self.cache.bypass(key)).await;
         }
-        match self.cache.lookup(key).await {
+        let flight = match wishes.place.lane {
+            Lane::Interactive => Flight::Lead,
+            Lane::Spare => Flight::Follow,
+        };
+        match self.cache.lookup(key, flight).await {
             Lookup::Hit(answer) => Ok(Prediction { answer, batch_size: 0, cache: "hit", speed }),
             Lookup::SharedHit(answer) => Ok(Prediction { answer, batch_size: 0, cache: "shared_hit", speed }),
             Lookup::Coalesced(answer) => Ok(Prediction { answer, batch_size: 0, cache: "coalesced", speed }),

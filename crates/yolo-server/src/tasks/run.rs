@@ -14,17 +14,14 @@ use crate::http::answer::PredictionBody;
 use crate::http::body::Upload;
 use crate::http::error::{ApiError, Code};
 use crate::http::parameters::Wishes;
-use crate::knobs::Knobs;
 use crate::lifecycle::Stage;
 use crate::predictor::{Predictor, images_outcome};
 use crate::random;
 
 /// Batches that may wait for each worker: one to take next, and the one that is being prepared.
 const BATCHES_AHEAD: usize = 2;
-/// A task's image may wait for its batch as long as a task may exist.
-const START_WITHIN: Duration = Duration::from_hours(24);
-/// Pause before a task that found no spare capacity asks again, spread by half of it.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Pause before a task that met a failing engine asks again, spread by half of it.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs tasks until the server aborts; durable ones are left to other pods as soon as it drains.
 pub async fn run(app: Arc<App>, tasks: Arc<Tasks>) {
@@ -85,11 +82,14 @@ async fn perform(app: Arc<App>, tasks: Arc<Tasks>, claim: Claim) {
 async fn answer(app: &App, claim: &Claim) -> Result<(&'static str, Box<RawValue>), ApiError> {
     let predictor = app.predictor().ok_or_else(|| ApiError::new(Code::Starting, "the model is not loaded"))?;
     let wishes = wishes(&claim.work, predictor)?;
-    let knobs = Knobs { deadline: START_WITHIN, ..app.knobs() };
+    let knobs = app.knobs();
     let received = Instant::now().checked_sub(claim.age).unwrap_or_else(Instant::now);
     let prediction = loop {
         match predictor.predict(upload(&claim.work, received), &wishes, &knobs).await {
-            Err(error) if later(error.code) => tokio::time::sleep(PAUSE.mul_f64(random::within(0.5, 1.5))).await,
+            // The engine is tried again by itself; the task can wait for that.
+            Err(ApiError { code: Code::EngineFailed, .. }) => {
+                tokio::time::sleep(PAUSE.mul_f64(random::within(0.5, 1.5))).await;
+            }
             other => break other?,
         }
     };
@@ -97,11 +97,6 @@ async fn answer(app: &App, claim: &Claim) -> Result<(&'static str, Box<RawValue>
     let document = PredictionBody::new(predictor, &prediction, &wishes, &claim.work.request_id);
     let result = to_raw_value(&document).map_err(|error| ApiError::new(Code::Internal, error.to_string()))?;
     Ok((images_outcome(prediction.cache), result))
-}
-
-/// Whether the image would be run if there were less load, or a sound engine.
-const fn later(code: Code) -> bool {
-    matches!(code, Code::QueueFull | Code::PredictedLate | Code::EngineFailed)
 }
 
 /// The request's choices, read again: its texts are what a store keeps.
