@@ -8,7 +8,7 @@ use super::network_policy::port;
 use crate::validate::{SharedStore, Workload};
 
 /// Ports that Redis and Valkey listen on, plain and with TLS. The operator never reads the address; where it names another
-/// port, a NetworkPolicy of the user's own adds it.
+/// port, a `NetworkPolicy` of the user's own adds it.
 const PORTS: [i32; 2] = [6379, 6380];
 /// Name of the volume.
 const VOLUME: &str = "store";

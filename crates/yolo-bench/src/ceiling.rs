@@ -83,6 +83,6 @@ fn detect(model: &LoadedModel, session: &mut dyn Engine, file: &[u8]) -> anyhow:
     let mut pixels = vec![0; letterbox.output_len()];
     letterbox_into(&picture, &letterbox, &mut pixels)?;
     let output = session.run(&[&EngineInput { pixels, content: [0; 32] }], Memory::Keep)?;
-    let view = output.image(0).context("the model gave no output")?;
-    Ok(postprocess(&[view], &model.info, &letterbox, &Parameters::default())?)
+    let views = output.image(0).context("the model gave no output")?;
+    Ok(postprocess(&views, &model.info, &letterbox, &Parameters::default())?)
 }

@@ -153,14 +153,13 @@ fn prepare(
     let internal = |error: yolo_vision::LetterboxError| ApiError::new(Code::Internal, error.to_string());
     let letterbox = Letterbox::plan(picture.size(), target).map_err(internal)?;
     let mut pixels = vec![0; letterbox.output_len()];
-    let written = match task {
-        Task::Classify => centre_crop_into(&picture, target, &mut pixels),
-        _ => {
-            // Threads of the pool that have no picture of their own may help with a large one; nobody waits for them.
-            let helpers = pool.take_idle(letterbox.threads_max().get() - 1);
-            let threads = NonZeroUsize::MIN.saturating_add(helpers.len());
-            letterbox_parallel_into(&picture, &letterbox, &mut pixels, threads)
-        }
+    let written = if task == Task::Classify {
+        centre_crop_into(&picture, target, &mut pixels)
+    } else {
+        // Threads of the pool that have no picture of their own may help with a large one; nobody waits for them.
+        let helpers = pool.take_idle(letterbox.threads_max().get() - 1);
+        let threads = NonZeroUsize::MIN.saturating_add(helpers.len());
+        letterbox_parallel_into(&picture, &letterbox, &mut pixels, threads)
     };
     written.map_err(internal)?;
     Ok(Prepared {

@@ -172,12 +172,16 @@ struct Opencv {
 impl Opencv {
     fn start() -> Option<Self> {
         let python = cache()?.join("venv/bin/python");
+        python.exists().then(|| Self::spawn(&python))
+    }
+
+    fn spawn(python: &Path) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tools/bench/opencv.py");
-        let mut command = Command::new(python.exists().then_some(python)?);
-        let mut process = command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let piped = Command::new(python).arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut process = piped.unwrap();
         let input = process.stdin.take().unwrap();
         let output = BufReader::new(process.stdout.take().unwrap());
-        Some(Self { process, input, output })
+        Self { process, input, output }
     }
 
     /// Median seconds of [`REPEATS`] of `work`.

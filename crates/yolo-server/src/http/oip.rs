@@ -1,4 +1,4 @@
-//! The Open Inference Protocol, version 2: what Triton's and KServe's clients speak, over REST and over gRPC.
+//! The Open Inference Protocol, version 2: what Triton's and `KServe`'s clients speak, over REST and over gRPC.
 //!
 //! The model has two inputs, of which a request names one: `image` takes encoded files and answers detections, `images`
 //! takes tensors that are prepared already and answers the model's own outputs. [`rest`] and [`grpc`] translate; what

@@ -17,7 +17,7 @@ use yolo_server::engine::{LoadedModel, emulated as emulated_engine};
 use yolo_server::lifecycle::Stage;
 use yolo_server::predictor::Predictor;
 use yolo_server::prepare::Preparer;
-use yolo_vision::Parameters;
+use yolo_vision::{DecodeLimits, Parameters};
 
 use crate::isolation::fragile;
 use crate::support::{
@@ -94,7 +94,7 @@ async fn bad_requests_and_bad_pictures_get_their_row_of_the_table() {
         (support::json("/predict", &json!({"images": ["QQ==", "QQ=="]})), 400, "invalid_request"),
         (form("application/json", &"[".repeat(100_000)), 400, "invalid_request"),
         (multipart("/predict", &[("file", &whole), ("file", &whole)]), 400, "invalid_request"),
-        (multipart("/predict", &[("conf", b"0.5"); 9]), 400, "invalid_request"),
+        (multipart("/predict", &[("conf", &b"0.5"[..]); 9]), 400, "invalid_request"),
         (post("/elsewhere", ""), 404, "not_found"),
         (post("/predict?model=another", whole.clone()), 404, "not_found"),
         (Request::get("/predict").body(Body::empty()).unwrap(), 405, "method_not_allowed"),
@@ -161,7 +161,7 @@ async fn a_body_of_unknown_length_is_counted_while_it_comes() {
     let (mut reading, mut writing) = stream.split();
     let upload = async {
         writing.write_all(b"POST /predict HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n").await?;
-        let chunk = [b"10000\r\n".as_slice(), &[0; 1 << 16], b"\r\n"].concat();
+        let chunk = [b"10000\r\n".as_slice(), &vec![0; 1 << 16], b"\r\n"].concat();
         for _ in 0..1_000 {
             writing.write_all(&chunk).await?; // fails when the server has closed
         }
@@ -212,7 +212,7 @@ async fn serve_fragile(broken: &Arc<AtomicBool>) -> (std::net::SocketAddr, Arc<A
     let model: LoadedModel = fragile(emulated_engine::load(&config).unwrap(), broken);
     let app = Arc::new(App::new());
     let batcher = Batcher::start(&model, 1, app.knobs(), &app.metrics).unwrap();
-    let preparer = Preparer::new(1, model.info.size(), app.metrics.images.clone());
+    let preparer = Preparer::new((1, DecodeLimits::default()), &model.info, app.metrics.images.clone());
     let metrics = Arc::clone(&app.metrics);
     let predictor = Predictor::new(model, Parameters::default(), (batcher, preparer), app.cache(), metrics);
     app.serve(predictor).unwrap();

@@ -1,6 +1,12 @@
 //! The server as its clients see it: routes, sockets, knobs, engines.
 #![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a helper that fails is a failed test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a helper that fails is a failed test"
+)]
 
 mod annotate;
 mod batch;
@@ -8,8 +14,8 @@ mod batching;
 mod clients;
 mod errors;
 mod fairness;
-mod hostile;
 mod grpc;
+mod hostile;
 mod isolation;
 mod knobs;
 mod metrics;

@@ -164,8 +164,9 @@ fn offered<'a>(app: &'a App, file: Bytes, asked: &Asked) -> (Image<'a>, Upload) 
     (image, upload)
 }
 
-fn at(index: usize, error: ApiError) -> ApiError {
-    ApiError { message: format!("image {index}: {}", error.message), ..error }
+fn at(index: usize, mut error: ApiError) -> ApiError {
+    error.message = format!("image {index}: {}", error.message);
+    error
 }
 
 /// Detections of N images as tensors, padded with zeros to the most of one image, D.

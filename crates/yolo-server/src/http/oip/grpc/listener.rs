@@ -49,7 +49,10 @@ async fn serve_connection(stream: TcpStream, service: Service, policy: &Policy) 
         .max_header_list_size(u32::try_from(limits::HEADER_BYTES_MAX).unwrap_or(u32::MAX))
         .keep_alive_interval(idle_max)
         .keep_alive_timeout(PING_ANSWER_MAX)
-        .serve_connection(TokioIo::new(stream), service_fn(|call| respond(call, service.clone(), unread.clone(), idle_max)));
+        .serve_connection(
+            TokioIo::new(stream),
+            service_fn(|call| respond(call, service.clone(), unread.clone(), idle_max)),
+        );
     let mut connection = std::pin::pin!(connection);
     let mut old = std::pin::pin!(old(policy));
     let mut watch = tokio::time::interval(connection::WATCH_INTERVAL);
