@@ -176,7 +176,7 @@ fn start(knobs: &Path, (api, admin): (SocketAddr, SocketAddr)) -> Running {
     let program = std::env::var_os("YOLO_SERVER_PROGRAM");
     let program = program.unwrap_or_else(|| env!("CARGO_BIN_EXE_yolo-server").into());
     let flags = "--model pretended.onnx --engine emulated --imgsz 64 --emulated-alpha-micros 500 --sessions 2 \
-                 --emulated-beta-micros 100 --header-read-seconds 1";
+                 --emulated-beta-micros 100 --header-read-seconds 1 --grpc-address 127.0.0.1:0";
     let child = Command::new(program)
         .args(flags.split_whitespace())
         .args(["--api-address".to_owned(), api.to_string(), "--admin-address".to_owned(), admin.to_string()])

@@ -6,7 +6,8 @@
 mod canvas;
 mod text;
 
-use crate::detection::Detection;
+use crate::boxes::BoxXyxyPx;
+use crate::detection::{Detection, Form};
 use crate::picture::Picture;
 use canvas::{Canvas, Colour, Point};
 use text::Font;
@@ -14,8 +15,12 @@ use text::Font;
 /// Lines are one 300th of the shorter side wide, and never thinner than two pixels.
 const LINE_SHARE: f32 = 1.0 / 300.0;
 const LINE_PX_MIN: f32 = 2.0;
+/// A keypoint's dot, in widths of a line.
+const DOT_LINES: f32 = 3.0;
+/// Least visibility of a keypoint that is drawn.
+const KEYPOINT_SHOWN_MIN: f32 = 0.5;
 
-/// Draws boxes and labels into `picture`, the best detection on top.
+/// Draws outlines and labels into `picture`, the best detection on top.
 ///
 /// `detections`: in pixels of the picture, best first, as [`postprocess`](crate::postprocess) gives them. Parts outside
 /// of the picture are cut off.
@@ -28,33 +33,78 @@ pub fn draw(picture: &mut Picture, detections: &[Detection]) {
     let mut canvas = Canvas::new(picture);
     // Labels last: no box may cross one.
     for detection in detections.iter().rev() {
-        outline(&mut canvas, detection, line_px);
+        shape(&mut canvas, detection, line_px);
     }
-    for detection in detections.iter().rev() {
-        label(&mut canvas, detection, font);
+    for detection in detections.iter().rev().filter(|detection| detection.form != Form::Picture) {
+        let above = detection.bounds.y1 - font.measure("").1;
+        let top = if above >= 0.0 { above } else { detection.bounds.y1.max(0.0) };
+        label(&mut canvas, detection, font, (detection.bounds.x1, top));
+    }
+    // Classes of the whole picture: a list in its corner.
+    let mut top = 0.0;
+    for detection in detections.iter().filter(|detection| detection.form == Form::Picture) {
+        label(&mut canvas, detection, font, (0.0, top));
+        top += font.measure("").1;
     }
 }
 
-fn outline(canvas: &mut Canvas<'_>, detection: &Detection, line_px: f32) {
-    let bounds = &detection.bounds;
-    let corners = [
-        Point { x: bounds.x1, y: bounds.y1 },
-        Point { x: bounds.x2, y: bounds.y1 },
-        Point { x: bounds.x2, y: bounds.y2 },
-        Point { x: bounds.x1, y: bounds.y2 },
-    ];
-    canvas.outline(&corners, line_px, Colour::of_class(detection.class));
+/// The object's outline: its box, its rotated box, or its mask's edge; and its keypoints as dots.
+fn shape(canvas: &mut Canvas<'_>, detection: &Detection, line_px: f32) {
+    let colour = Colour::of_class(detection.class);
+    let point = |[x, y]: [f32; 2]| Point { x, y };
+    let BoxXyxyPx { x1, y1, x2, y2 } = detection.bounds;
+    let upright = [[x1, y1], [x2, y1], [x2, y2], [x1, y2]].map(point);
+    match &detection.form {
+        Form::Picture => {}
+        Form::Rotated(bounds) => canvas.outline(&bounds.corners().map(point), line_px, colour),
+        Form::Polygon(edge) => canvas.outline(&edge.iter().copied().map(point).collect::<Vec<_>>(), line_px, colour),
+        Form::Box | Form::Rle(_) => canvas.outline(&upright, line_px, colour),
+        Form::Keypoints(points) => {
+            canvas.outline(&upright, line_px, colour);
+            for seen in points.iter().filter(|point| point.visible.is_none_or(|share| share >= KEYPOINT_SHOWN_MIN)) {
+                let dot = point([seen.x, seen.y]);
+                canvas.line((dot, dot), DOT_LINES * line_px, colour);
+            }
+        }
+    }
 }
 
-/// Name and confidence on a bar of the class's colour: above the box, or inside where the picture ends.
-fn label(canvas: &mut Canvas<'_>, detection: &Detection, font: Font) {
+/// Name and confidence on a bar of the class's colour whose corner is at `(left, top)`, moved into the picture's width.
+fn label(canvas: &mut Canvas<'_>, detection: &Detection, font: Font, (left, top): (f32, f32)) {
     let colour = Colour::of_class(detection.class);
     let text = format!("{} {:.2}", detection.name, detection.confidence);
     let (width_px, height_px) = font.measure(&text);
-    let above = detection.bounds.y1 - height_px;
-    let top = if above >= 0.0 { above } else { detection.bounds.y1.max(0.0) };
-    let left = detection.bounds.x1.min(canvas.width_px() - width_px).max(0.0);
+    let left = left.min(canvas.width_px() - width_px).max(0.0);
     let corner = Point { x: left.round(), y: top.round() };
     canvas.fill(corner, Point { x: corner.x + width_px, y: corner.y + height_px }, colour);
     font.write(canvas, &text, corner, colour.readable_on());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::detection::Keypoint;
+    use crate::picture::Size;
+    use crate::rotated::RotatedBoxPx;
+
+    /// Which of `places` are no longer black after `form` was drawn around (30, 40) to (90, 80).
+    fn drawn(form: Form, places: &[(usize, usize)]) -> Vec<bool> {
+        let mut picture = Picture::black(Size::new(120, 120));
+        let bounds = BoxXyxyPx { x1: 30.0, y1: 40.0, x2: 90.0, y2: 80.0 };
+        draw(&mut picture, &[Detection { name: "it".into(), class: 1, confidence: 0.5, bounds, form }]);
+        places.iter().map(|(x, y)| picture.rgb()[3 * (y * 120 + x)..][..3] != [0; 3]).collect()
+    }
+
+    #[test]
+    fn every_form_is_drawn_as_what_it_is() {
+        let (box_edge, middle, bottom_left) = ((60, 80), (60, 60), (30, 80));
+        assert_eq!(drawn(Form::Box, &[box_edge, middle]), [true, false]);
+        let triangle = Form::Polygon(vec![[60.0, 60.0], [90.0, 80.0], [60.0, 80.0]]);
+        assert_eq!(drawn(triangle, &[box_edge, middle, bottom_left]), [true, true, false]);
+        let dots = [None, Some(0.1)].map(|visible| Keypoint { x: 60.0, y: visible.map_or(60.0, |_| 70.0), visible });
+        assert_eq!(drawn(Form::Keypoints(dots.into()), &[middle, (60, 70), bottom_left]), [true, false, true]);
+        let turned = RotatedBoxPx::new([60.0, 60.0, 40.0, 40.0], std::f32::consts::FRAC_PI_4);
+        assert_eq!(drawn(Form::Rotated(turned), &[(60, 88), (60, 32), bottom_left]), [true, true, false]);
+        assert_eq!(drawn(Form::Picture, &[box_edge, (1, 1)]), [false, true]);
+    }
 }
