@@ -105,6 +105,8 @@ struct State {
     curve: Curve,
     knobs: Knobs,
     queue_bytes_max: usize,
+    /// Images of a complete batch that were left to the other idle workers: they wait for no more.
+    shared_out: usize,
     failures: u32,
     last_failure: Instant,
     closing: bool,
@@ -139,6 +141,7 @@ impl Shared {
             curve: Curve::new(model.batch_max),
             knobs,
             queue_bytes_max: limits::QUEUE_BYTES_MAX,
+            shared_out: 0,
             failures: 0,
             last_failure: Instant::now(),
             closing: false,
@@ -347,18 +350,22 @@ impl State {
 
     fn next(&mut self, now: Instant, metrics: &Metrics) -> Next {
         self.drop_dead(now, metrics);
+        self.shared_out = self.shared_out.min(self.queue.len());
         let Some(oldest) = self.queue.iter().map(|item| item.enqueued).min() else { return self.next_at_idle(now) };
         let effective = self.curve.effective(self.knobs.batch_max);
         let age = now.saturating_duration_since(oldest);
-        if self.queue.len() < effective && age < self.knobs.queue_delay_max && !self.closing {
+        let waiting = self.queue.len();
+        let complete = waiting >= effective || self.shared_out > 0;
+        if !complete && age < self.knobs.queue_delay_max && !self.closing {
             return Next::Wait(Some(self.knobs.queue_delay_max.saturating_sub(age)));
         }
         // The caller is idle, so there is at least one to share with.
-        let share = self.queue.len().div_ceil(self.idle_workers().max(1));
+        let share = waiting.div_ceil(self.idle_workers().max(1));
         // A size that was never tried can only be learned if somebody tries it, once enough images wait.
         let untried = self.curve.next_untimed(self.knobs.batch_max, self.knobs.inference_threshold);
         let size = untried.filter(|size| share >= *size).unwrap_or_else(|| share.min(effective));
         let size = self.size_in_time(size, now);
+        self.shared_out = waiting.min(effective).saturating_sub(size);
         Next::Do(Pull::Batch(self.queue.take(size)))
     }
 

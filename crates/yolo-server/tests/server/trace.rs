@@ -7,7 +7,7 @@ use axum::http::Request;
 use serde_json::Value;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::support::{call, emulated, png, post, send, start};
+use crate::support::{call, emulated, png, send, start};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -63,8 +63,9 @@ async fn each_request_is_one_line_of_the_log_that_names_it() {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt().json().with_writer(log.clone()).finish();
     let server = start(emulated(0, 1)).await;
-    let logging = tracing::subscriber::set_default(subscriber);
-    let request = Request::post("/predict?conf=0.5").header("x-request-id", "mine");
+    // For the whole process: what one thread alone listens to may be lost while others log for the first time.
+    tracing::subscriber::set_global_default(subscriber).unwrap();
+    let request = Request::post("/predict?conf=0.5").header("x-request-id", "well logged");
     call(
         &server,
         request
@@ -73,14 +74,16 @@ async fn each_request_is_one_line_of_the_log_that_names_it() {
             .unwrap(),
     )
     .await;
-    call(&server, post("/predict", "no picture")).await;
-    drop(logging);
+    let request = Request::post("/predict").header("x-request-id", "badly logged");
+    call(&server, request.body("no picture".into()).unwrap()).await;
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let lines: Vec<_> = lines.iter().filter(|line| line["target"] == "yolo_server::request").collect();
+    let ours = |line: &&Value| line["fields"]["request_id"].as_str().is_some_and(|id| id.ends_with(" logged"));
+    let lines: Vec<_> = lines.iter().filter(ours).collect();
     let [good, bad] = lines.as_slice() else { panic!("two requests, two lines:\n{text}") };
+    assert_eq!(good["target"], "yolo_server::request");
     let good = &good["fields"];
-    assert_eq!((&good["request_id"], &good["trace_id"]), (&"mine".into(), &TRACE.into()));
+    assert_eq!((&good["request_id"], &good["trace_id"]), (&"well logged".into(), &TRACE.into()));
     assert_eq!((&good["method"], &good["path"], &good["status"]), (&"POST".into(), &"/predict".into(), &200.into()));
     assert!(good["duration_ms"].as_f64().unwrap() >= good["queue_and_inference_ms"].as_f64().unwrap());
     assert_eq!((&bad["fields"]["status"], &bad["fields"]["error"]), (&415.into(), &"unsupported_image".into()));
