@@ -51,7 +51,7 @@ verify-generated: generate ## Fail if a generated file is not committed as it is
 
 .PHONY: packages
 packages: ## Install the Debian programs that the tests start, if missing
-	@tools/packages promtool:prometheus redis-server
+	@tools/packages promtool:prometheus
 
 .PHONY: checks ci test test-unit test-cluster test-e2e
 checks: ## Everything that needs no cluster and no model, cheapest first
