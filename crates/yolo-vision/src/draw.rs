@@ -104,7 +104,7 @@ mod tests {
         let dots = [None, Some(0.1)].map(|visible| Keypoint { x: 60.0, y: visible.map_or(60.0, |_| 70.0), visible });
         assert_eq!(drawn(Form::Keypoints(dots.into()), &[middle, (60, 70), bottom_left]), [true, false, true]);
         let turned = RotatedBoxPx::new([60.0, 60.0, 40.0, 40.0], std::f32::consts::FRAC_PI_4);
-        assert_eq!(drawn(Form::Rotated(turned), &[(60, 88), (60, 32), bottom_left]), [true, true, false]);
+        assert_eq!(drawn(Form::Rotated(turned), &[(60, 88), (88, 60), bottom_left]), [true, true, false]);
         assert_eq!(drawn(Form::Picture, &[box_edge, (1, 1)]), [false, true]);
     }
 }
