@@ -17,7 +17,7 @@ mod queue;
 mod worker;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -29,6 +29,7 @@ pub use crate::fair::{FlowId, Lane, Place, StreamKey};
 use crate::knobs::Knobs;
 use crate::metrics::Metrics;
 use queue::Shared;
+use worker::Worker;
 
 /// A prepared image with everything that its run needs.
 #[derive(Debug)]
@@ -101,9 +102,20 @@ impl Batcher {
         metrics: &Arc<Metrics>,
     ) -> Result<Self, EngineError> {
         let shared = Arc::new(Shared::new(model.clone(), workers, knobs, Arc::clone(metrics)));
+        // All by this thread: the system's allocator keeps what a thread gave back for that thread.
+        let engines = (0..workers).map(|_| model.sessions.open()).collect::<Result<Vec<_>, _>>()?;
+        // Side by side, as they will run: ready sooner, and the first times that are learned are those of busy cores.
+        let warmed: Vec<_> = std::thread::scope(|scope| {
+            let warm = |(index, engine)| {
+                let shared = Arc::clone(&shared);
+                scope.spawn(move || Worker::warm(shared, index, engine))
+            };
+            let warming: Vec<_> = engines.into_iter().enumerate().map(warm).collect();
+            warming.into_iter().map(ScopedJoinHandle::join).collect()
+        });
         let mut threads = Vec::with_capacity(workers);
-        let started = (0..workers).try_for_each(|index| {
-            let worker = worker::Worker::open(Arc::clone(&shared), index)?;
+        let started = warmed.into_iter().enumerate().try_for_each(|(index, warmed)| {
+            let worker = warmed.map_err(|_| EngineError("warming a session crashed".to_owned()))??;
             let spawned = std::thread::Builder::new().name(format!("inference-{index}")).spawn(move || worker.run());
             threads.push(spawned.map_err(|error| EngineError(error.to_string()))?);
             Ok(())

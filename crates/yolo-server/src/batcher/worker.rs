@@ -34,9 +34,8 @@ struct Outcome {
 }
 
 impl Worker {
-    /// Opens a session and warms it.
-    pub(super) fn open(shared: Arc<Shared>, index: usize) -> Result<Self, EngineError> {
-        let engine = shared.model.sessions.open()?;
+    /// Warms a session.
+    pub(super) fn warm(shared: Arc<Shared>, index: usize, engine: Box<dyn Engine>) -> Result<Self, EngineError> {
         let mut worker = Self { shared, index, engine };
         // The first run pays for memory; it does not count.
         worker.time(1, Memory::Keep)?;
