@@ -91,7 +91,7 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// Opens a session for each worker, warms it (three runs of one image) and starts its thread.
+    /// Opens a session for each worker, warms it and starts its thread.
     ///
     /// # Errors
     /// [`EngineError`] if a session cannot be opened or the warm-up fails.
@@ -104,7 +104,7 @@ impl Batcher {
         let shared = Arc::new(Shared::new(model.clone(), workers, knobs, Arc::clone(metrics)));
         // All by this thread: the system's allocator keeps what a thread gave back for that thread.
         let engines = (0..workers).map(|_| model.sessions.open()).collect::<Result<Vec<_>, _>>()?;
-        // Side by side, as they will run: ready sooner, and the first times that are learned are those of busy cores.
+        // Side by side: ready sooner.
         let warmed: Vec<_> = std::thread::scope(|scope| {
             let warm = |(index, engine)| {
                 let shared = Arc::clone(&shared);
@@ -113,9 +113,12 @@ impl Batcher {
             let warming: Vec<_> = engines.into_iter().enumerate().map(warm).collect();
             warming.into_iter().map(ScopedJoinHandle::join).collect()
         });
-        let mut threads = Vec::with_capacity(workers);
-        let started = warmed.into_iter().enumerate().try_for_each(|(index, warmed)| {
-            let worker = warmed.map_err(|_| EngineError("warming a session crashed".to_owned()))??;
+        let crashed = |_| EngineError("warming a session crashed".to_owned());
+        let mut workers = warmed.into_iter().map(|warmed| warmed.map_err(crashed)?).collect::<Result<Vec<_>, _>>()?;
+        // Alone, as sizes are timed at idle: a busy neighbour would make one image look slower than it is.
+        workers.get_mut(worker::FIRST).map_or(Ok(()), Worker::learn)?;
+        let mut threads = Vec::with_capacity(workers.len());
+        let started = workers.into_iter().enumerate().try_for_each(|(index, worker)| {
             let spawned = std::thread::Builder::new().name(format!("inference-{index}")).spawn(move || worker.run());
             threads.push(spawned.map_err(|error| EngineError(error.to_string()))?);
             Ok(())

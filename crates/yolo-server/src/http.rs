@@ -1,4 +1,4 @@
-//! The API: its routes. Every request passes [`observe`] first.
+//! The API: its routes. Every request passes `observe` first.
 
 mod about;
 mod annotate;

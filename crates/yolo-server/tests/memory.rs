@@ -61,7 +61,11 @@ async fn the_real_model_takes_at_most_200_mb() {
         fs::read_dir(cache().unwrap().join("pages/jpeg")).unwrap().map(|page| page.unwrap().path()).collect();
     assert_eq!(pages.len(), 23);
     let knobs = tempfile::tempdir().unwrap();
-    fs::write(knobs.path().join("knobs.json"), r#"{"generation":1,"maxBatchSize":1,"batchMax":1}"#).unwrap();
+    fs::write(
+        knobs.path().join("knobs.json"),
+        r#"{"generation":1,"maxBatchSize":1,"batchMax":1,"deadlineMillis":60000}"#,
+    )
+    .unwrap();
     let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let (api, admin) = (free(), free());
     let program = std::env::var_os("YOLO_SERVER_PROGRAM");

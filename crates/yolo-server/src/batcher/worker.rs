@@ -13,6 +13,8 @@ use crate::metrics::add_seconds;
 
 /// Runs of one image before a session counts as warm.
 const WARM_RUNS: usize = 3;
+/// The worker whose last run is the one that is learned from.
+pub(super) const FIRST: usize = 0;
 /// A size that cannot be run counts as slow as can be: known, and never chosen.
 const TIME_OF_A_FAILURE: Duration = Duration::from_hours(1);
 /// Steps by which inference is nicer than the rest, so that a refusal is quick however busy the engine is.
@@ -34,16 +36,21 @@ struct Outcome {
 }
 
 impl Worker {
-    /// Warms a session.
+    /// Warms a session. Nothing is learned from it, because others warm beside it.
     pub(super) fn warm(shared: Arc<Shared>, index: usize, engine: Box<dyn Engine>) -> Result<Self, EngineError> {
         let mut worker = Self { shared, index, engine };
-        // The first run pays for memory; it does not count.
-        worker.time(1, Memory::Keep)?;
-        for _ in 1..WARM_RUNS {
-            let time = worker.time(1, Memory::Keep)?;
-            worker.shared.finish(index, &[(1, time)], false);
+        let learned = usize::from(index == FIRST);
+        for _ in learned..WARM_RUNS {
+            worker.time(1, Memory::Keep)?;
         }
         Ok(worker)
+    }
+
+    /// Learns what one image takes, so that the first requests' waits can be predicted.
+    pub(super) fn learn(&mut self) -> Result<(), EngineError> {
+        let time = self.time(1, Memory::Keep)?;
+        self.shared.finish(self.index, &[(1, time)], false);
+        Ok(())
     }
 
     pub(super) fn run(mut self) {
