@@ -27,8 +27,9 @@ const WEIGHT_ONE: f32 = 2048.0;
 const LANES: usize = 8;
 /// Bytes that are read at a tap: two RGB neighbours and two bytes that are masked away.
 const TAP_BYTES: usize = 8;
-/// Bytes that a tap at a row's last pixel reads past the row's end.
-const SLACK_BYTES: usize = TAP_BYTES - 3;
+/// Bytes in which all taps of a group lie, unless a picture is made more than twelve times smaller: any offset of 8 bits
+/// is inside, so that the compiler needs no check of the single taps.
+const WINDOW_BYTES: usize = u8::MAX as usize + TAP_BYTES;
 
 /// Fills `output` (`[3, H, W]`, as planned for `picture`), the rows of the picture by `threads` threads.
 pub(super) fn fill(picture: &Picture, plan: &Letterbox, output: &mut [u8], threads: NonZeroUsize) {
@@ -102,16 +103,16 @@ impl Source<'_> {
     }
 }
 
-/// The bytes of a source row and [`SLACK_BYTES`] behind it; where the picture ends there, by way of `spare`.
+/// The bytes of a source row and [`WINDOW_BYTES`] behind it, which weigh nothing; where the picture ends there, by way of `spare`.
 fn row_with_slack<'a>(picture: &'a Picture, source_y: usize, spare: &'a mut Vec<u8>) -> &'a [u8] {
     let stride = 3 * picture.size().width();
     let start = source_y * stride;
-    if let Some(row) = picture.rgb().get(start..start + stride + SLACK_BYTES) {
+    if let Some(row) = picture.rgb().get(start..start + stride + WINDOW_BYTES) {
         return row;
     }
     spare.clear();
     spare.extend_from_slice(&picture.rgb()[start..start + stride]);
-    spare.resize(stride + SLACK_BYTES, 0);
+    spare.resize(stride + WINDOW_BYTES, 0);
     spare
 }
 
@@ -132,6 +133,8 @@ fn weights(fraction: f32) -> [i16; 2] {
 struct Columns {
     /// Byte offset in the row of the left neighbour; the right one follows it.
     starts: Vec<[usize; LANES]>,
+    /// The same from the group's first one; `None` if it is too far.
+    offsets: Vec<Option<[u8; LANES]>>,
     /// Weights of left and right neighbour, alternating.
     weights: Vec<[i16; 2 * LANES]>,
 }
@@ -149,8 +152,18 @@ impl Columns {
             *start = 3 * below.clamp(0, last) as usize;
             *pair = weights(if inside { fraction } else { 0.0 });
         }
-        Self { starts, weights: all_weights }
+        // What fills the last group up would lie before its first tap.
+        if let Some(group) = starts.last_mut() {
+            let first = group[0];
+            group.iter_mut().for_each(|start| *start = first.max(*start));
+        }
+        Self { offsets: starts.iter().map(offsets).collect(), starts, weights: all_weights }
     }
+}
+
+fn offsets(starts: &[usize; LANES]) -> Option<[u8; LANES]> {
+    let far = starts.iter().any(|start| start - starts[0] > usize::from(u8::MAX));
+    (!far).then(|| starts.map(|start| (start - starts[0]) as u8))
 }
 
 /// Two neighbouring source rows and their weights in 1/2048.
@@ -186,9 +199,13 @@ impl BlendedRow {
     fn fill<S: Simd>(&mut self, simd: S, row: &[u8], columns: &Columns) {
         let [red, green, blue] = self.planes.each_mut().map(|plane| plane.as_chunks_mut::<LANES>().0.iter_mut());
         let places = red.zip(green).zip(blue);
-        for ((starts, weights), ((red, green), blue)) in columns.starts.iter().zip(&columns.weights).zip(places) {
+        let taps = columns.starts.iter().zip(&columns.offsets).zip(&columns.weights);
+        for (((starts, offsets), weights), ((red, green), blue)) in taps.zip(places) {
             let weights = i16x16::simd_from(simd, *weights);
-            let samples = Samples::new(simd, row, starts);
+            let samples = match (offsets, row[starts[0]..].first_chunk::<WINDOW_BYTES>()) {
+                (Some(offsets), Some(window)) => Samples::new(simd, window, offsets.map(usize::from)),
+                _ => Samples::new(simd, row, *starts),
+            };
             samples.blend::<0>(simd, weights, red);
             samples.blend::<1>(simd, weights, green);
             samples.blend::<2>(simd, weights, blue);
@@ -214,7 +231,7 @@ struct Samples<S: Simd> {
 
 impl<S: Simd> Samples<S> {
     #[inline(always)]
-    fn new(simd: S, row: &[u8], starts: &[usize; LANES]) -> Self {
+    fn new(simd: S, row: &[u8], starts: [usize; LANES]) -> Self {
         let mask = u64x4::splat(simd, 0x0000_FFFF_FFFF_FFFF);
         let pairs = |places: [usize; 4]| {
             let [a, b, c, d] = places;
