@@ -76,6 +76,11 @@ test-e2e: cluster-binaries image pages ## Tests on a real node (T3)
 	$(STAGE) test-e2e 420 cargo test --workspace --test t3 -- --test-threads=1
 ci: checks test ## What CI runs
 
+.PHONY: fuzz-smoke
+FUZZ_SECONDS ?= 60
+fuzz-smoke: ## Fuzz every parser for FUZZ_SECONDS each (nightly Rust; corpora are kept in the cache)
+	$(STAGE) fuzz-smoke 600 tools/fuzz $(FUZZ_SECONDS)
+
 .PHONY: figures bench-operator bench-server bench-peers bench-vision soak
 bench-operator: ## What the operator costs: sampling 200 pods
 	$(STAGE) bench-operator 600 cargo bench --quiet -p yolo-operator --bench sampler
