@@ -16,7 +16,7 @@ mod curve;
 mod queue;
 mod worker;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -35,10 +35,8 @@ use queue::Shared;
 pub struct Job {
     /// The model's input.
     pub input: EngineInput,
-    /// The way back to the picture.
-    pub letterbox: Letterbox,
-    /// What the request chose.
-    pub parameters: Parameters,
+    /// What its client wants to know.
+    pub wanted: Wanted,
     /// Whose turn it shares.
     pub place: Place,
     /// Its batch must start before this; `None` if it may wait as long as it takes.
@@ -47,13 +45,47 @@ pub struct Job {
     pub answer_by: Option<Instant>,
 }
 
+/// What a client wants to know of an image.
+#[derive(Debug)]
+pub enum Wanted {
+    /// The objects that `parameters` let through, in pixels of the picture, to which `letterbox` is the way back.
+    Detections {
+        /// The way back to the picture.
+        letterbox: Letterbox,
+        /// What the request chose.
+        parameters: Parameters,
+    },
+    /// The model's own outputs.
+    Tensors,
+}
+
+/// What the model says of an image.
+#[derive(Debug)]
+pub enum Found {
+    /// Found objects, best first.
+    Detections(Vec<Detection>),
+    /// Its share of each output, in the order of [`yolo_vision::ModelInfo::output_names`].
+    Tensors(Vec<ImageTensor>),
+}
+
+/// One image's share of an output.
+#[derive(Debug)]
+pub struct ImageTensor {
+    /// Size of each dimension, without the batch.
+    pub shape: Vec<usize>,
+    /// Its values, row by row.
+    pub values: Vec<f32>,
+}
+
 /// What became of an image.
 #[derive(Debug)]
 pub struct Inferred {
-    /// Found objects, best first.
-    pub detections: Vec<Detection>,
+    /// What its client wanted to know.
+    pub found: Found,
     /// Images in its batch.
     pub batch_size: usize,
+    /// When it was queued.
+    pub enqueued: Instant,
     /// From queueing to the start of its batch.
     pub queue: Duration,
     /// Engine time of its batch.
@@ -102,11 +134,19 @@ impl Batcher {
     ) -> Result<Self, EngineError> {
         let shared = Arc::new(Shared::new(model.clone(), workers, knobs, Arc::clone(metrics)));
         let mut threads = Vec::with_capacity(workers);
+        // One after the other: warming in parallel would time each against the others.
         let started = (0..workers).try_for_each(|index| {
-            let worker = worker::Worker::open(Arc::clone(&shared), index)?;
-            let spawned = std::thread::Builder::new().name(format!("inference-{index}")).spawn(move || worker.run());
+            let (shared, (told, opened)) = (Arc::clone(&shared), mpsc::sync_channel(1));
+            let work = move || match worker::Worker::open(shared, index) {
+                Ok(worker) => {
+                    let _ = told.send(Ok(()));
+                    worker.run();
+                }
+                Err(error) => drop(told.send(Err(error))),
+            };
+            let spawned = std::thread::Builder::new().name(format!("inference-{index}")).spawn(work);
             threads.push(spawned.map_err(|error| EngineError(error.to_string()))?);
-            Ok(())
+            opened.recv().unwrap_or_else(|_| Err(EngineError("the engine panicked at its start".to_owned())))
         });
         let batcher = Self { shared, threads: Mutex::new(threads) };
         match started {
