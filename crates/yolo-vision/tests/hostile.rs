@@ -152,3 +152,11 @@ proptest! {
         }
     }
 }
+
+/// What fuzzing found, made small: each panicked once.
+#[test]
+fn what_fuzzing_found_is_refused() {
+    for name in ["symbol-beyond-alphabet.webp"] {
+        assert_eq!(category(&fixture::bytes(&format!("found/{name}"))), Err("bad_image"), "{name}");
+    }
+}
