@@ -2,7 +2,7 @@
 //!
 //! On the CPU one session a worker thread, one thread a session, no spinning: 1.16 times the throughput of ONNX Runtime's
 //! default on an idle machine and 1.94 times beside one busy competitor, which our own decoding is. On GPUs a session a
-//! worker and batch size ([`fixed`]), and never a silent fall-back to the CPU ([`device`], [`placement`]).
+//! worker and batch size (`fixed`), and never a silent fall-back to the CPU (`device`, `placement`).
 
 mod cpu;
 mod cuda;
