@@ -181,15 +181,14 @@ struct Buffer {
 impl Bound {
     fn new(session: Session, sessions: &FixedSessions, batch: usize, device: i32) -> ort::Result<Self> {
         let signature = &sessions.signature;
-        let (on_device, on_host) = match sessions.gpu {
-            None => (Allocator::default(), Allocator::default()),
-            Some(_) => {
-                let memory = |kind, access| MemoryInfo::new(kind, device, AllocatorType::Device, access);
-                let on_device = Allocator::new(&session, memory(AllocationDevice::CUDA, MemoryType::Default)?)?;
-                // Pinned: the GPU fetches it by itself, without a detour through a buffer of the driver.
-                let pinned = memory(AllocationDevice::CUDA_PINNED, MemoryType::CPUOutput)?;
-                (on_device, Allocator::new(&session, pinned)?)
-            }
+        let (on_device, on_host) = if sessions.gpu.is_some() {
+            let memory = |kind, access| MemoryInfo::new(kind, device, AllocatorType::Device, access);
+            let on_device = Allocator::new(&session, memory(AllocationDevice::CUDA, MemoryType::Default)?)?;
+            // Pinned: the GPU fetches it by itself, without a detour through a buffer of the driver.
+            let pinned = memory(AllocationDevice::CUDA_PINNED, MemoryType::CPUOutput)?;
+            (on_device, Allocator::new(&session, pinned)?)
+        } else {
+            (Allocator::default(), Allocator::default())
         };
         let buffer = |kind, shape: &[i64]| {
             let host = DynTensor::new(&on_host, kind, shape.to_vec())?;
