@@ -76,6 +76,11 @@ test-e2e: cluster-binaries image pages ## Tests on a real node (T3)
 	$(STAGE) test-e2e 420 cargo test --workspace --test t3 -- --test-threads=1
 ci: checks test ## What CI runs
 
+.PHONY: fuzz-smoke
+FUZZ_SECONDS ?= 60
+fuzz-smoke: ## Fuzz every parser for FUZZ_SECONDS each (nightly Rust; corpora are kept in the cache)
+	$(STAGE) fuzz-smoke 600 tools/fuzz $(FUZZ_SECONDS)
+
 .PHONY: figures bench-operator bench-server bench-peers bench-vision soak
 bench-operator: ## What the operator costs: sampling 200 pods
 	$(STAGE) bench-operator 600 cargo bench --quiet -p yolo-operator --bench sampler
@@ -105,12 +110,25 @@ cluster-up: cluster-binaries ## Start a local Kubernetes that stays (INSTANCE=de
 cluster-down: ## Stop it; nothing of it is left
 	cargo run --quiet -p yolo-testkit --bin yolo-cluster -- --instance $(INSTANCE) down
 
-.PHONY: release image helm-lint
+.PHONY: gpu-runtime gpu-check
+# What the wheels bring, all in one folder.
+GPU_LIBRARIES := $(CACHE)/gpu/lib
+gpu-runtime: ## Fetch ONNX Runtime for NVIDIA GPUs with CUDA, cuDNN and TensorRT (several GB)
+	@tools/gpu/fetch
+gpu-check: ## On a machine with an NVIDIA GPU: CUDA's and TensorRT's answers beside the CPU's, and their images a second
+	@tools/gpu/present
+	@$(MAKE) --no-print-directory reference gpu-runtime
+	LD_LIBRARY_PATH=$(GPU_LIBRARIES) ORT_DYLIB_PATH=$(GPU_LIBRARIES)/libonnxruntime.so \
+	  $(STAGE) gpu-check 1800 cargo bench --quiet -p yolo-server --bench gpu
+
+.PHONY: release image image-cuda helm-lint
 HELM := $(CACHE)/cluster/$(shell . tools/cluster/versions; echo $$KUBERNETES_VERSION)/helm
 release: ## Build the operator, the server and the demo's driver, optimised
 	cargo build --release --quiet -p yolo-operator -p yolo-server -p yolo-testkit
 image: cluster-binaries model release ## Build both container images into target/images
 	images/build
+image-cuda: cluster-binaries release gpu-runtime ## Build the server's image for NVIDIA GPUs (several GB)
+	images/build cuda
 helm-lint: cluster-binaries ## Check both charts
 	$(HELM) lint --strict --quiet charts/*
 

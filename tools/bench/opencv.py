@@ -1,7 +1,7 @@
 """The OpenCV and numpy side of `benches/vision.rs`: a process that does one piece of work a line and says how long it took.
 
 Input: `<threads> <repeats> <work> …`, where `threads` 0 is OpenCV's default and work one of
-`letterbox <width> <height> <side>` (the synthetic picture), `jpeg <file> <side>`, `tensor <side>`, `megapixel <page>`, or
+`letterbox <width> <height> <side>` (the synthetic picture), `input …` (the same to f32), `jpeg <file> <side>`, `tensor <side>`, `megapixel <page>`, or
 `save <file> <work> …`, which keeps the result's bytes. Output: the median in seconds.
 """
 
@@ -25,7 +25,22 @@ def letterbox(width: int, height: int, side: int) -> Callable[[], numpy.ndarray]
     """Pixels to planar u8."""
     picture = fixtures.picture(width, height)
     geometry = formulas.plan((width, height), (side, side))
-    return lambda: formulas.letterbox(picture, geometry)
+    (left, top), (resized_width, resized_height) = geometry.pad, geometry.resized
+    bottom, right = side - resized_height - top, side - resized_width - left
+    grey = (formulas.PADDING,) * 3
+
+    def work() -> numpy.ndarray:
+        resized = cv2.resize(picture, geometry.resized, interpolation=cv2.INTER_LINEAR)
+        padded = cv2.copyMakeBorder(resized, top, bottom, left, right, cv2.BORDER_CONSTANT, value=grey)
+        return numpy.ascontiguousarray(padded.transpose(2, 0, 1))
+
+    return work
+
+
+def model_input(width: int, height: int, side: int) -> Callable[[], numpy.ndarray]:
+    """Pixels to planar f32."""
+    pixels = letterbox(width, height, side)
+    return lambda: formulas.tensor(pixels())
 
 
 def jpeg(file: str, side: int) -> Callable[[], numpy.ndarray]:
@@ -55,7 +70,7 @@ def megapixel(page: str) -> Callable[[], numpy.ndarray]:
     return lambda: cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
 
 
-WORK = {"letterbox": letterbox, "jpeg": jpeg, "tensor": tensor, "megapixel": megapixel}
+WORK = {"letterbox": letterbox, "input": model_input, "jpeg": jpeg, "tensor": tensor, "megapixel": megapixel}
 
 
 def prepared(words: list[str]) -> Callable[[], numpy.ndarray]:

@@ -8,15 +8,17 @@ use tokio::runtime::Handle;
 use crate::arrivals::Arrivals;
 use crate::cache::ResultCache;
 use crate::cgroup;
+use crate::gpu::Gpus;
 use crate::http::body::BodyMemory;
 use crate::http::error::{ApiError, Code};
 use crate::knobs::{self, Knobs};
 use crate::lifecycle::{Lifecycle, Stage};
-use crate::limits;
+use crate::limits::{self, BodyLimits};
 use crate::metrics::Metrics;
 use crate::predictor::Predictor;
 use crate::refusals::Refusals;
 use crate::tasks::Tasks;
+use crate::traces::Traces;
 
 /// The state of one server; the handlers' only argument besides the request.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub struct App {
     knobs: RwLock<Knobs>,
     predictor: OnceLock<Predictor>,
     tasks: OnceLock<Arc<Tasks>>,
+    gpus: OnceLock<Gpus>,
+    traces: OnceLock<Arc<Traces>>,
 }
 
 impl Default for App {
@@ -46,8 +50,13 @@ impl Default for App {
 }
 
 impl App {
-    /// A server that has no model yet and runs on the built-in knobs.
+    /// A server that has no model yet, and runs on the built-in knobs and limits.
     pub fn new() -> Self {
+        Self::with_limits(BodyLimits::DEFAULT)
+    }
+
+    /// [`Self::new`] with other limits of request bodies.
+    pub fn with_limits(bodies: BodyLimits) -> Self {
         let metrics = Arc::new(Metrics::new());
         let knobs = Knobs::default();
         let cache = Arc::new(ResultCache::new(0, knobs.cache_ttl, metrics.cache.clone()));
@@ -55,12 +64,14 @@ impl App {
             lifecycle: Lifecycle::new(metrics.life.clone()),
             arrivals: Arrivals::new(Instant::now(), &metrics.images),
             refusals: Refusals::default(),
-            bodies: BodyMemory::default(),
+            bodies: BodyMemory::new(bodies),
             runtime: Handle::try_current().ok(),
             cache,
             knobs: RwLock::new(knobs),
             predictor: OnceLock::new(),
             tasks: OnceLock::new(),
+            gpus: OnceLock::new(),
+            traces: OnceLock::new(),
             metrics,
         };
         app.apply(knobs);
@@ -137,6 +148,21 @@ impl App {
         Arc::clone(self.tasks.get_or_init(|| Arc::new(tasks)))
     }
 
+    /// Begins to publish the figures of the GPUs that run the model; only the first ones given count.
+    pub fn watch_gpus(&self, gpus: Gpus) {
+        self.gpus.get_or_init(|| gpus);
+    }
+
+    /// Where requests are traced to, if anywhere.
+    pub fn traces(&self) -> Option<Arc<Traces>> {
+        self.traces.get().map(Arc::clone)
+    }
+
+    /// Begins to trace requests; only the first ones given count.
+    pub fn trace_to(&self, traces: Traces) {
+        self.traces.get_or_init(|| Arc::new(traces));
+    }
+
     /// Takes a knobs document: applies it whole, or refuses it whole and counts it.
     pub fn offer_knobs(&self, document: &[u8]) {
         match knobs::parse(document, &self.knobs()) {
@@ -183,6 +209,9 @@ impl App {
         self.arrivals.close(Instant::now());
         let tasks = self.runtime.as_ref().map_or(0, |runtime| runtime.metrics().num_alive_tasks());
         self.metrics.life.runtime_tasks.set(whole(tasks));
+        if let Some(gpus) = self.gpus.get() {
+            gpus.publish(&self.metrics.gpu);
+        }
         let cache = &self.metrics.cache;
         cache.bytes.set(bytes(self.cache.bytes()));
         cache.capacity.set(bytes(self.cache.capacity_bytes()));

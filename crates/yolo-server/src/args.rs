@@ -4,9 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{ArgAction, Args, Parser, ValueEnum};
 
-use crate::limits::ConnectionLimits;
+use crate::limits::{BodyLimits, ConnectionLimits};
 
 /// What runs the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -20,15 +20,26 @@ pub enum EngineKind {
 /// Execution provider of the `ort` engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Provider {
-    /// The best that this build supports, decided before loading: the CPU provider.
+    /// Decided before loading: CUDA if a GPU is visible and this ONNX Runtime is built for it, else the CPU.
     Auto,
     /// ONNX Runtime's CPU provider.
     Cpu,
-    /// NVIDIA CUDA; refused at start by a build without it, never replaced by the CPU.
+    /// NVIDIA CUDA; if it cannot be used, the server does not start: it is never replaced by the CPU.
     Cuda,
-    /// NVIDIA `TensorRT`; refused as [`Self::Cuda`] is.
+    /// NVIDIA `TensorRT`; strict as [`Self::Cuda`] is.
     #[value(name = "tensorrt")]
     TensorRt,
+}
+
+/// Arithmetic of the `ort` engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// The model's own; on `TensorRT` 16-bit floats, two to three times as fast.
+    Auto,
+    /// 32-bit floats.
+    Fp32,
+    /// 16-bit floats.
+    Fp16,
 }
 
 /// How sessions share the CPU quota.
@@ -70,6 +81,9 @@ pub struct Config {
     /// Execution provider of the `ort` engine.
     #[arg(long, env = "YOLO_PROVIDER", value_enum, default_value = "auto")]
     pub provider: Provider,
+    /// Arithmetic of the `ort` engine.
+    #[arg(long, env = "YOLO_PRECISION", value_enum, default_value = "auto")]
+    pub precision: Precision,
     /// Side of the square model input, in pixels, for models whose input is dynamic.
     #[arg(long, env = "YOLO_IMGSZ")]
     pub imgsz: Option<u32>,
@@ -112,6 +126,10 @@ pub struct Config {
     /// Names the servers that share: part of every key, so that services can use one Redis.
     #[arg(long, env = "YOLO_REDIS_SCOPE", default_value = "default")]
     pub redis_scope: String,
+    /// Collector of OpenTelemetry traces over gRPC, such as `http://collector:4317`; without it
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT` decides, and without that there are no traces.
+    #[arg(long, env = "YOLO_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
     /// Seconds after SIGTERM during which new connections are still served, while endpoints propagate.
     #[arg(long, env = "YOLO_DRAIN_PROPAGATION_SECONDS", default_value_t = 5)]
     pub drain_propagation_seconds: u64,
@@ -133,9 +151,40 @@ pub struct Config {
     /// CPU request in millicores (downward API, divisor `1m`): sizes the sessions where no CPU limit is set.
     #[arg(long, env = "YOLO_CPU_REQUEST")]
     pub cpu_request: Option<u64>,
+    /// How GPUs are used.
+    #[command(flatten)]
+    pub gpu: GpuSettings,
+    /// Bounds of request bodies.
+    #[command(flatten)]
+    pub bodies: BodyLimits,
     /// Bounds of the API's connections.
     #[command(flatten)]
     pub connections: ConnectionLimits,
+}
+
+/// How GPUs are used.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "GPU")]
+pub struct GpuSettings {
+    /// Folder for built `TensorRT` engines and the start-up profile; on a volume, engines outlive the pod.
+    #[arg(long, env = "YOLO_ENGINE_CACHE_DIR", default_value = Self::ENGINE_CACHE_DIR)]
+    pub engine_cache_dir: PathBuf,
+    /// Device memory that each session's arena may take, in MiB; default: nine tenths of what is free at start.
+    #[arg(long, env = "YOLO_GPU_MEMORY_MIB")]
+    pub gpu_memory_mib: Option<u64>,
+    /// Record the launches of a batch once and replay them; a model that does not suit it runs without.
+    #[arg(long, env = "YOLO_CUDA_GRAPHS", default_value_t = true, action = ArgAction::Set)]
+    pub cuda_graphs: bool,
+}
+
+impl GpuSettings {
+    const ENGINE_CACHE_DIR: &str = "/tmp/yolo-server";
+}
+
+impl Default for GpuSettings {
+    fn default() -> Self {
+        Self { engine_cache_dir: Self::ENGINE_CACHE_DIR.into(), gpu_memory_mib: None, cuda_graphs: true }
+    }
 }
 
 const fn any(port: u16) -> SocketAddr {
@@ -151,6 +200,7 @@ impl Config {
             knobs_dir: None,
             engine: EngineKind::Ort,
             provider: Provider::Auto,
+            precision: Precision::Auto,
             imgsz: None,
             profile: Profile::Throughput,
             sessions: None,
@@ -165,6 +215,7 @@ impl Config {
             tasks_reclaim_seconds: 60,
             redis_url_file: None,
             redis_scope: "default".to_owned(),
+            otlp_endpoint: None,
             drain_propagation_seconds: 5,
             drain_budget_seconds: 25,
             api_address: any(8080),
@@ -172,6 +223,8 @@ impl Config {
             admin_address: any(8081),
             termination_log: PathBuf::from("/dev/termination-log"),
             cpu_request: None,
+            gpu: GpuSettings::default(),
+            bodies: BodyLimits::DEFAULT,
             connections: ConnectionLimits::DEFAULT,
         }
     }

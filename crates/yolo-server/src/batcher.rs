@@ -16,8 +16,8 @@ mod curve;
 mod queue;
 mod worker;
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{JoinHandle, ScopedJoinHandle};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -36,10 +36,8 @@ use worker::Worker;
 pub struct Job {
     /// The model's input.
     pub input: EngineInput,
-    /// The way back to the picture.
-    pub letterbox: Letterbox,
-    /// What the request chose.
-    pub parameters: Parameters,
+    /// What its client wants to know.
+    pub wanted: Wanted,
     /// Whose turn it shares.
     pub place: Place,
     /// Its batch must start before this; `None` if it may wait as long as it takes.
@@ -48,13 +46,47 @@ pub struct Job {
     pub answer_by: Option<Instant>,
 }
 
+/// What a client wants to know of an image.
+#[derive(Debug)]
+pub enum Wanted {
+    /// The objects that `parameters` let through, in pixels of the picture, to which `letterbox` is the way back.
+    Detections {
+        /// The way back to the picture.
+        letterbox: Letterbox,
+        /// What the request chose.
+        parameters: Parameters,
+    },
+    /// The model's own outputs.
+    Tensors,
+}
+
+/// What the model says of an image.
+#[derive(Debug)]
+pub enum Found {
+    /// Found objects, best first.
+    Detections(Vec<Detection>),
+    /// Its share of each output, in the order of [`yolo_vision::ModelInfo::output_names`].
+    Tensors(Vec<ImageTensor>),
+}
+
+/// One image's share of an output.
+#[derive(Debug)]
+pub struct ImageTensor {
+    /// Size of each dimension, without the batch.
+    pub shape: Vec<usize>,
+    /// Its values, row by row.
+    pub values: Vec<f32>,
+}
+
 /// What became of an image.
 #[derive(Debug)]
 pub struct Inferred {
-    /// Found objects, best first.
-    pub detections: Vec<Detection>,
+    /// What its client wanted to know.
+    pub found: Found,
     /// Images in its batch.
     pub batch_size: usize,
+    /// When it was queued.
+    pub enqueued: Instant,
     /// From queueing to the start of its batch.
     pub queue: Duration,
     /// Engine time of its batch.
@@ -91,7 +123,7 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// Opens a session for each worker, warms it and starts its thread.
+    /// Opens a session for each worker, warms it (three runs of one image) in its thread.
     ///
     /// # Errors
     /// [`EngineError`] if a session cannot be opened or the warm-up fails.
@@ -102,27 +134,27 @@ impl Batcher {
         metrics: &Arc<Metrics>,
     ) -> Result<Self, EngineError> {
         let shared = Arc::new(Shared::new(model.clone(), workers, knobs, Arc::clone(metrics)));
-        // All by this thread: the system's allocator keeps what a thread gave back for that thread.
-        let engines = (0..workers).map(|_| model.sessions.open()).collect::<Result<Vec<_>, _>>()?;
-        // Side by side: ready sooner.
-        let warmed: Vec<_> = std::thread::scope(|scope| {
-            let warm = |(index, engine)| {
-                let shared = Arc::clone(&shared);
-                scope.spawn(move || Worker::warm(shared, index, engine))
+        let mut threads = Vec::with_capacity(workers);
+        let (told, warmed) = mpsc::channel();
+        let started = (0..workers).try_for_each(|index| {
+            // Opened by this thread, one after the other: the system's allocator keeps for a thread what it gave back.
+            let (engine, shared, told) = (model.sessions.open()?, Arc::clone(&shared), told.clone());
+            let work = move || match Worker::warm(shared, index, engine) {
+                Ok(worker) => {
+                    drop(told.send(Ok(())));
+                    worker.run();
+                }
+                Err(error) => drop(told.send(Err(error))),
             };
-            let warming: Vec<_> = engines.into_iter().enumerate().map(warm).collect();
-            warming.into_iter().map(ScopedJoinHandle::join).collect()
-        });
-        let crashed = |_| EngineError("warming a session crashed".to_owned());
-        let mut workers = warmed.into_iter().map(|warmed| warmed.map_err(crashed)?).collect::<Result<Vec<_>, _>>()?;
-        // Alone, as sizes are timed at idle: a busy neighbour would make one image look slower than it is.
-        workers.get_mut(worker::FIRST).map_or(Ok(()), Worker::learn)?;
-        let mut threads = Vec::with_capacity(workers.len());
-        let started = workers.into_iter().enumerate().try_for_each(|(index, worker)| {
-            let spawned = std::thread::Builder::new().name(format!("inference-{index}")).spawn(move || worker.run());
+            let spawned = std::thread::Builder::new().name(format!("inference-{index}")).spawn(work);
             threads.push(spawned.map_err(|error| EngineError(error.to_string()))?);
             Ok(())
         });
+        drop(told);
+        // Warmed side by side: ready sooner. One that panics tells nothing.
+        let panicked = || Err(EngineError("the engine panicked at its start".to_owned()));
+        let started =
+            started.and_then(|()| (0..workers).try_for_each(|_| warmed.recv().unwrap_or_else(|_| panicked())));
         let batcher = Self { shared, threads: Mutex::new(threads) };
         match started {
             Ok(()) => Ok(batcher),

@@ -7,15 +7,58 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use yolo_vision::{ModelInfo, OutputView};
 
 /// A picture ready for the model.
 #[derive(Debug)]
 pub struct EngineInput {
-    /// `[3, height, width]` u8 RGB of the model's input size; converted to f32 when the batch is assembled.
-    pub pixels: Vec<u8>,
-    /// Hash of the encoded file; the emulated engine derives its detections from it.
+    /// `[3, height, width]` RGB of the model's input size.
+    pub pixels: Pixels,
+    /// Hash of the encoded file, or of the pixels; the emulated engine derives its detections from it.
     pub content: [u8; 32],
+}
+
+/// A picture's values.
+#[derive(Debug)]
+pub enum Pixels {
+    /// u8: what the queue holds, a quarter of f32. Divided by 255 when the batch is assembled.
+    Levels(Bytes),
+    /// f32 as a client made them, little-endian.
+    Numbers(Bytes),
+}
+
+impl Pixels {
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Levels(levels) => levels.len(),
+            Self::Numbers(numbers) => numbers.len() / size_of::<f32>(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Writes the model's f32 values to `tensor`; the shorter of the two decides how much is written.
+    pub fn write(&self, tensor: &mut [f32]) {
+        match self {
+            Self::Levels(levels) => yolo_vision::normalise(levels, tensor),
+            Self::Numbers(numbers) => {
+                for (value, number) in tensor.iter_mut().zip(numbers.as_chunks().0) {
+                    *value = f32::from_le_bytes(*number);
+                }
+            }
+        }
+    }
+}
+
+impl From<Vec<u8>> for Pixels {
+    fn from(levels: Vec<u8>) -> Self {
+        Self::Levels(levels.into())
+    }
 }
 
 /// What an engine does with the memory that a batch needed.
@@ -66,12 +109,15 @@ pub struct LoadedModel {
     pub name: String,
     /// SHA-256 of the file, 64 hexadecimal digits.
     pub sha256: String,
-    /// What computes: `cpu` or `emulated`.
+    /// What computes: `cpu`, `cuda`, `tensorrt` or `emulated`.
     pub provider: &'static str,
-    /// Numbers of its input: `fp32` or `fp16`.
+    /// Arithmetic: `fp32` or `fp16`.
     pub precision: &'static str,
     /// Largest batch of the model and the engine.
     pub batch_max: usize,
+    /// Whether only [`crate::limits::BATCH_SIZES`] are run, because each size costs a session of its own; a batch between
+    /// two of them is padded.
+    pub batches_fixed: bool,
     /// Opens its sessions.
     pub sessions: Arc<dyn Sessions>,
 }

@@ -10,7 +10,7 @@ pub mod health;
 mod image;
 mod json;
 mod observe;
-pub(crate) mod oip;
+pub mod oip;
 mod openapi;
 pub mod parameters;
 pub mod predict;

@@ -19,6 +19,7 @@ mod connection;
 pub mod engine;
 mod fair;
 pub mod fetch;
+pub mod gpu;
 pub mod http;
 pub mod knobs;
 pub mod lifecycle;
@@ -36,6 +37,7 @@ pub mod sha256;
 pub mod store;
 pub mod tasks;
 mod termination;
+pub mod traces;
 mod watched_io;
 
 use std::future::Future;

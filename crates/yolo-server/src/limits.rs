@@ -4,12 +4,44 @@ use std::time::Duration;
 
 use clap::Args;
 
-/// Largest body of one request: three times a 50-megapixel camera JPEG.
-pub const BODY_BYTES_MAX: usize = 20 << 20;
-/// Largest body of a batch: more pictures go into another request, which another pod may take.
-pub const BATCH_BYTES_MAX: usize = 64 << 20;
-/// Bodies of all requests together; past it a request is refused with 429 before its body is read.
-pub const BODIES_BYTES_MAX: usize = 128 << 20;
+/// Bounds of request bodies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Bodies")]
+pub struct BodyLimits {
+    /// Largest body with one picture, and largest picture of a batch, in bytes.
+    #[arg(long = "body-bytes-max", env = "YOLO_BODY_BYTES_MAX", default_value_t = Self::DEFAULT.body_bytes_max)]
+    pub body_bytes_max: usize,
+    /// Largest body of a batch or of tensors, and largest output tensors of a request, in bytes.
+    #[arg(long = "batch-bytes-max", env = "YOLO_BATCH_BYTES_MAX", default_value_t = Self::DEFAULT.batch_bytes_max)]
+    pub batch_bytes_max: usize,
+    /// Bodies of all requests together, in bytes; past it a request is refused with 429 while its body is read.
+    #[arg(long = "bodies-bytes-max", env = "YOLO_BODIES_BYTES_MAX", default_value_t = Self::DEFAULT.bodies_bytes_max)]
+    pub bodies_bytes_max: usize,
+    /// Seconds for a whole body.
+    #[arg(long = "body-read-seconds", env = "YOLO_BODY_READ_SECONDS", default_value_t = Self::DEFAULT.read_seconds)]
+    pub read_seconds: u64,
+    /// Slowest accepted upload after its first 5 seconds, in bytes a second.
+    #[arg(
+        long = "body-bytes-per-second-min",
+        env = "YOLO_BODY_BYTES_PER_SECOND_MIN",
+        default_value_t = Self::DEFAULT.bytes_per_second_min,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    pub bytes_per_second_min: u64,
+}
+
+impl BodyLimits {
+    /// 20 MiB: three times a 50-megapixel camera JPEG. 64 MiB: more pictures go into another request, which another pod
+    /// may take.
+    pub const DEFAULT: Self = Self {
+        body_bytes_max: 20 << 20,
+        batch_bytes_max: 64 << 20,
+        bodies_bytes_max: 128 << 20,
+        read_seconds: 60,
+        bytes_per_second_min: 16 << 10,
+    };
+}
+
 /// Parts of one multipart body: the picture and the parameters, each once.
 pub const MULTIPART_PARTS_MAX: usize = 8;
 /// Parts of a batch, pictures and parameters.
@@ -25,12 +57,8 @@ pub const STREAM_ID_BYTES_MAX: usize = 128;
 pub const URI_BYTES_MAX: usize = 8 << 10;
 /// Size of a request's header block.
 pub const HEADER_BYTES_MAX: usize = 16 << 10;
-/// Time for a whole body.
-pub const BODY_READ_MAX: Duration = Duration::from_mins(1);
-/// After this time a body must have come at [`BODY_RATE_MIN_BYTES_PER_S`] on average.
+/// After this time a body must have come at [`BodyLimits::bytes_per_second_min`] on average.
 pub const BODY_RATE_GRACE: Duration = Duration::from_secs(5);
-/// Slowest accepted upload.
-pub const BODY_RATE_MIN_BYTES_PER_S: u64 = 16 << 10;
 /// Spread of [`ConnectionLimits::age_seconds`], as a share: without it all connections of a burst would move together.
 pub const CONNECTION_AGE_JITTER: f64 = 0.33;
 /// File descriptors kept for everything but connections: model, knobs, logs, the admin port's listener.
@@ -84,6 +112,10 @@ pub const QUEUE_BYTES_MAX: usize = 256 << 20;
 pub const SPARE_SHARE: usize = 4;
 /// Largest batch of any engine.
 pub const BATCH_MAX: usize = 32;
+/// Batch sizes that are timed on purpose, and the only ones that are run where each size costs a session of its own.
+pub const BATCH_SIZES: [usize; 8] = [1, 2, 4, 8, 12, 16, 24, BATCH_MAX];
+/// Sessions a GPU: one copies while the other computes (Triton: 73 -> 110 images/s).
+pub const SESSIONS_PER_GPU: usize = 2;
 
 /// Tasks that have not ended.
 pub const TASKS_MAX: usize = 1_000;
@@ -95,12 +127,15 @@ pub const STORE_CACHE_MAX: Duration = Duration::from_millis(20);
 pub const STORE_WRITES_MAX: usize = 64;
 /// Largest answer in the shared store.
 pub const STORE_VALUE_BYTES_MAX: usize = 1 << 20;
-/// Time for a call about a task to the shared store: a picture of [`BODY_BYTES_MAX`] passes a slow network in it.
+/// Time for a call about a task to the shared store: a picture of [`BodyLimits::body_bytes_max`] passes a slow network in it.
 pub const STORE_TASK_MAX: Duration = Duration::from_secs(2);
 /// Time for one attempt to connect to the shared store, and longest pause between two.
 pub const STORE_CONNECT_MAX: Duration = Duration::from_secs(1);
 /// Bytes of an `Idempotency-Key`.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+
+/// Time for the last traces at the end of a drain; a collector that is gone must not cost the grace period.
+pub const TRACES_FLUSH_MAX: Duration = Duration::from_secs(2);
 
 /// Size of `knobs.json`.
 pub const KNOBS_BYTES_MAX: u64 = 4 << 10;

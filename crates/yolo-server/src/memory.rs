@@ -6,7 +6,7 @@
 //! "In use" holds the model, its sessions and the memory of their warm-up, and what the tasks may fill. The result cache
 //! is not in the sum: it is clamped to what is left while the server runs.
 
-use crate::limits;
+use crate::limits::{self, BodyLimits};
 
 /// Bounds whose sum fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,12 +37,12 @@ pub struct TooLittle {
 
 impl Bounds {
     /// What `threads` decoders may take where memory is plenty.
-    pub const fn full(threads: usize) -> Self {
+    pub const fn full(threads: usize, bodies: &BodyLimits) -> Self {
         Self {
             decode_threads: threads,
             decoder_bytes_max: limits::DECODER_BYTES_MAX,
             queue_bytes_max: limits::QUEUE_BYTES_MAX,
-            bodies_bytes_max: limits::BODIES_BYTES_MAX,
+            bodies_bytes_max: bodies.bodies_bytes_max,
         }
     }
 
@@ -57,13 +57,14 @@ impl Bounds {
     ///
     /// # Errors
     /// [`TooLittle`] if the bodies' share could not hold one body of the largest size.
-    pub fn fit(limit: Option<u64>, in_use: u64, threads: usize) -> Result<Self, TooLittle> {
-        let Some(limit) = limit else { return Ok(Self::full(threads)) };
+    pub fn fit(limit: Option<u64>, in_use: u64, threads: usize, bodies: &BodyLimits) -> Result<Self, TooLittle> {
+        let full = |threads| Self::full(threads, bodies);
+        let Some(limit) = limit else { return Ok(full(threads)) };
         let left = limit.saturating_sub(in_use);
-        if let Some(fits) = (1..=threads).rev().map(Self::full).find(|bounds| bounds.worst_bytes() <= left) {
+        if let Some(fits) = (1..=threads).rev().map(full).find(|bounds| bounds.worst_bytes() <= left) {
             return Ok(fits);
         }
-        let one = Self::full(1);
+        let one = full(1);
         let scaled = |bytes: usize| usize::try_from(bytes as u64 * (left >> 10) / (one.worst_bytes() >> 10));
         let scaled = |bytes: usize| scaled(bytes).unwrap_or(bytes);
         let bounds = Self {
@@ -72,8 +73,8 @@ impl Bounds {
             queue_bytes_max: scaled(one.queue_bytes_max),
             bodies_bytes_max: scaled(one.bodies_bytes_max),
         };
-        if bounds.bodies_bytes_max < limits::BODY_BYTES_MAX {
-            let needed = one.worst_bytes() * limits::BODY_BYTES_MAX as u64 / limits::BODIES_BYTES_MAX as u64;
+        if bounds.bodies_bytes_max < bodies.body_bytes_max {
+            let needed = one.worst_bytes() * bodies.body_bytes_max as u64 / bodies.bodies_bytes_max.max(1) as u64;
             let mib = |bytes: u64| bytes.div_ceil(1 << 20);
             return Err(TooLittle { limit_mib: mib(limit), left_mib: left >> 20, needed_mib: mib(needed) });
         }
@@ -87,16 +88,24 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
+    fn fit(limit: Option<u64>, in_use: u64, threads: usize) -> Result<Bounds, TooLittle> {
+        Bounds::fit(limit, in_use, threads, &BodyLimits::DEFAULT)
+    }
+
+    const fn full(threads: usize) -> Bounds {
+        Bounds::full(threads, &BodyLimits::DEFAULT)
+    }
+
     #[test]
     fn where_memory_is_plenty_nothing_is_cut() {
-        assert_eq!(Bounds::fit(None, 9 << 30, 8), Ok(Bounds::full(8)));
-        assert_eq!(Bounds::fit(Some(4 << 30), 300 * MIB, 8), Ok(Bounds::full(8)));
+        assert_eq!(fit(None, 9 << 30, 8), Ok(full(8)));
+        assert_eq!(fit(Some(4 << 30), 300 * MIB, 8), Ok(full(8)));
     }
 
     #[test]
     fn fewer_pictures_are_decoded_at_a_time_before_anything_else_shrinks() {
-        assert_eq!(Bounds::fit(Some(2 << 30), 200 * MIB, 8), Ok(Bounds::full(5)));
-        assert_eq!(Bounds::fit(Some(1 << 30), 200 * MIB, 8), Ok(Bounds::full(1)));
+        assert_eq!(fit(Some(2 << 30), 200 * MIB, 8), Ok(full(5)));
+        assert_eq!(fit(Some(1 << 30), 200 * MIB, 8), Ok(full(1)));
     }
 
     #[test]
@@ -104,7 +113,7 @@ mod tests {
         for limit_mib in 1..2_000 {
             for in_use_mib in [0, 40, 400] {
                 let left = (limit_mib * MIB).saturating_sub(in_use_mib * MIB);
-                match Bounds::fit(Some(limit_mib * MIB), in_use_mib * MIB, 3) {
+                match fit(Some(limit_mib * MIB), in_use_mib * MIB, 3) {
                     Ok(bounds) => assert!(bounds.worst_bytes() <= left, "{bounds:?} in {left}"),
                     Err(_) => assert!(left < 111 * MIB, "{left} is enough"),
                 }
@@ -114,12 +123,12 @@ mod tests {
 
     #[test]
     fn a_limit_that_cannot_hold_the_worst_case_names_one_that_can() {
-        let error = Bounds::fit(Some(300 * MIB), 250 * MIB, 1).unwrap_err();
+        let error = fit(Some(300 * MIB), 250 * MIB, 1).unwrap_err();
         assert_eq!(
             error.to_string(),
             "the memory limit of 300 MiB leaves 50 MiB beside the warm model, and pictures, queue and request bodies \
              need 110 MiB: raise the limit to 360 MiB"
         );
-        assert!(Bounds::fit(Some(360 * MIB), 250 * MIB, 1).is_ok());
+        assert!(fit(Some(360 * MIB), 250 * MIB, 1).is_ok());
     }
 }

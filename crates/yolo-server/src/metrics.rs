@@ -4,6 +4,7 @@
 //! Figures that are derived from state (queue, cache, process) are set by the caller just before [`Metrics::encode`].
 
 mod exposition;
+mod gpu;
 mod groups;
 mod process;
 mod tasks;
@@ -17,6 +18,7 @@ use prometheus_client::registry::{Metric, Registry};
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+pub use gpu::GpuMetrics;
 pub use groups::{BatchMetrics, CacheMetrics, HttpMetrics, ImageMetrics, KnobMetrics, LifeMetrics, QueueMetrics};
 pub use tasks::{StoreMetrics, TaskMetrics};
 
@@ -80,6 +82,8 @@ pub struct Metrics {
     pub images: ImageMetrics,
     /// Batches, the service curve and workers.
     pub batch: BatchMetrics,
+    /// GPUs.
+    pub gpu: GpuMetrics,
     /// Values in force.
     pub knobs: KnobMetrics,
     /// Admission.
@@ -109,13 +113,14 @@ impl Metrics {
         let http = HttpMetrics::new(&mut register);
         let images = ImageMetrics::new(&mut register);
         let batch = BatchMetrics::new(&mut register);
+        let gpu = GpuMetrics::new(&mut register);
         let knobs = KnobMetrics::new(&mut register);
         let queue = QueueMetrics::new(&mut register);
         let cache = CacheMetrics::new(&mut register);
         let tasks = TaskMetrics::new(&mut register);
         let store = StoreMetrics::new(&mut register);
         let life = LifeMetrics::new(&mut register);
-        Self { registry, http, images, batch, knobs, queue, cache, tasks, store, life }
+        Self { registry, http, images, batch, gpu, knobs, queue, cache, tasks, store, life }
     }
 
     /// The exposition: OpenMetrics 1.0 if `open_metrics`, else the classic Prometheus text.

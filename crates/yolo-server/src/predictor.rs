@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use yolo_vision::Parameters;
 
 use crate::admission::Refusal;
-use crate::batcher::{Batcher, Job, JobError, Lane};
+use crate::batcher::{Batcher, Found, ImageTensor, Inferred, Job, JobError, Lane, Reply, Wanted};
 use crate::cache::{self, Answer, Flight, Leader, Lookup, ResultCache};
-use crate::engine::LoadedModel;
+use crate::engine::{EngineInput, LoadedModel};
 use crate::http::body::Upload;
 use crate::http::error::{ApiError, Code};
 use crate::http::parameters::{Served, Wishes};
@@ -19,6 +19,8 @@ use crate::prepare::Preparer;
 /// Time in each stage; zero where a stage was skipped.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Speed {
+    /// When the image was queued; `None` if it was not run.
+    pub enqueued: Option<Instant>,
     /// Receiving the body.
     pub read: Duration,
     /// Decoding.
@@ -31,6 +33,13 @@ pub struct Speed {
     pub inference: Duration,
     /// Threshold, suppression, projection.
     pub postprocess: Duration,
+}
+
+impl Speed {
+    /// Time in queue and engine.
+    pub fn queue_and_inference(&self) -> Duration {
+        self.queue + self.inference
+    }
 }
 
 /// A result and how it came about.
@@ -120,13 +129,61 @@ impl Predictor {
     /// engine.
     pub async fn predict(&self, upload: Upload, wishes: &Wishes, knobs: &Knobs) -> Result<Prediction, ApiError> {
         let answer_by = wishes.timeout.map(|timeout| upload.received + timeout);
-        let work = self.look_up(upload, wishes, (knobs.deadline, answer_by));
-        match answer_by {
-            None => work.await,
-            Some(at) => tokio::time::timeout_at(at.into(), work).await.unwrap_or_else(|_| {
-                self.metrics.images.deadline_exceeded.of("running").inc();
-                Err(ApiError::new(Code::DeadlineExceeded, "timeout_ms passed before the answer was ready"))
-            }),
+        self.by(answer_by, self.look_up(upload, wishes, (knobs.deadline, answer_by))).await
+    }
+
+    /// Runs a picture that its client prepared and gives the model's own outputs. They are not remembered.
+    ///
+    /// Cancellation: as [`Self::predict`].
+    ///
+    /// # Errors
+    /// As [`Self::predict`], but for the picture's own faults.
+    pub async fn tensors(
+        &self,
+        input: EngineInput,
+        received: Instant,
+        wishes: &Wishes,
+        knobs: &Knobs,
+    ) -> Result<(Vec<ImageTensor>, Speed), ApiError> {
+        let answer_by = wishes.timeout.map(|timeout| received + timeout);
+        let work = async {
+            self.check_engine()?;
+            let slot = self.batcher.admit(&wishes.place, Duration::ZERO).map_err(refused)?;
+            let (place, start_by) = (wishes.place.clone(), Some(received + knobs.deadline));
+            let job = Job { input, wanted: Wanted::Tensors, place, start_by, answer_by };
+            let inferred = self.done(slot.enqueue(job)).await?;
+            let speed = speed(Speed::default(), &inferred);
+            let Found::Tensors(tensors) = inferred.found else { return Err(another_question()) };
+            Ok((tensors, speed))
+        };
+        self.by(answer_by, work).await
+    }
+
+    /// Does `work`, or gives it up at `answer_by`.
+    async fn by<T>(
+        &self,
+        answer_by: Option<Instant>,
+        work: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, ApiError> {
+        let Some(at) = answer_by else { return work.await };
+        tokio::time::timeout_at(at.into(), work).await.unwrap_or_else(|_| {
+            self.metrics.images.deadline_exceeded.of("running").inc();
+            Err(ApiError::new(Code::DeadlineExceeded, "the time-out passed before the answer was ready"))
+        })
+    }
+
+    fn check_engine(&self) -> Result<(), ApiError> {
+        if self.batcher.sound() {
+            return Ok(());
+        }
+        Err(ApiError::new(Code::EngineFailed, "the inference engine failed several times in a row"))
+    }
+
+    async fn done(&self, reply: Reply) -> Result<Inferred, ApiError> {
+        match reply.await {
+            Ok(inferred) => inferred.map_err(|error| self.failed(&error)),
+            // A worker that ends never drops a reply unanswered unless it died.
+            Err(_) => Err(ApiError::new(Code::Internal, "the inference worker died")),
         }
     }
 
@@ -160,10 +217,7 @@ impl Predictor {
         (deadline, answer_by): (Duration, Option<Instant>),
         leader: Leader<'_>,
     ) -> Result<Prediction, ApiError> {
-        if !self.batcher.sound() {
-            let message = "the inference engine failed several times in a row";
-            return Err(ApiError::new(Code::EngineFailed, message));
-        }
+        self.check_engine()?;
         // Before decoding: a refusal must cost next to nothing.
         let (place, decode_wait) = (wishes.place.clone(), self.preparer.wait());
         let (slot, start_by) = match place.lane {
@@ -177,29 +231,19 @@ impl Predictor {
         let size = prepared.letterbox.source();
         let job = Job {
             input: prepared.input,
-            letterbox: prepared.letterbox,
-            parameters: wishes.parameters.clone(),
+            wanted: Wanted::Detections { letterbox: prepared.letterbox, parameters: wishes.parameters.clone() },
             place,
             start_by,
             answer_by,
         };
-        let inferred = match slot.enqueue(job).await {
-            Ok(inferred) => inferred.map_err(|error| self.failed(&error))?,
-            // A worker that ends never drops a reply unanswered unless it died.
-            Err(_) => return Err(ApiError::new(Code::Internal, "the inference worker died")),
-        };
-        let answer = Arc::new(Answer { size, detections: inferred.detections });
+        let inferred = self.done(slot.enqueue(job)).await?;
+        let times = Speed { read, decode: prepared.decode, preprocess: prepared.preprocess, ..Speed::default() };
+        let (speed, batch_size) = (speed(times, &inferred), inferred.batch_size);
+        let Found::Detections(detections) = inferred.found else { return Err(another_question()) };
+        let answer = Arc::new(Answer { size, detections });
         let cache = leader.label();
         leader.complete(Arc::clone(&answer));
-        let speed = Speed {
-            read,
-            decode: prepared.decode,
-            preprocess: prepared.preprocess,
-            queue: inferred.queue,
-            inference: inferred.inference,
-            postprocess: inferred.postprocess,
-        };
-        Ok(Prediction { answer, batch_size: inferred.batch_size, cache, speed })
+        Ok(Prediction { answer, batch_size, cache, speed })
     }
 
     fn failed(&self, error: &JobError) -> ApiError {
@@ -214,6 +258,16 @@ impl Predictor {
         };
         ApiError::new(code, error.to_string())
     }
+}
+
+/// The times of an image that was run, after those `before` the queue.
+const fn speed(before: Speed, inferred: &Inferred) -> Speed {
+    let Inferred { enqueued, queue, inference, postprocess, .. } = *inferred;
+    Speed { enqueued: Some(enqueued), queue, inference, postprocess, ..before }
+}
+
+fn another_question() -> ApiError {
+    ApiError::new(Code::Internal, "the inference worker answered another question")
 }
 
 fn refused(refusal: Refusal) -> ApiError {

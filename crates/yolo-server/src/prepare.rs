@@ -163,7 +163,7 @@ fn prepare(
     };
     written.map_err(internal)?;
     Ok(Prepared {
-        input: EngineInput { pixels, content },
+        input: EngineInput { pixels: pixels.into(), content },
         letterbox,
         decode: decoded.saturating_duration_since(start),
         preprocess: decoded.elapsed(),

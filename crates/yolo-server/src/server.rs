@@ -6,17 +6,20 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use opentelemetry_otlp::ExporterBuildError;
 use rustix::process::{Resource, Rlimit};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use yolo_vision::{DecodeLimits, Parameters};
 
 use crate::app::App;
-use crate::args::{Config, EmulatedDevice, EngineKind, Profile, Provider};
+use crate::args::{Config, EmulatedDevice, EngineKind, Profile};
 use crate::batcher::Batcher;
 use crate::cgroup;
 use crate::connection::{self, Policy};
+use crate::engine::ort::Device;
 use crate::engine::{self, EngineError, LoadError, LoadedModel};
+use crate::gpu::Gpus;
 use crate::http;
 use crate::knobs;
 use crate::lifecycle::Stage;
@@ -27,6 +30,7 @@ use crate::prepare::Preparer;
 use crate::store::results::SharedResults;
 use crate::store::{self, StoreError};
 use crate::tasks::{self, Tasks};
+use crate::traces::Traces;
 
 /// Time over which the device's busy share is averaged.
 const UTILIZATION_WINDOW: usize = 5;
@@ -55,6 +59,9 @@ pub enum StartError {
     /// The shared store cannot be used as configured.
     #[error("failed to set up the shared store")]
     Store(#[from] StoreError),
+    /// Traces cannot be exported as configured.
+    #[error("failed to set up the export of traces")]
+    Traces(#[from] ExporterBuildError),
     /// The container is too small.
     #[error("failed to fit into the memory limit")]
     Memory(#[from] TooLittle),
@@ -84,7 +91,10 @@ impl Server {
     /// # Errors
     /// [`StartError`]; the ports are closed again.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let app = Arc::new(App::new());
+        let app = Arc::new(App::with_limits(config.bodies));
+        if let Some(traces) = Traces::open(config.otlp_endpoint.as_deref())? {
+            app.trace_to(traces);
+        }
         let api = listen(config.api_address).await?;
         let grpc = listen(config.grpc_address).await?;
         let admin = listen(config.admin_address).await?;
@@ -192,10 +202,13 @@ impl Server {
             let _ = ended.await;
         }
         let app = Arc::clone(&self.app);
-        // Joins threads; at most one batch long.
+        // Joins threads, at most one batch long, and sends the last traces.
         let _ = tokio::task::spawn_blocking(move || {
             if let Some(predictor) = app.predictor() {
                 predictor.batcher().stop();
+            }
+            if let Some(traces) = app.traces() {
+                traces.flush();
             }
         })
         .await;
@@ -264,22 +277,25 @@ fn start_admin(listener: TcpListener, app: Arc<App>) -> Result<(), StartError> {
 /// Loads the model, opens and warms its sessions.
 fn load(app: &App, config: &Config) -> Result<Predictor, StartError> {
     let start = Instant::now();
-    let sizing = Sizing::of(config);
-    let model = match config.engine {
-        EngineKind::Emulated => engine::emulated::load(config)?,
-        // Asked for a GPU, a server must not quietly compute on the CPU, forty times slower.
-        EngineKind::Ort if matches!(config.provider, Provider::Cuda | Provider::TensorRt) => {
-            let missing =
-                format!("this build has no {:?} provider: ask for the CPU, or run another image", config.provider);
-            return Err(LoadError::Engine(missing).into());
-        }
-        EngineKind::Ort => engine::ort::load(&engine::ort::Options {
+    let gpus = Gpus::visible();
+    let device = (config.engine == EngineKind::Ort).then(|| Device::of(config, &gpus));
+    let sizing = Sizing::of(config, device.as_ref());
+    let on_gpu = matches!(device, Some(Device::Gpu(_)));
+    let model = match device {
+        None => engine::emulated::load(config)?,
+        Some(device) => engine::ort::load(&engine::ort::Options {
             model: config.model.clone(),
             sha256: config.model_sha256.clone(),
             side_px: config.imgsz,
             threads: sizing.session_threads,
+            device,
+            precision: config.precision,
+            batch_max: app.knobs().batch_max.max(app.knobs().timed_batch_max),
         })?,
     };
+    if on_gpu {
+        app.watch_gpus(gpus);
+    }
     app.metrics.life.model_loads.inc();
     app.metrics.life.model_load_seconds.inc_by(start.elapsed().as_secs_f64());
     app.metrics.life.set_model(&model_labels(&model));
@@ -289,7 +305,7 @@ fn load(app: &App, config: &Config) -> Result<Predictor, StartError> {
     let memory = cgroup::memory_stat();
     let tasks_bytes = if config.tasks { limits::TASKS_BYTES_MAX as u64 } else { 0 };
     let in_use = memory.working_set_bytes + tasks_bytes;
-    let bounds = Bounds::fit(memory.limit_bytes, in_use, sizing.decode_threads)?;
+    let bounds = Bounds::fit(memory.limit_bytes, in_use, sizing.decode_threads, app.bodies.limits())?;
     app.bodies.shrink_to(bounds.bodies_bytes_max);
     batcher.set_queue_bytes_max(bounds.queue_bytes_max);
     let decoding = DecodeLimits { memory_bytes_max: bounds.decoder_bytes_max, ..DecodeLimits::default() };
@@ -326,7 +342,7 @@ struct Sizing {
 
 impl Sizing {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few hundred cores")]
-    fn of(config: &Config) -> Self {
+    fn of(config: &Config, device: Option<&Device>) -> Self {
         let cores = (cgroup::usable_cores(config.cpu_request).floor() as usize).max(1);
         let (sessions, session_threads) = match (config.engine, config.emulated_device, config.profile) {
             // One device: a second session would only queue behind the first.
@@ -334,6 +350,7 @@ impl Sizing {
             (EngineKind::Ort, _, Profile::Latency) => (1, cores),
             _ => (cores, 1),
         };
+        let sessions = device.and_then(Device::sessions).unwrap_or(sessions);
         Self { sessions: config.sessions.unwrap_or(sessions).max(1), session_threads, decode_threads: cores }
     }
 }
@@ -350,7 +367,7 @@ async fn publish_utilization(app: Arc<App>) {
         if let Some((then, busy_then)) = samples.front().copied() {
             let elapsed_s = now.saturating_duration_since(then).as_secs_f64();
             let share = busy.saturating_sub(busy_then).as_secs_f64() / elapsed_s.max(1e-3);
-            app.metrics.batch.set_gpu_utilization(share.min(1.0));
+            app.metrics.gpu.utilization.set("0", Some(share.min(1.0)));
         }
         if samples.len() > UTILIZATION_WINDOW {
             samples.pop_front();

@@ -15,16 +15,19 @@ mod shared;
 
 use bytes::Bytes;
 use redis::Client;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Config;
+use crate::http::answer::PredictionBody;
 use crate::metrics::Metrics;
 use crate::store::{Away, StoreError};
 use memory::MemoryTasks;
 use shared::{Lease, SharedTasks, Times};
 
+pub(crate) use id::host;
 pub use run::run;
 
 /// A picture to be run later, with everything that its request said.
@@ -65,7 +68,7 @@ impl Work {
 }
 
 /// Where a task is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// It waits for spare capacity.
@@ -97,7 +100,7 @@ impl Status {
 }
 
 /// Why a task failed, as `/predict` would have answered it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Failure {
     /// The error's code.
     pub code: String,
@@ -128,7 +131,8 @@ impl End {
 }
 
 /// A task as clients see it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(rename = "Task")]
 pub struct View {
     /// Its name.
     pub task_id: String,
@@ -136,6 +140,7 @@ pub struct View {
     pub status: Status,
     /// What `/predict` would have answered, once it succeeded.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<PredictionBody<'static>>")]
     pub result: Option<Box<RawValue>>,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -19,7 +19,11 @@ pub fn write(path: &Path, error: &StartError) {
         StartError::Model(model) => tell(path, model.code(), model.to_string()),
         StartError::Engine(engine) => tell(path, "engine_unavailable", engine.to_string()),
         StartError::Memory(memory) => tell(path, "engine_unavailable", memory.to_string()),
-        StartError::Listen { .. } | StartError::Admin(_) | StartError::Store(_) | StartError::Crashed => {}
+        StartError::Listen { .. }
+        | StartError::Admin(_)
+        | StartError::Store(_)
+        | StartError::Traces(_)
+        | StartError::Crashed => {}
     }
 }
 

@@ -2,82 +2,19 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::expect_used, clippy::panic, reason = "a helper that fails is a failed test")]
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+#[path = "support/pages.rs"]
+mod support;
 
-use serde::Deserialize;
-use yolo_server::engine::ort::{Options, load};
-use yolo_server::engine::{Engine, EngineInput, LoadedModel, Memory};
+use yolo_server::engine::ort::{Device, Options, placement};
 use yolo_testkit::figures::{self, Figure};
-use yolo_vision::{DecodeLimits, Detection, Letterbox, Parameters, Picture, Size, decode, letterbox_into, postprocess};
+use yolo_vision::{Detection, Picture, Size};
+
+use support::{Expected, detections, opened, page, page_options, reference};
 
 /// Largest distance of an edge that counts as the same box, in pixels of the page.
 const BOX_PX_MAX: f64 = 0.01;
 /// Largest difference of a score that counts as the same.
 const CONFIDENCE_MAX: f64 = 1e-4;
-
-#[derive(Deserialize)]
-struct Page {
-    size: [u32; 2],
-    detections: Vec<Expected>,
-}
-
-#[derive(Deserialize)]
-struct Expected {
-    class: u32,
-    confidence: f32,
-    #[serde(rename = "box")]
-    bounds: [f32; 4],
-}
-
-/// Folder of the pages, then file name.
-type Reference = BTreeMap<String, BTreeMap<String, Page>>;
-
-fn cache() -> PathBuf {
-    let folder = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
-    folder("YOLO_CACHE")
-        .or_else(|| folder("XDG_CACHE_HOME").map(|path| path.join("yolo-operator")))
-        .or_else(|| folder("HOME").map(|path| path.join(".cache/yolo-operator")))
-        .expect("a home directory")
-}
-
-fn read(path: &Path) -> Vec<u8> {
-    std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}; make reference writes it", path.display()))
-}
-
-fn reference() -> Reference {
-    serde_json::from_slice(&read(&cache().join("reference/pages-640.json"))).expect("as make reference writes it")
-}
-
-fn page_model() -> LoadedModel {
-    let model = cache().join("models/page-layout-640.onnx");
-    load(&Options { model, sha256: None, side_px: None, threads: 1 })
-        .unwrap_or_else(|error| panic!("{error}; make test-unit fetches the model and names the library"))
-}
-
-fn page(folder: &str, name: &str) -> Picture {
-    let bytes = read(&cache().join("pages").join(folder).join(name));
-    decode(&bytes, &DecodeLimits::default()).unwrap_or_else(|error| panic!("{name}: {error}"))
-}
-
-fn prepared(picture: &Picture, target: Size) -> (EngineInput, Letterbox) {
-    let letterbox = Letterbox::plan(picture.size(), target).expect("pages are not empty");
-    let mut pixels = vec![0; letterbox.output_len()];
-    letterbox_into(picture, &letterbox, &mut pixels).expect("planned for this page");
-    (EngineInput { pixels, content: [0; 32] }, letterbox)
-}
-
-/// Runs pictures as one batch.
-fn detections(engine: &mut dyn Engine, model: &LoadedModel, pictures: &[Picture]) -> Vec<Vec<Detection>> {
-    let prepared = pictures.iter().map(|picture| prepared(picture, model.info.size()));
-    let (inputs, letterboxes): (Vec<_>, Vec<_>) = prepared.unzip();
-    let outputs = engine.run(&inputs.iter().collect::<Vec<_>>(), Memory::Keep).expect("the engine runs");
-    let found = |(index, letterbox): (usize, &Letterbox)| {
-        let outputs = outputs.image(index).expect("an output an image");
-        postprocess(&outputs, &model.info, letterbox, &Parameters::default()).expect("the model's layout")
-    };
-    letterboxes.iter().enumerate().map(found).collect()
-}
 
 /// Largest differences: of an edge in pixels, of a score.
 fn differences(found: &[Detection], expected: &[Expected], page: &str) -> (f32, f32) {
@@ -95,7 +32,7 @@ fn differences(found: &[Detection], expected: &[Expected], page: &str) -> (f32, 
 fn png_pages_give_the_reference_detections_alone_and_in_batches() {
     let reference = reference();
     let pages: Vec<_> = reference.get("png").expect("png pages").iter().collect();
-    let model = page_model();
+    let model = opened(&page_options(640));
     let mut engine = model.sessions.open().expect("a session");
     for batch in [1, 4] {
         let (mut box_px, mut confidence, mut elements) = (0.0_f32, 0.0_f32, 0);
@@ -131,7 +68,7 @@ fn png_pages_give_the_reference_detections_alone_and_in_batches() {
 fn jpeg_pages_give_nearly_the_reference_count() {
     let reference = reference();
     let pages = reference.get("jpeg").expect("jpeg pages");
-    let model = page_model();
+    let model = opened(&page_options(640));
     let mut engine = model.sessions.open().expect("a session");
     let mut elements = 0;
     for name in pages.keys() {
@@ -140,4 +77,34 @@ fn jpeg_pages_give_nearly_the_reference_count() {
     let expected: usize = pages.values().map(|page| page.detections.len()).sum();
     println!("{} jpeg pages: {elements} elements, the reference finds {expected}", pages.len());
     assert!(elements.abs_diff(expected) * 50 <= expected, "more than 2 % apart");
+}
+
+/// What a machine without a GPU can check of the way that GPUs go: a session a batch size, bound buffers, padding.
+#[test]
+fn bound_sessions_give_the_reference_detections_in_padded_batches() {
+    let reference = reference();
+    let pages: Vec<_> = reference.get("png").expect("png pages").iter().take(8).collect();
+    let model = opened(&Options { device: Device::CpuBound, ..page_options(640) });
+    let mut engine = model.sessions.open().expect("a session");
+    let (mut box_px, mut confidence) = (0.0_f32, 0.0_f32);
+    // Three are run as four; the last two as two.
+    for pages in pages.chunks(3) {
+        let pictures: Vec<Picture> = pages.iter().map(|(name, _)| page("png", name)).collect();
+        let found = detections(engine.as_mut(), &model, &pictures);
+        for (found, (name, page)) in found.iter().zip(pages) {
+            let (page_box_px, page_confidence) = differences(found, &page.detections, name);
+            (box_px, confidence) = (box_px.max(page_box_px), confidence.max(page_confidence));
+        }
+    }
+    println!("bound sessions: boxes within {box_px} px, scores within {confidence}");
+    assert!(f64::from(box_px) <= BOX_PX_MAX && f64::from(confidence) <= CONFIDENCE_MAX);
+}
+
+#[test]
+fn a_profiled_run_tells_that_the_cpu_ran_the_convolutions() {
+    let placement = placement(&Options { device: Device::CpuBound, ..page_options(320) }).expect("a profile");
+    // YOLOv8n has 64 of them; none may be missed, whatever they were fused with.
+    assert_eq!(placement.cpu_convolutions(), 64, "{placement:?}");
+    let refused = placement.require("CUDAExecutionProvider").expect_err("it ran on the CPU");
+    assert!(refused.contains("the CPU 64 convolutions"), "{refused}");
 }

@@ -43,12 +43,15 @@ fn main() {
     figures::add("server", "make bench-vision", &mut all).unwrap();
 }
 
-/// Resizing, padding and layout; ours on one thread against OpenCV's on one, and both on all cores.
+/// Resizing, padding and layout, to planar u8 and on to f32; ours on one thread against OpenCV's on one, and the first
+/// with both on all cores.
 fn letterboxes(opencv: &mut Opencv, size: Size, side_px: u32, goal: Option<f64>) -> Vec<Figure> {
     let picture = synthetic(size);
     let plan = Letterbox::plan(size, Size::new(side_px, side_px)).unwrap();
     let mut planar = vec![0; plan.output_len()];
-    let line = format!("letterbox {} {} {side_px}", size.width_px, size.height_px);
+    let mut tensor = vec![0.0; plan.output_len()];
+    let dimensions = format!("{} {} {side_px}", size.width_px, size.height_px);
+    let line = format!("letterbox {dimensions}");
     letterbox_into(&picture, &plan, &mut planar).unwrap();
     assert_eq!(planar, opencv.bytes(&line), "the pixels of both sides");
     let name = format!("letterbox_{size}_into_{side_px}");
@@ -58,6 +61,11 @@ fn letterboxes(opencv: &mut Opencv, size: Size, side_px: u32, goal: Option<f64>)
     let all_cores = Work { name: format!("{name}_all_cores"), line, threads: OPENCV_DEFAULT, goal };
     figures.extend(versus(opencv, &all_cores, || {
         letterbox_parallel_into(&picture, &plan, &mut planar, cores).unwrap();
+    }));
+    let to_tensor = Work { name: format!("{name}_f32"), line: format!("input {dimensions}"), threads: 1, goal };
+    figures.extend(versus(opencv, &to_tensor, || {
+        letterbox_into(&picture, &plan, &mut planar).unwrap();
+        normalise(&planar, &mut tensor);
     }));
     figures
 }

@@ -13,12 +13,14 @@ use crate::picture::{Picture, Size};
 
 /// Pillow's `PRECISION_BITS`: weights are integers in 1/2^22, so that 255 times their sum fits i32.
 const WEIGHT_BITS: u32 = 22;
+/// What a sum of weighted levels starts at, so that it rounds to nearest.
+const HALF: i32 = 1 << (WEIGHT_BITS - 1);
 
 /// Resizes `picture` so that its short side fits `target`, cuts the centre out and writes it to `output`,
 /// `[3, H, W]` u8 RGB. A target that is not square takes the whole picture, distorted.
 ///
-/// Source: torchvision's `Resize` and `CenterCrop` on Pillow's antialiased `BILINEAR`, in its fixed point: along x, then
-/// along y. (Pillow 13 turns that round for some shapes, which moves a level by one.) Only what is cut out is computed.
+/// Source: torchvision's `Resize` and `CenterCrop` on Pillow 13's antialiased `BILINEAR`, in its fixed point and its order
+/// of the axes. Only what is cut out is computed.
 ///
 /// # Errors
 /// [`LetterboxError`] if a side of the target is 0, or `output` has another length.
@@ -31,23 +33,19 @@ pub fn centre_crop_into(picture: &Picture, target: Size, output: &mut [u8]) -> R
         return Err(LetterboxError::Mismatch);
     }
     let resized = resized_size(source, target);
-    let across = taps(source.width(), resized.0, centre(resized.0, target.width()));
-    let down = taps(source.height(), resized.1, centre(resized.1, target.height()));
-    let first = down.iter().map(|tap| tap.first).min().unwrap_or_default();
-    let last = down.iter().map(|tap| tap.first + tap.weights.len()).max().unwrap_or_default();
-    let narrowed = narrow(picture, first..last, &across);
-    let line = 3 * across.len();
-    let mut sums = vec![0; line];
-    for (y, tap) in down.iter().enumerate() {
-        sums.fill(1 << (WEIGHT_BITS - 1)); // rounds to nearest
-        let lines = narrowed.chunks_exact(line).skip(tap.first - first);
-        for (pixels, &weight) in lines.zip(&tap.weights) {
-            sums.iter_mut().zip(pixels).for_each(|(sum, &pixel)| *sum += weight * i32::from(pixel));
-        }
-        for (channel, plane) in output.chunks_exact_mut(across.len() * down.len()).enumerate() {
-            let row = plane.iter_mut().skip(y * across.len()).take(across.len());
-            row.zip(sums.iter().skip(channel).step_by(3)).for_each(|(pixel, &sum)| *pixel = level(sum));
-        }
+    let across = Taps::new(source.width(), resized.0, centre(resized.0, target.width()));
+    let down = Taps::new(source.height(), resized.1, centre(resized.1, target.height()));
+    let rows = picture.rgb().chunks_exact(3 * source.width()).skip(down.first).take(down.len);
+    let lines: Vec<&[u8]> = rows.map(|row| row.get(across.bytes()).unwrap_or_default()).collect();
+    let pixels = if vertical_first(source, resized) {
+        let flat = along_y(&lines, &down);
+        along_x(flat.chunks_exact(3 * across.len), &across)
+    } else {
+        let narrow = along_x(lines.into_iter(), &across);
+        along_y(&narrow.chunks_exact(3 * target.width()).collect::<Vec<_>>(), &down)
+    };
+    for (channel, plane) in output.chunks_exact_mut(target.width() * target.height()).enumerate() {
+        plane.iter_mut().zip(pixels.iter().skip(channel).step_by(3)).for_each(|(pixel, &level)| *pixel = level);
     }
     Ok(())
 }
@@ -68,48 +66,86 @@ fn centre(whole: usize, part: usize) -> Range<usize> {
     start..start + part
 }
 
-/// Neighbours along an axis and their weights in 1/2^22.
-struct Tap {
+/// Whether the picture is resized along y before it is resized along x: the order decides how the levels between are
+/// rounded.
+///
+/// Source: what Pillow 13.0 does with 1 500 random shapes: so it is where the height loses more than twice the pixels
+/// that the width loses.
+const fn vertical_first(source: Size, resized: (usize, usize)) -> bool {
+    source.height().saturating_sub(resized.1) > 2 * source.width().saturating_sub(resized.0)
+}
+
+/// How an axis is resized.
+struct Taps {
+    /// The first source pixel that is used, and how many are.
     first: usize,
-    weights: Vec<i32>,
+    len: usize,
+    /// Of each resized pixel, the first neighbour, counted from `first`, and the neighbours' weights in 1/2^22.
+    places: Vec<(usize, Vec<i32>)>,
 }
 
-/// Taps of the resized pixels `positions`, from `source` pixels to `resized`; of an axis that keeps its size, the pixel.
-fn taps(source: usize, resized: usize, positions: Range<usize>) -> Vec<Tap> {
-    if source == resized {
-        return positions.map(|first| Tap { first, weights: vec![1 << WEIGHT_BITS] }).collect();
+impl Taps {
+    /// Of the resized pixels `positions`, from `source` pixels to `resized`; of an axis that keeps its size, the pixel.
+    fn new(source: usize, resized: usize, positions: Range<usize>) -> Self {
+        let scale = source as f64 / resized as f64;
+        // Enlarging looks at two neighbours, shrinking at all pixels under the resized one's triangle.
+        let support = scale.max(1.0);
+        let tap = |position: usize| {
+            if source == resized {
+                return (position, vec![1 << WEIGHT_BITS]);
+            }
+            let centre = (position as f64 + 0.5) * scale;
+            let first = (centre - support + 0.5).max(0.0) as usize;
+            let end = ((centre + support + 0.5) as usize).min(source);
+            let weight = |index: usize| (1.0 - ((index as f64 - centre + 0.5) * (1.0 / support)).abs()).max(0.0);
+            let sum: f64 = (first..end).map(weight).sum();
+            let quantised = |index: usize| (weight(index) / sum * f64::from(1 << WEIGHT_BITS) + 0.5) as i32;
+            (first, (first..end).map(quantised).collect())
+        };
+        let mut places: Vec<(usize, Vec<i32>)> = positions.map(tap).collect();
+        let first = places.iter().map(|(first, _)| *first).min().unwrap_or_default();
+        let end = places.iter().map(|(first, weights)| first + weights.len()).max().unwrap_or_default();
+        for (start, _) in &mut places {
+            *start -= first;
+        }
+        Self { first, len: end - first, places }
     }
-    let scale = source as f64 / resized as f64;
-    // Enlarging looks at two neighbours, shrinking at all pixels under the resized one's triangle.
-    let support = scale.max(1.0);
-    let tap = |position: usize| {
-        let centre = (position as f64 + 0.5) * scale;
-        let first = (centre - support + 0.5).max(0.0) as usize;
-        let end = ((centre + support + 0.5) as usize).min(source);
-        let weight = |index: usize| (1.0 - ((index as f64 - centre + 0.5) * (1.0 / support)).abs()).max(0.0);
-        let sum: f64 = (first..end).map(weight).sum();
-        let quantised = |index: usize| (weight(index) / sum * f64::from(1 << WEIGHT_BITS) + 0.5) as i32;
-        Tap { first, weights: (first..end).map(quantised).collect() }
-    };
-    positions.map(tap).collect()
+
+    /// Bytes of the used pixels in a row.
+    const fn bytes(&self) -> Range<usize> {
+        3 * self.first..3 * (self.first + self.len)
+    }
 }
 
-/// Resizes the rows `rows` along x: `[rows, columns, 3]`.
-fn narrow(picture: &Picture, rows: Range<usize>, across: &[Tap]) -> Vec<u8> {
-    let stride = 3 * picture.size().width();
-    let lines = picture.rgb().chunks_exact(stride).skip(rows.start).take(rows.len());
-    let mut narrowed = Vec::with_capacity(3 * rows.len() * across.len());
+/// Resizes every line of interleaved pixels along x.
+fn along_x<'a>(lines: impl ExactSizeIterator<Item = &'a [u8]>, across: &Taps) -> Vec<u8> {
+    let mut resized = Vec::with_capacity(3 * lines.len() * across.places.len());
     for line in lines {
-        for tap in across {
-            let mut sums = [1 << (WEIGHT_BITS - 1); 3];
-            let pixels = line.as_chunks::<3>().0.iter().skip(tap.first);
-            for (pixel, &weight) in pixels.zip(&tap.weights) {
+        for (first, weights) in &across.places {
+            let mut sums = [HALF; 3];
+            let pixels = line.as_chunks::<3>().0.iter().skip(*first);
+            for (pixel, &weight) in pixels.zip(weights) {
                 sums.iter_mut().zip(pixel).for_each(|(sum, &level)| *sum += weight * i32::from(level));
             }
-            narrowed.extend(sums.map(level));
+            resized.extend(sums.map(level));
         }
     }
-    narrowed
+    resized
+}
+
+/// Resizes lines of interleaved pixels along y.
+fn along_y(lines: &[&[u8]], down: &Taps) -> Vec<u8> {
+    let bytes = lines.first().map_or(0, |line| line.len());
+    let mut resized = Vec::with_capacity(bytes * down.places.len());
+    let mut sums = vec![0; bytes];
+    for (first, weights) in &down.places {
+        sums.fill(HALF);
+        for (line, &weight) in lines.iter().skip(*first).zip(weights) {
+            sums.iter_mut().zip(*line).for_each(|(sum, &level)| *sum += weight * i32::from(level));
+        }
+        resized.extend(sums.iter().map(|&sum| level(sum)));
+    }
+    resized
 }
 
 fn level(sum: i32) -> u8 {

@@ -87,7 +87,9 @@ impl<'a> Head<'a> {
         rows.filter(|(_, row)| row.iter().all(|value| value.is_finite()))
             .filter_map(|(anchor, row)| {
                 let (coordinates, score, class) = read(row.get(..self.plain)?, confidence)?;
-                (score > confidence).then_some(Candidate { anchor, coordinates, score, class })
+                // The product of two finite numbers need not be finite.
+                let counts = score > confidence && score.is_finite();
+                counts.then_some(Candidate { anchor, coordinates, score, class })
             })
             .collect()
     }

@@ -78,6 +78,7 @@ pub struct ModelInfo {
     task: Task,
     input_name: String,
     output_names: Vec<String>,
+    output_dims: Vec<Vec<Option<usize>>>,
     batch_fixed: Option<usize>,
     size_fixed: bool,
     size: Size,
@@ -125,6 +126,7 @@ impl ModelInfo {
             task,
             input_name: input.name.clone(),
             output_names: head.outputs.iter().map(|output| output.name.clone()).collect(),
+            output_dims: head.outputs.iter().map(|output| output.dims.clone()).collect(),
             batch_fixed,
             size_fixed: height.is_some() || width.is_some(),
             size,
@@ -167,6 +169,19 @@ impl ModelInfo {
     /// Names of the outputs that [`crate::postprocess`] takes, in its order: the head, then mask prototypes.
     pub fn output_names(&self) -> &[String] {
         &self.output_names
+    }
+
+    /// Dimensions of the same outputs, the batch first; `None` is any size.
+    pub fn output_dims(&self) -> &[Vec<Option<usize>>] {
+        &self.output_dims
+    }
+
+    /// Number of keypoints of a pose, and of the values of each: x, y and, if 3, the visibility.
+    pub const fn keypoints(&self) -> Option<[usize; 2]> {
+        match self.extra {
+            Extra::Keypoints { points, values } => Some([points, values]),
+            Extra::None | Extra::Coefficients(_) | Extra::Angle => None,
+        }
     }
 
     /// The one batch size that the model accepts; `None` if its batch is dynamic.

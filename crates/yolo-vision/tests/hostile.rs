@@ -152,3 +152,9 @@ proptest! {
         }
     }
 }
+
+/// Fuzzing found it: it panicked once.
+#[test]
+fn a_webp_symbol_beyond_its_alphabet_is_refused() {
+    assert_eq!(category(&fixture::bytes("found/symbol-beyond-alphabet.webp")), Err("bad_image"));
+}

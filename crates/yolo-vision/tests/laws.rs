@@ -140,3 +140,15 @@ fn a_letterbox_is_for_one_picture_and_one_buffer() {
     let plan = Letterbox::plan(picture.size(), TARGET).expect("not empty");
     assert_eq!(letterbox_into(&picture, &plan, &mut [0; 5]), Err(LetterboxError::Mismatch));
 }
+
+/// YOLOv5's score is a product, which two finite numbers can take past all numbers.
+#[test]
+fn a_score_that_overflows_is_dropped_and_the_others_stay() {
+    let mut values = [0.0; 40 * 7];
+    values[..7].copy_from_slice(&[320.0, 320.0, 9.0, 9.0, 1e30, 1e30, 0.0]);
+    values[7..14].copy_from_slice(&[320.0, 320.0, 9.0, 9.0, 0.9, 0.0, 0.8]);
+    let plan = Letterbox::plan(TARGET, TARGET).expect("not empty");
+    let output = OutputView { shape: &[40, 7], values: &values };
+    let found = postprocess(&[output], &model([40, 7], 2), &plan, &Parameters::default()).expect("the planned shape");
+    assert_eq!(found.iter().map(|detection| detection.class).collect::<Vec<_>>(), [1]);
+}

@@ -3,10 +3,8 @@
 
 use std::time::Duration;
 
-use crate::limits::BATCH_MAX;
+use crate::limits::{BATCH_MAX, BATCH_SIZES};
 
-/// Sizes that are timed on purpose.
-const TIMED_SIZES: [usize; 8] = [1, 2, 4, 8, 12, 16, 24, 32];
 /// Weight of the newest batch in the moving mean and variance.
 const NEWEST_WEIGHT: f64 = 0.1;
 /// Batches of a size after which its time is known.
@@ -42,12 +40,14 @@ impl Estimate {
 pub struct Curve {
     estimates: [Option<Estimate>; BATCH_MAX + 1],
     largest: usize,
+    /// Whether only [`BATCH_SIZES`] are run; others are padded.
+    fixed: bool,
 }
 
 impl Curve {
-    /// Nothing is known; `largest` is the engine's bound.
-    pub fn new(largest: usize) -> Self {
-        Self { estimates: [None; BATCH_MAX + 1], largest: largest.clamp(1, BATCH_MAX) }
+    /// Nothing is known; `largest` is the engine's bound, `fixed` whether it only runs [`BATCH_SIZES`].
+    pub fn new(largest: usize, fixed: bool) -> Self {
+        Self { estimates: [None; BATCH_MAX + 1], largest: largest.clamp(1, BATCH_MAX), fixed }
     }
 
     fn slot(size: usize) -> usize {
@@ -109,12 +109,26 @@ impl Curve {
         sizes().find(|(_, seconds)| *seconds <= (1.0 + GAIN_MIN) * best_s).map_or(1, |(size, _)| size)
     }
 
+    /// How many of `size` images to take: all, but where sizes are fixed the next smaller size, unless the next larger
+    /// one, padded, takes less time than two batches.
+    pub fn runnable(&self, size: usize) -> usize {
+        let fits = |candidate: &usize| *candidate <= self.largest;
+        let next = |size: usize| BATCH_SIZES.into_iter().filter(fits).find(|larger| *larger >= size);
+        let smaller = BATCH_SIZES.into_iter().filter(fits).rfind(|smaller| *smaller <= size).unwrap_or(1);
+        if !self.fixed || smaller == size {
+            return size;
+        }
+        let (Some(padded), Some(rest)) = (next(size), next(size.saturating_sub(smaller))) else { return smaller };
+        let pays = self.is_known(padded) && self.mean(padded) < self.mean(smaller) + self.mean(rest);
+        if pays { size } else { smaller }
+    }
+
     /// The next size to time, or `None` when larger ones cannot pay: twice in a row no gain, or the last one took
     /// longer than `threshold`. Sizes are compared by their shortest runs, because a busy neighbour only ever adds.
     pub fn next_untimed(&self, batch_max: usize, threshold: Duration) -> Option<usize> {
         let mut best_s = f64::INFINITY;
         let mut misses = 0;
-        for size in TIMED_SIZES.into_iter().filter(|size| *size <= batch_max.min(self.largest)) {
+        for size in BATCH_SIZES.into_iter().filter(|size| *size <= batch_max.min(self.largest)) {
             let Some(estimate) = self.known(size) else { return Some(size) };
             let image_s = estimate.shortest_s / ratio(size, 1);
             misses = if image_s > (1.0 - GAIN_MIN) * best_s { misses + 1 } else { 0 };
@@ -152,7 +166,7 @@ mod tests {
 
     #[test]
     fn on_a_linear_curve_batching_does_not_pay_and_timing_stops_early() {
-        let mut curve = Curve::new(32);
+        let mut curve = Curve::new(32, false);
         let order = time_all(&mut curve, 32, |size| 16.0 * ratio(size, 1));
         assert_eq!(order, [1, 2, 4]);
         assert_eq!(curve.effective(32), 1);
@@ -160,7 +174,7 @@ mod tests {
 
     #[test]
     fn on_a_gpu_like_curve_the_largest_asked_size_pays() {
-        let mut curve = Curve::new(32);
+        let mut curve = Curve::new(32, false);
         let order = time_all(&mut curve, 16, |size| 30.0 + 2.0 * ratio(size, 1));
         assert_eq!(order, [1, 2, 4, 8, 12, 16]);
         assert_eq!((curve.effective(16), curve.effective(4), curve.effective(1)), (16, 4, 1));
@@ -169,13 +183,13 @@ mod tests {
 
     #[test]
     fn timing_stops_at_the_first_size_past_the_threshold() {
-        let order = time_all(&mut Curve::new(32), 32, |size| 60.0 + 15.0 * ratio(size, 1));
+        let order = time_all(&mut Curve::new(32, false), 32, |size| 60.0 + 15.0 * ratio(size, 1));
         assert_eq!(order, [1, 2, 4]);
     }
 
     #[test]
     fn a_disturbed_run_does_not_make_larger_batches_look_good() {
-        let mut curve = Curve::new(32);
+        let mut curve = Curve::new(32, false);
         curve.record(1, Duration::from_millis(40));
         let order = time_all(&mut curve, 32, |size| 16.0 * ratio(size, 1));
         assert_eq!(order, [1, 2, 4]);
@@ -184,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_size_that_looked_too_good_is_corrected_by_use() {
-        let mut curve = Curve::new(2);
+        let mut curve = Curve::new(2, false);
         time_all(&mut curve, 2, |size| if size == 2 { 10.0 } else { 9.0 });
         assert_eq!(curve.effective(2), 2);
         for _ in 0..50 {
@@ -195,14 +209,27 @@ mod tests {
 
     #[test]
     fn the_engine_bounds_every_size() {
-        let mut curve = Curve::new(1);
+        let mut curve = Curve::new(1, false);
         assert_eq!(time_all(&mut curve, 32, |_| 10.0), [1]);
         assert_eq!(curve.effective(32), 1);
     }
 
     #[test]
+    fn where_sizes_are_fixed_a_batch_is_cut_or_padded_to_one_by_what_is_faster() {
+        for (alpha_ms, taken) in [(30.0, 3), (0.5, 2)] {
+            let mut curve = Curve::new(16, true);
+            assert_eq!(curve.runnable(3), 2, "a size of unknown time is not padded to");
+            time_all(&mut curve, 16, |size| alpha_ms + 2.0 * ratio(size, 1));
+            assert_eq!(curve.runnable(3), taken);
+            assert_eq!([1, 2, 4, 8, 12, 16].map(|size| curve.runnable(size)), [1, 2, 4, 8, 12, 16]);
+            assert_eq!(curve.runnable(17), 16);
+        }
+        assert_eq!(Curve::new(16, false).runnable(3), 3);
+    }
+
+    #[test]
     fn an_unknown_size_is_estimated_from_the_nearest_smaller_one() {
-        let mut curve = Curve::new(32);
+        let mut curve = Curve::new(32, false);
         assert_eq!(curve.mean(4), Duration::ZERO);
         curve.record(2, Duration::from_millis(10));
         assert_eq!(curve.mean(4), Duration::from_millis(20));

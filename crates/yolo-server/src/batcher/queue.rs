@@ -137,8 +137,9 @@ impl Shared {
         let state = State {
             queue: FairQueue::new(),
             reserved: Reserved::default(),
-            running: vec![None; workers],
-            curve: Curve::new(model.batch_max),
+            // They warm their sessions.
+            running: vec![Some(Running { since: Instant::now(), size: 1 }); workers],
+            curve: Curve::new(model.batch_max, model.batches_fixed),
             knobs,
             queue_bytes_max: limits::QUEUE_BYTES_MAX,
             shared_out: 0,
@@ -364,7 +365,7 @@ impl State {
         // A size that was never tried can only be learned if somebody tries it, once enough images wait.
         let untried = self.curve.next_untimed(self.knobs.batch_max, self.knobs.inference_threshold);
         let size = untried.filter(|size| share >= *size).unwrap_or_else(|| share.min(effective));
-        let size = self.size_in_time(size, now);
+        let size = self.curve.runnable(self.size_in_time(size, now));
         self.shared_out = waiting.min(effective).saturating_sub(size);
         Next::Do(Pull::Batch(self.queue.take(size)))
     }

@@ -4,17 +4,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use yolo_vision::postprocess;
+use yolo_vision::{OutputView, postprocess};
 
 use super::queue::{Item, Pull, Shared};
-use super::{Inferred, JobError};
+use super::{Found, ImageTensor, Inferred, JobError, Wanted};
 use crate::engine::{BatchOutput, Engine, EngineError, EngineInput, Memory};
+use crate::limits::BATCH_SIZES;
 use crate::metrics::add_seconds;
 
 /// Runs of one image before a session counts as warm.
 const WARM_RUNS: usize = 3;
-/// The worker whose last run is the one that is learned from.
-pub(super) const FIRST: usize = 0;
 /// A size that cannot be run counts as slow as can be: known, and never chosen.
 const TIME_OF_A_FAILURE: Duration = Duration::from_hours(1);
 /// Steps by which inference is nicer than the rest, so that a refusal is quick however busy the engine is.
@@ -36,21 +35,33 @@ struct Outcome {
 }
 
 impl Worker {
-    /// Warms a session. Nothing is learned from it, because others warm beside it.
+    /// Warms a session. The worker counts as running meanwhile, so that nothing is timed beside it.
+    ///
+    /// To be called by the thread that will run it: launches that a GPU recorded belong to the thread that ran them.
     pub(super) fn warm(shared: Arc<Shared>, index: usize, engine: Box<dyn Engine>) -> Result<Self, EngineError> {
         let mut worker = Self { shared, index, engine };
-        let learned = usize::from(index == FIRST);
-        for _ in learned..WARM_RUNS {
+        worker.prepare_sizes();
+        for _ in 1..WARM_RUNS {
             worker.time(1, Memory::Keep)?;
         }
+        let time = worker.time(1, Memory::Keep)?;
+        // One time is enough to predict the first requests' waits. Others warm beside it, so none counts for more.
+        let learned: &[_] = if index == 0 { &[(1, time)] } else { &[] };
+        worker.shared.finish(index, learned, false);
         Ok(worker)
     }
 
-    /// Learns what one image takes, so that the first requests' waits can be predicted.
-    pub(super) fn learn(&mut self) -> Result<(), EngineError> {
-        let time = self.time(1, Memory::Keep)?;
-        self.shared.finish(self.index, &[(1, time)], false);
-        Ok(())
+    /// Runs every size once if the first run of each costs seconds: no request shall pay for it.
+    fn prepare_sizes(&mut self) {
+        let model = &self.shared.model;
+        let (fixed, largest) = (model.batches_fixed, model.batch_max);
+        for size in BATCH_SIZES.into_iter().filter(|size| fixed && (2..=largest).contains(size)) {
+            if let Err(error) = self.time(size, Memory::Keep) {
+                // A size that does not fit into the device's memory: timed at idle, it is found to be none.
+                tracing::warn!(size, %error, "A batch size cannot be prepared.");
+                return;
+            }
+        }
     }
 
     pub(super) fn run(mut self) {
@@ -103,7 +114,7 @@ impl Worker {
 
     fn blank(&self) -> EngineInput {
         let len = usize::try_from(3 * self.shared.model.info.size().pixels()).unwrap_or_default();
-        EngineInput { pixels: vec![BLANK; len], content: [0; 32] }
+        EngineInput { pixels: vec![BLANK; len].into(), content: [0; 32] }
     }
 
     /// Runs a batch; if it fails, each image by itself, once.
@@ -190,10 +201,26 @@ impl Shared {
         let start = Instant::now();
         let views =
             output.image(index).ok_or_else(|| JobError::Failed("the model gave no output for it".to_owned()))?;
-        let detections = postprocess(&views, &self.model.info, &item.job.letterbox, &item.job.parameters)
-            .map_err(|error| JobError::Failed(error.to_string()))?;
+        let found = match &item.job.wanted {
+            Wanted::Detections { letterbox, parameters } => Found::Detections(
+                postprocess(&views, &self.model.info, letterbox, parameters)
+                    .map_err(|error| JobError::Failed(error.to_string()))?,
+            ),
+            Wanted::Tensors => {
+                let copy =
+                    |view: &OutputView<'_>| ImageTensor { shape: view.shape.to_vec(), values: view.values.to_vec() };
+                Found::Tensors(views.iter().map(copy).collect())
+            }
+        };
         let postprocess = start.elapsed();
         self.metrics.images.stage.of("postprocess").observe(postprocess.as_secs_f64());
-        Ok(Inferred { detections, batch_size: 1, queue: Duration::ZERO, inference: Duration::ZERO, postprocess })
+        Ok(Inferred {
+            found,
+            batch_size: 1,
+            enqueued: item.enqueued,
+            queue: Duration::ZERO,
+            inference: Duration::ZERO,
+            postprocess,
+        })
     }
 }

@@ -58,6 +58,7 @@ pub fn load(config: &Config) -> Result<LoadedModel, LoadError> {
         provider: PROVIDER,
         precision: "fp32",
         batch_max: limits::BATCH_MAX,
+        batches_fixed: false,
         sessions,
     })
 }
@@ -170,7 +171,7 @@ mod tests {
     use super::*;
 
     fn input(content: u8) -> EngineInput {
-        EngineInput { pixels: Vec::new(), content: *blake3::hash(&[content]).as_bytes() }
+        EngineInput { pixels: Vec::new().into(), content: *blake3::hash(&[content]).as_bytes() }
     }
 
     fn timed(model: &LoadedModel, inputs: &[&EngineInput]) -> Duration {

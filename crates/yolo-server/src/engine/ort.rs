@@ -1,28 +1,44 @@
 //! ONNX Runtime, loaded at run time from `ORT_DYLIB_PATH`.
 //!
-//! One session a worker thread, one thread a session, no spinning: 1.16 times the throughput of ONNX Runtime's default
-//! on an idle machine and 1.94 times beside one busy competitor, which our own decoding is.
+//! On the CPU one session a worker thread, one thread a session, no spinning: 1.16 times the throughput of ONNX Runtime's
+//! default on an idle machine and 1.94 times beside one busy competitor, which our own decoding is. On GPUs a session a
+//! worker and batch size (`fixed`), and never a silent fall-back to the CPU (`device`, `placement`).
+
+mod cpu;
+mod cuda;
+mod device;
+mod fixed;
+mod log;
+mod outputs;
+mod placement;
+mod signature;
+mod tensorrt;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
 use ort::environment::Environment;
-use ort::session::builder::{GraphOptimizationLevel, PrepackedWeights};
-use ort::session::{NoSelectedOutputs, RunOptions, Session, SessionInputValue, SessionOutputs};
-use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
-use yolo_vision::{ModelInfo, OutputView, Size, TensorShape};
+use ort::logging::LogLevel;
+use ort::session::Session;
+use ort::session::builder::{GraphOptimizationLevel, PrepackedWeights, SessionBuilder};
+use ort::value::{Outlet, TensorElementType, ValueType};
+use yolo_vision::{ModelInfo, Size, TensorShape};
 
-use super::{BatchOutput, Engine, EngineError, EngineInput, LoadError, LoadedModel, Memory, Sessions};
+use super::{EngineError, EngineInput, LoadError, LoadedModel, Sessions};
+use crate::args::Precision;
 use crate::limits;
 use crate::sha256::Sha256;
+pub use device::{Device, Gpu, GpuProvider, choose};
+pub use placement::Placement;
 
 /// Where the library is looked for if `ORT_DYLIB_PATH` is not set.
 const LIBRARY: &str = "libonnxruntime.so";
+/// Digits of the model's digest that name its engines.
+const KEY_DIGITS: usize = 16;
 
 /// How a model is loaded.
 #[derive(Debug, Clone)]
@@ -33,51 +49,201 @@ pub struct Options {
     pub sha256: Option<String>,
     /// Side of the square input, in pixels, for models whose input is dynamic.
     pub side_px: Option<u32>,
-    /// Threads of each session.
+    /// Threads of each session on the CPU.
     pub threads: usize,
+    /// What runs it.
+    pub device: Device,
+    /// Arithmetic asked for.
+    pub precision: Precision,
+    /// Largest batch that a device with fixed sizes is prepared for.
+    pub batch_max: usize,
 }
 
-/// Checks the file, loads it once and reads what it says about itself.
+impl Options {
+    /// On one core, as the file says.
+    pub fn new(model: impl Into<PathBuf>) -> Self {
+        Self {
+            model: model.into(),
+            sha256: None,
+            side_px: None,
+            threads: 1,
+            device: Device::Cpu,
+            precision: Precision::Auto,
+            batch_max: limits::BATCH_MAX,
+        }
+    }
+}
+
+/// A model that is read, but not yet opened on its device.
+struct Described {
+    file: String,
+    sha256: String,
+    info: ModelInfo,
+    element: Element,
+    precision: &'static str,
+    /// The session that told all this.
+    session: Session,
+    sessions: cpu::CpuSessions,
+}
+
+/// Checks the file, loads it once and reads what it says about itself. On a GPU it also proves that the GPU runs it.
 ///
 /// # Errors
-/// [`LoadError`]: the file is missing, torn, another one, or of a kind that this server cannot run.
+/// [`LoadError`]: the file is missing, torn, another one, or of a kind that this server cannot run; the engine or the GPU
+/// that was asked for cannot be used.
 pub fn load(options: &Options) -> Result<LoadedModel, LoadError> {
+    let described = describe(options)?;
+    let (sha256, info) = (described.sha256.clone(), described.info.clone());
+    let (precision, single_batch) = (described.precision, info.batch_fixed());
+    let batch_max = single_batch.unwrap_or(limits::BATCH_MAX).min(limits::BATCH_MAX);
+    let provider = options.device.gpu().map_or("cpu", |gpu| gpu.provider.as_str());
+    let (sessions, batch_max): (Arc<dyn Sessions>, _) = match &options.device {
+        Device::Cpu => (Arc::new(opener(described)), batch_max),
+        Device::CpuBound | Device::Gpu(_) => {
+            let sessions = fixed(described, options)?;
+            let batch_max = sessions.batches.last().copied().unwrap_or(1);
+            if let Some(gpu) = &sessions.gpu {
+                let placement = sessions.profile().map_err(|error| LoadError::Engine(error.0))?;
+                placement.require(gpu.provider.ort_name()).map_err(LoadError::Engine)?;
+            }
+            (Arc::new(fixed::Opener(Arc::new(sessions))), batch_max)
+        }
+    };
+    Ok(LoadedModel {
+        name: stem(&options.model),
+        sha256,
+        provider,
+        precision,
+        batch_max,
+        // A model with one batch size is padded to it whatever the device.
+        batches_fixed: !matches!(options.device, Device::Cpu) && single_batch.is_none(),
+        sessions,
+        info,
+    })
+}
+
+/// Runs a black picture and tells which provider ran which nodes.
+///
+/// # Errors
+/// As [`load`].
+pub fn placement(options: &Options) -> Result<Placement, LoadError> {
+    fixed(describe(options)?, options)?.profile().map_err(|error| LoadError::Engine(error.0))
+}
+
+fn describe(options: &Options) -> Result<Described, LoadError> {
     let file = options.model.display().to_string();
+    if let Some(gpu) = options.device.gpu() {
+        gpu.provider.check(&library()).map_err(LoadError::Engine)?;
+    }
     let sha256 = digest(&options.model, &file)?;
     if let Some(expected) = options.sha256.as_ref().filter(|expected| !expected.eq_ignore_ascii_case(&sha256)) {
         return Err(LoadError::DigestMismatch { file, expected: expected.clone(), found: sha256 });
     }
-    let opener = OrtSessions {
+    let sessions = cpu::CpuSessions {
         model: options.model.clone(),
         threads: options.threads.max(1),
         // First: whatever touches ONNX Runtime before the environment is there panics if the library is missing.
         environment: environment().map_err(LoadError::Engine)?,
         weights: PrepackedWeights::new(),
     };
-    let session = opener.session().map_err(|error| refused(&error, file.clone()))?;
+    let session = sessions.session().map_err(|error| refused(&error, file.clone()))?;
     let unsupported = |detail: String| LoadError::Unsupported { file: file.clone(), detail };
-    let mut info = describe(&session).map_err(unsupported)?;
+    let mut info = model_info(&session).map_err(unsupported)?;
     if let Some(side_px) = options.side_px {
         info = info.with_size(Size::new(side_px, side_px)).map_err(|error| unsupported(error.to_string()))?;
     }
-    let precision = if session.inputs().iter().any(is_half) { Precision::Half } else { Precision::Single };
-    let opener = Opener {
+    let element = if session.inputs().iter().any(is_half) { Element::Half } else { Element::Single };
+    let precision = precision(options, element).map_err(unsupported)?;
+    Ok(Described { file, sha256, info, element, precision, session, sessions })
+}
+
+fn opener(described: Described) -> cpu::Opener {
+    let Described { info, element, session, sessions, .. } = described;
+    cpu::Opener {
+        sessions,
+        described: Mutex::new(Some(session)),
+        output_names: info.output_names().into(),
         batch_fixed: info.batch_fixed(),
         size: info.size(),
-        precision,
-        output_names: info.output_names().into(),
-        sessions: opener,
-        described: Mutex::new(Some(session)),
+        element,
+    }
+}
+
+fn fixed(described: Described, options: &Options) -> Result<fixed::FixedSessions, LoadError> {
+    let Described { file, sha256, info, element, precision, mut session, sessions } = described;
+    let signature = signature::Signature::learn(&mut session, &info, element)
+        .map_err(|error| LoadError::Unsupported { file, detail: error.0 })?;
+    let batches = match info.batch_fixed() {
+        Some(batch) => vec![batch],
+        None => limits::BATCH_SIZES.into_iter().filter(|size| *size <= options.batch_max.max(1)).collect(),
     };
-    Ok(LoadedModel {
-        name: stem(&options.model),
-        sha256,
-        provider: "cpu",
-        precision: precision.as_str(),
-        batch_max: info.batch_fixed().unwrap_or(limits::BATCH_MAX).min(limits::BATCH_MAX),
-        sessions: Arc::new(opener),
-        info,
+    let gpu = options.device.gpu().cloned();
+    let (height_px, width_px) = (info.size().height_px, info.size().width_px);
+    let digits = sha256.get(..KEY_DIGITS).unwrap_or(&sha256);
+    Ok(fixed::FixedSessions {
+        model: options.model.clone(),
+        environment: sessions.environment,
+        signature,
+        batches,
+        cache: gpu.as_ref().map_or_else(std::env::temp_dir, |gpu| gpu.cache.clone()),
+        key: format!("{digits}-{height_px}x{width_px}-{precision}"),
+        graphs: AtomicBool::new(gpu.as_ref().is_some_and(|gpu| gpu.graphs)),
+        opened: AtomicU32::new(0),
+        gpu,
     })
+}
+
+/// What the arithmetic will be, or why it cannot be what was asked for.
+fn precision(options: &Options, element: Element) -> Result<&'static str, String> {
+    let rounds = options.device.gpu().is_some_and(|gpu| gpu.provider == GpuProvider::TensorRt);
+    match (options.precision, element) {
+        (Precision::Fp32, Element::Half) => {
+            Err("its numbers have 16 bits: export it in 32, or leave --precision at auto".to_owned())
+        }
+        (Precision::Fp16, Element::Single) if !rounds => {
+            Err("its numbers have 32 bits, which only TensorRT rounds to \
+            16: export it in 16 bits (half=True), or ask for --provider tensorrt"
+                .to_owned())
+        }
+        (Precision::Auto, Element::Single) if !rounds => Ok("fp32"),
+        (Precision::Fp32, Element::Single) => Ok("fp32"),
+        (Precision::Auto | Precision::Fp16, _) => Ok("fp16"),
+    }
+}
+
+/// A session's builder with what holds on every device.
+fn builder(environment: &Environment, threads: usize) -> ort::Result<SessionBuilder> {
+    Ok(Session::builder(environment)?
+        .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_intra_threads(threads)?
+        .with_inter_threads(1)?
+        .with_intra_op_spinning(false)?
+        .with_inter_op_spinning(false)?)
+}
+
+/// Values of one picture of `size`.
+fn image_len(size: Size) -> usize {
+    usize::try_from(3 * size.pixels()).unwrap_or(usize::MAX)
+}
+
+/// `[batch, 3, height, width]`
+fn input_shape(batch: usize, size: Size) -> [i64; 4] {
+    let [height, width] = [size.height_px, size.width_px].map(i64::from);
+    [i64::try_from(batch).unwrap_or(i64::MAX), 3, height, width]
+}
+
+/// Writes a picture's numbers over `tensor`.
+fn write(input: &EngineInput, tensor: &mut [f32]) -> Result<(), EngineError> {
+    if input.pixels.len() != tensor.len() {
+        let (found, expected) = (input.pixels.len(), tensor.len());
+        return Err(EngineError(format!("a picture of {found} values, expected {expected}")));
+    }
+    input.pixels.write(tensor);
+    Ok(())
+}
+
+fn another_type() -> EngineError {
+    EngineError("the model gave an output of another type".to_owned())
 }
 
 /// The file's name without its extension: what answers and metrics call the model.
@@ -112,18 +278,29 @@ fn refused(error: &ort::Error, file: String) -> LoadError {
     }
 }
 
+/// The library of ONNX Runtime.
+pub fn library() -> PathBuf {
+    std::env::var_os("ORT_DYLIB_PATH").map_or_else(|| LIBRARY.into(), PathBuf::from)
+}
+
 /// ONNX Runtime allows one environment a process; it is never torn down.
 fn environment() -> Result<&'static Environment, String> {
     static ENVIRONMENT: OnceLock<Result<Environment, String>> = OnceLock::new();
     let started = ENVIRONMENT.get_or_init(|| {
-        let library = std::env::var("ORT_DYLIB_PATH").unwrap_or_else(|_| LIBRARY.to_owned());
-        let builder = ort::init_from(&library).map_err(|error| format!("{library} (ORT_DYLIB_PATH): {error}"))?;
-        builder.with_name("yolo-server").build().map_err(|error| error.to_string())
+        let library = library();
+        let builder = ort::init_from(&library)
+            .map_err(|error| format!("{} (ORT_DYLIB_PATH): {error}", library.display()))?
+            .with_name("yolo-server")
+            .with_logger(Arc::new(log::forward));
+        let environment = builder.build().map_err(|error| error.to_string())?;
+        // A custom logger gets everything unless told otherwise, and every line costs.
+        environment.set_log_level(LogLevel::Warning);
+        Ok(environment)
     });
     started.as_ref().map_err(Clone::clone)
 }
 
-fn describe(session: &Session) -> Result<ModelInfo, String> {
+fn model_info(session: &Session) -> Result<ModelInfo, String> {
     let shapes = |outlets: &[Outlet]| outlets.iter().map(tensor_shape).collect::<Result<Vec<_>, _>>();
     let metadata = session.metadata().map_err(|error| error.to_string())?;
     let keys = metadata.custom_keys().map_err(|error| error.to_string())?;
@@ -147,171 +324,18 @@ fn is_half(outlet: &Outlet) -> bool {
 }
 
 /// Numbers of the model's input.
-#[derive(Debug, Clone, Copy)]
-enum Precision {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Element {
     Single,
     Half,
 }
 
-impl Precision {
-    const fn as_str(self) -> &'static str {
+impl Element {
+    const fn kind(self) -> TensorElementType {
         match self {
-            Self::Single => "fp32",
-            Self::Half => "fp16",
+            Self::Single => TensorElementType::Float32,
+            Self::Half => TensorElementType::Float16,
         }
-    }
-}
-
-struct OrtSessions {
-    model: PathBuf,
-    threads: usize,
-    weights: PrepackedWeights,
-    environment: &'static Environment,
-}
-
-impl OrtSessions {
-    fn session(&self) -> ort::Result<Session> {
-        Session::builder(self.environment)?
-            .with_optimization_level(GraphOptimizationLevel::All)?
-            .with_intra_threads(self.threads)?
-            .with_inter_threads(1)?
-            .with_intra_op_spinning(false)?
-            .with_inter_op_spinning(false)?
-            // Its plan of a run is one block, for which the arena grows by a power of two: a fifth of a session's memory
-            // for no time saved.
-            .with_memory_pattern(false)?
-            .with_prepacked_weights(&self.weights)?
-            .commit_from_file(&self.model)
-    }
-}
-
-struct Opener {
-    sessions: OrtSessions,
-    /// The session that told what the model is, until a worker takes it.
-    described: Mutex<Option<Session>>,
-    output_names: Arc<[String]>,
-    batch_fixed: Option<usize>,
-    size: Size,
-    precision: Precision,
-}
-
-impl Sessions for Opener {
-    fn open(&self) -> Result<Box<dyn Engine>, EngineError> {
-        let mut release = RunOptions::new()?;
-        // Arenas never shrink by themselves: one rare batch of 8 would hold 400 MB for ever.
-        release.set("memory.enable_memory_arena_shrinkage", "cpu:0")?;
-        let described = self.described.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Ok(Box::new(OrtEngine {
-            session: described.map_or_else(|| self.sessions.session(), Ok)?,
-            keep: RunOptions::new()?,
-            release,
-            batch_fixed: self.batch_fixed,
-            size: self.size,
-            output_names: Arc::clone(&self.output_names),
-            precision: self.precision,
-            tensor: Vec::new(),
-            tensor_half: Vec::new(),
-        }))
-    }
-}
-
-struct OrtEngine {
-    session: Session,
-    keep: RunOptions<NoSelectedOutputs>,
-    release: RunOptions<NoSelectedOutputs>,
-    batch_fixed: Option<usize>,
-    size: Size,
-    output_names: Arc<[String]>,
-    precision: Precision,
-    tensor: Vec<f32>,
-    /// The same in 16 bits; empty unless the model takes them.
-    tensor_half: Vec<f16>,
-}
-
-impl OrtEngine {
-    /// Writes the pictures into the tensor; a model with a fixed batch gets black ones behind them. Returns the batch.
-    fn fill(&mut self, inputs: &[&EngineInput]) -> Result<usize, EngineError> {
-        let image_len = usize::try_from(3 * self.size.pixels()).unwrap_or(usize::MAX);
-        let batch = self.batch_fixed.unwrap_or(inputs.len()).max(inputs.len());
-        self.tensor.clear();
-        self.tensor.resize(batch * image_len, 0.0);
-        for (input, tensor) in inputs.iter().zip(self.tensor.chunks_exact_mut(image_len)) {
-            if input.pixels.len() != image_len {
-                return Err(EngineError(format!("a picture of {} bytes, expected {image_len}", input.pixels.len())));
-            }
-            yolo_vision::normalise(&input.pixels, tensor);
-        }
-        if matches!(self.precision, Precision::Half) {
-            // Rounding the f32 quotient equals dividing in f16: both operands are exact in f16.
-            self.tensor_half.resize(self.tensor.len(), f16::ZERO);
-            self.tensor_half.convert_from_f32_slice(&self.tensor);
-        }
-        Ok(batch)
-    }
-}
-
-impl Engine for OrtEngine {
-    fn run(&mut self, inputs: &[&EngineInput], memory: Memory) -> Result<Box<dyn BatchOutput + '_>, EngineError> {
-        let batch = self.fill(inputs)?;
-        let [height, width] = [self.size.height_px, self.size.width_px].map(i64::from);
-        let shape = [i64::try_from(batch).unwrap_or(i64::MAX), 3, height, width];
-        let tensor: SessionInputValue<'_> = match self.precision {
-            Precision::Single => TensorRef::from_array_view((shape, self.tensor.as_slice()))?.into(),
-            Precision::Half => TensorRef::from_array_view((shape, self.tensor_half.as_slice()))?.into(),
-        };
-        let options = if memory == Memory::Keep { &self.keep } else { &self.release };
-        let outputs = self.session.run_with_options([tensor], options)?;
-        if memory == Memory::Release {
-            (self.tensor, self.tensor_half) = (Vec::new(), Vec::new());
-        }
-        let tensors = self.output_names.iter().map(|name| OutputTensor::of(&outputs, name)).collect::<Option<Vec<_>>>();
-        let tensors = tensors.ok_or_else(|| EngineError("the model gave an output of another type".to_owned()))?;
-        Ok(Box::new(OrtOutput { outputs, names: &self.output_names, tensors }))
-    }
-}
-
-struct OrtOutput<'a> {
-    outputs: SessionOutputs<'a>,
-    names: &'a [String],
-    /// One a name.
-    tensors: Vec<OutputTensor>,
-}
-
-/// What is known of an output before its values are looked at.
-struct OutputTensor {
-    /// Without the batch.
-    image_shape: Vec<usize>,
-    /// Its values, if the model gives them in 16 bits.
-    widened: Option<Vec<f32>>,
-}
-
-impl OutputTensor {
-    fn of(outputs: &SessionOutputs<'_>, name: &str) -> Option<Self> {
-        let value = outputs.get(name)?;
-        let (shape, widened) = if let Ok((shape, _)) = value.try_extract_tensor::<f32>() {
-            (shape, None)
-        } else {
-            let (shape, values) = value.try_extract_tensor::<f16>().ok()?;
-            (shape, Some(values.to_f32_vec()))
-        };
-        let image_shape = shape.iter().skip(1).map(|&dim| usize::try_from(dim).ok()).collect::<Option<_>>()?;
-        Some(Self { image_shape, widened })
-    }
-}
-
-impl BatchOutput for OrtOutput<'_> {
-    fn image(&self, index: usize) -> Option<Vec<OutputView<'_>>> {
-        let mut views = Vec::with_capacity(self.tensors.len());
-        for (name, tensor) in self.names.iter().zip(&self.tensors) {
-            let values = match &tensor.widened {
-                Some(values) => values,
-                None => self.outputs.get(name)?.try_extract_tensor::<f32>().ok()?.1,
-            };
-            let len = tensor.image_shape.iter().try_fold(1_usize, |len, &dim| len.checked_mul(dim))?;
-            let values = values.get(index.checked_mul(len)?..(index + 1).checked_mul(len)?)?;
-            views.push(OutputView { shape: &tensor.image_shape, values });
-        }
-        Some(views)
     }
 }
 

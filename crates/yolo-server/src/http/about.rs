@@ -41,10 +41,14 @@ struct ServedModel<'a> {
     sha256: &'a str,
     /// What the model does.
     task: &'a str,
+    /// Names of its classes, by number.
+    names: Vec<Arc<str>>,
     /// Width and height of its input in pixels: the only `imgsz` served.
     imgsz: [u32; 2],
     /// What computes.
     provider: &'a str,
+    /// Numbers of its input: `fp32` or `fp16`.
+    precision: &'a str,
     /// Most images that run together.
     batch_max: usize,
 }
@@ -62,14 +66,16 @@ pub(super) async fn version(State(app): State<Arc<App>>) -> Json<VersionBody> {
 /// `GET /models`; 503 until the model is loaded.
 pub(super) async fn models(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     let model = app.serving()?.model();
-    let size = model.info.size();
+    let (size, classes) = (model.info.size(), u32::try_from(model.info.classes()).unwrap_or(u32::MAX));
     let served = ServedModel {
         name: &model.name,
         version: model.version(),
         sha256: &model.sha256,
         task: model.info.task().as_str(),
+        names: (0..classes).map(|class| model.info.name(class)).collect(),
         imgsz: [size.width_px, size.height_px],
         provider: model.provider,
+        precision: model.precision,
         batch_max: model.batch_max,
     };
     Ok(Json(ModelsBody { models: vec![served] }).into_response())

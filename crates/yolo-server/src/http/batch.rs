@@ -19,7 +19,7 @@ use super::parameters::Wishes;
 use super::{Received, RequestId};
 use crate::app::App;
 use crate::limits;
-use crate::predictor::{Prediction, Predictor};
+use crate::predictor::{Prediction, Predictor, Speed};
 
 /// Rounds of batches in flight for one request: one runs, the next is being decoded.
 const ROUNDS_IN_FLIGHT: usize = 2;
@@ -51,7 +51,8 @@ async fn steps(app: &App, request: Request, received: &mut Option<Received>) -> 
         items.into_iter().map(|(image, picture)| run(predictor, image, picture, (&wishes, at))).collect();
     let results: Vec<_> = futures::stream::iter(runs).buffered(in_flight(predictor)).collect().await;
     // The pictures of a batch wait and run beside each other, so the sum of their times means nothing here.
-    *received = Some(Received { at, queue_and_inference: begun.elapsed() });
+    let speed = Speed { inference: begun.elapsed(), ..Speed::default() };
+    *received = Some(Received { at, speed });
     if results.iter().all(Result::is_err) {
         return Err(none_usable(results));
     }
@@ -94,17 +95,25 @@ pub(super) async fn run(
 ) -> Result<Prediction, ApiError> {
     let result = async {
         let upload = Upload { received: Instant::now(), ..picture? };
-        let timeout = wishes.timeout.map(|timeout| timeout.saturating_sub(received.elapsed()));
-        if timeout.is_some_and(|left| left.is_zero()) {
-            return Err(ApiError::new(Code::DeadlineExceeded, "timeout_ms passed before the picture's turn"));
-        }
-        image.predict(predictor, upload, &Wishes { timeout, ..wishes.clone() }).await
+        image.predict(predictor, upload, &at_its_turn(wishes, received)?).await
     };
     let result = result.await;
     if let Err(error) = &result {
         image.failed(error);
     }
     result
+}
+
+/// The wishes of a picture whose turn it is, of a request that was there at `received`: what is left of its time-out.
+///
+/// # Errors
+/// 504 if nothing is.
+pub(super) fn at_its_turn(wishes: &Wishes, received: Instant) -> Result<Wishes, ApiError> {
+    let timeout = wishes.timeout.map(|timeout| timeout.saturating_sub(received.elapsed()));
+    if timeout.is_some_and(|left| left.is_zero()) {
+        return Err(ApiError::new(Code::DeadlineExceeded, "the time-out passed before the picture's turn"));
+    }
+    Ok(Wishes { timeout, ..wishes.clone() })
 }
 
 /// What a batch without a result is answered: the first error that a retry may cure, else the first.

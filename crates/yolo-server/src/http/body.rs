@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::{ApiError, Code};
 use super::json;
-use crate::limits;
+use crate::limits::{self, BodyLimits};
 use crate::metrics::HttpMetrics;
 
 /// A received picture, still encoded.
@@ -51,22 +51,21 @@ pub struct Form {
 /// What one request may bring.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    bytes: usize,
+    bytes: fn(&BodyLimits) -> usize,
     parts: usize,
     pictures: usize,
 }
 
 impl Bounds {
     /// One picture and its parameters.
-    pub const SINGLE: Self = Self { bytes: limits::BODY_BYTES_MAX, parts: limits::MULTIPART_PARTS_MAX, pictures: 1 };
+    pub const SINGLE: Self =
+        Self { bytes: |limits| limits.body_bytes_max, parts: limits::MULTIPART_PARTS_MAX, pictures: 1 };
     /// Many pictures that share their parameters.
-    pub const BATCH: Self =
-        Self { bytes: limits::BATCH_BYTES_MAX, parts: limits::BATCH_PARTS_MAX, pictures: limits::BATCH_PARTS_MAX };
-
-    fn too_large(&self) -> ApiError {
-        let limit = self.bytes >> 20;
-        ApiError::new(Code::PayloadTooLarge, format!("the body is larger than {limit} MiB: send less at a time"))
-    }
+    pub const BATCH: Self = Self {
+        bytes: |limits| limits.batch_bytes_max,
+        parts: limits::BATCH_PARTS_MAX,
+        pictures: limits::BATCH_PARTS_MAX,
+    };
 
     fn too_many(&self) -> ApiError {
         match self.pictures {
@@ -76,20 +75,48 @@ impl Bounds {
     }
 }
 
-/// Memory for the bodies of all requests, in KiB, so that its count fits a semaphore on every platform.
+/// The limits of bodies, and the memory for those of all requests.
 #[derive(Debug, Clone)]
-pub struct BodyMemory(Arc<Semaphore>);
+pub struct BodyMemory {
+    limits: BodyLimits,
+    /// In KiB, so that its count fits a semaphore on every platform.
+    free: Arc<Semaphore>,
+}
 
 impl Default for BodyMemory {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(limits::BODIES_BYTES_MAX >> 10)))
+        Self::new(BodyLimits::DEFAULT)
     }
 }
 
 impl BodyMemory {
+    /// Memory within `limits`. What it could never hold is refused as too large, not as too much for now.
+    pub fn new(limits: BodyLimits) -> Self {
+        let bodies_bytes_max = limits.bodies_bytes_max.min(Semaphore::MAX_PERMITS);
+        let limits = BodyLimits {
+            body_bytes_max: limits.body_bytes_max.min(bodies_bytes_max),
+            batch_bytes_max: limits.batch_bytes_max.min(bodies_bytes_max),
+            bodies_bytes_max,
+            ..limits
+        };
+        Self { limits, free: Arc::new(Semaphore::new(bodies_bytes_max >> 10)) }
+    }
+
+    /// The limits.
+    pub const fn limits(&self) -> &BodyLimits {
+        &self.limits
+    }
+
+    /// When the next piece of a body must be there that began at `started` and of which `bytes` have come: a grace, then
+    /// the lowest rate, and an end for the whole.
+    pub(super) fn due(&self, started: Instant, bytes: usize) -> Instant {
+        let at_rate = Duration::from_secs(bytes as u64 / self.limits.bytes_per_second_min.max(1));
+        started + (limits::BODY_RATE_GRACE + at_rate).min(Duration::from_secs(self.limits.read_seconds))
+    }
+
     /// Takes memory away until only `bytes` are left: what the container's limit can hold.
     pub fn shrink_to(&self, bytes: usize) {
-        self.0.forget_permits(self.0.available_permits().saturating_sub(bytes >> 10));
+        self.free.forget_permits(self.free.available_permits().saturating_sub(bytes >> 10));
     }
 
     /// Lets `held` grow to what `bytes` take.
@@ -99,7 +126,7 @@ impl BodyMemory {
     pub(super) fn hold(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), ApiError> {
         let has = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let wanted = u32::try_from(bytes.div_ceil(1 << 10).saturating_sub(has)).unwrap_or(u32::MAX);
-        let more = Arc::clone(&self.0).try_acquire_many_owned(wanted).map_err(|_| {
+        let more = Arc::clone(&self.free).try_acquire_many_owned(wanted).map_err(|_| {
             let message = "the server holds as many request bodies as it can: try again later";
             ApiError::new(Code::QueueFull, message).retry_after(Duration::from_secs(1))
         })?;
@@ -133,13 +160,14 @@ pub async fn receive_all(
 ) -> Result<Form, ApiError> {
     let (head, body) = request.into_parts();
     let declared = declared_length(&head.headers);
-    if declared.is_some_and(|length| length > bounds.bytes) {
-        return Err(bounds.too_large());
+    let bytes_max = (bounds.bytes)(memory.limits());
+    if declared.is_some_and(|length| length > bytes_max) {
+        return Err(too_large(bytes_max));
     }
-    let mut source = Source { body, bounds, started: Instant::now(), bytes: 0, memory: memory.clone(), held: None };
+    let mut source = Source { body, bytes_max, started: Instant::now(), bytes: 0, memory: memory.clone(), held: None };
     let media_type = media_type(&head.headers);
     let (pictures, parameters) = if media_type.starts_with("multipart/form-data") {
-        multipart(&mut source, &media_type).await?
+        multipart(&mut source, bounds, &media_type).await?
     } else {
         let mut picture = Picture::with_capacity(declared.unwrap_or_default());
         while let Some(chunk) = source.chunk().await? {
@@ -160,10 +188,10 @@ pub async fn receive_all(
     }
     let received = Instant::now();
     let read = received.saturating_duration_since(source.started);
-    let memory = source.held.map(Arc::new);
+    let (limits, memory) = (source.memory.limits, source.held.map(Arc::new));
     let upload = |picture: Picture| {
         let (hash, content) = (picture.hash_time, *picture.hasher.finalize().as_bytes());
-        let bytes = picture.finish()?;
+        let bytes = picture.finish(limits.body_bytes_max)?;
         Ok(Upload { bytes, content, parameters: Vec::new(), received, read, hash, memory: memory.clone() })
     };
     Ok(Form { pictures: pictures.into_iter().map(upload).collect(), parameters, received })
@@ -188,12 +216,12 @@ pub struct Whole {
 /// As [`receive_all`].
 pub async fn receive_whole(request: Request, memory: &BodyMemory, metrics: &HttpMetrics) -> Result<Whole, ApiError> {
     let (head, body) = request.into_parts();
-    let bounds = &Bounds::BATCH;
+    let bytes_max = memory.limits().batch_bytes_max;
     let declared = declared_length(&head.headers).unwrap_or_default();
-    if declared > bounds.bytes {
-        return Err(bounds.too_large());
+    if declared > bytes_max {
+        return Err(too_large(bytes_max));
     }
-    let mut source = Source { body, bounds, started: Instant::now(), bytes: 0, memory: memory.clone(), held: None };
+    let mut source = Source { body, bytes_max, started: Instant::now(), bytes: 0, memory: memory.clone(), held: None };
     let mut bytes = BytesMut::with_capacity(declared);
     while let Some(chunk) = source.chunk().await? {
         bytes.extend_from_slice(&chunk);
@@ -211,6 +239,16 @@ fn declared_length(headers: &HeaderMap) -> Option<usize> {
 fn media_type(headers: &HeaderMap) -> String {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     value.unwrap_or_default().to_owned()
+}
+
+fn too_large(bytes_max: usize) -> ApiError {
+    let message = format!("the body is larger than {}: send less at a time", mebibytes(bytes_max));
+    ApiError::new(Code::PayloadTooLarge, message)
+}
+
+/// A limit for people.
+fn mebibytes(bytes: usize) -> String {
+    if bytes < 1 << 20 { format!("{bytes} bytes") } else { format!("{} MiB", bytes >> 20) }
 }
 
 fn no_picture() -> ApiError {
@@ -240,12 +278,12 @@ impl Picture {
         self.hash_time += start.elapsed();
     }
 
-    fn finish(self) -> Result<Bytes, ApiError> {
+    fn finish(self, bytes_max: usize) -> Result<Bytes, ApiError> {
         match self.bytes.len() {
             0 => Err(ApiError::new(Code::InvalidRequest, "the picture is empty: send the file's bytes")),
-            bytes if bytes > limits::BODY_BYTES_MAX => {
-                let limit = limits::BODY_BYTES_MAX >> 20;
-                Err(ApiError::new(Code::PayloadTooLarge, format!("the picture is larger than {limit} MiB")))
+            bytes if bytes > bytes_max => {
+                let message = format!("the picture is larger than {}", mebibytes(bytes_max));
+                Err(ApiError::new(Code::PayloadTooLarge, message))
             }
             _ => Ok(self.bytes.freeze()),
         }
@@ -253,28 +291,29 @@ impl Picture {
 }
 
 /// The request's body under its bounds.
-struct Source<'a> {
+struct Source {
     body: Body,
-    bounds: &'a Bounds,
+    bytes_max: usize,
     started: Instant,
     bytes: usize,
     memory: BodyMemory,
     held: Option<OwnedSemaphorePermit>,
 }
 
-impl Source<'_> {
+impl Source {
     /// The next piece; `None` at the end.
     async fn chunk(&mut self) -> Result<Option<Bytes>, ApiError> {
         loop {
-            let frame = tokio::time::timeout_at(due(self.started, self.bytes).into(), self.body.frame()).await;
+            let frame =
+                tokio::time::timeout_at(self.memory.due(self.started, self.bytes).into(), self.body.frame()).await;
             let frame = frame.map_err(|_| ApiError::new(Code::RequestTimeout, "the body came too slowly"))?;
             let Some(frame) = frame else { return Ok(None) };
             let frame = frame.map_err(|error| invalid(format!("the body broke off: {error}")))?;
             // Trailers say nothing to us.
             let Ok(chunk) = frame.into_data() else { continue };
             self.bytes += chunk.len();
-            if self.bytes > self.bounds.bytes {
-                return Err(self.bounds.too_large());
+            if self.bytes > self.bytes_max {
+                return Err(too_large(self.bytes_max));
             }
             self.memory.hold(&mut self.held, self.bytes)?;
             return Ok(Some(chunk));
@@ -282,22 +321,14 @@ impl Source<'_> {
     }
 }
 
-/// When the next piece of a body must be there that began at `started` and of which `bytes` have come: a grace, then the
-/// lowest rate, and an end for the whole.
-pub(super) fn due(started: Instant, bytes: usize) -> Instant {
-    let at_rate = Duration::from_secs(bytes as u64 / limits::BODY_RATE_MIN_BYTES_PER_S);
-    started + (limits::BODY_RATE_GRACE + at_rate).min(limits::BODY_READ_MAX)
-}
-
-fn pieces(source: &mut Source<'_>) -> impl Stream<Item = Result<Bytes, ApiError>> + Send {
+fn pieces(source: &mut Source) -> impl Stream<Item = Result<Bytes, ApiError>> + Send {
     futures::stream::try_unfold(source, async |source| Ok(source.chunk().await?.map(|chunk| (chunk, source))))
 }
 
 type Received = (Vec<Picture>, Vec<(String, String)>);
 
-async fn multipart(source: &mut Source<'_>, media_type: &str) -> Result<Received, ApiError> {
+async fn multipart(source: &mut Source, bounds: &Bounds, media_type: &str) -> Result<Received, ApiError> {
     let boundary = multer::parse_boundary(media_type).map_err(|error| invalid(format!("multipart: {error}")))?;
-    let bounds = source.bounds;
     let mut form = multer::Multipart::new(Box::pin(pieces(source)), boundary);
     let (mut pictures, mut parameters) = (Vec::new(), Vec::new());
     while let Some(mut field) = form.next_field().await.map_err(of_multipart)? {

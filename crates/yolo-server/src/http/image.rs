@@ -6,9 +6,11 @@ use super::body::Upload;
 use super::error::{ApiError, Code};
 use super::parameters::Wishes;
 use crate::app::App;
+use crate::batcher::ImageTensor;
+use crate::engine::EngineInput;
 use crate::lifecycle::Stage;
 use crate::metrics::observe_seconds;
-use crate::predictor::{Prediction, Predictor, images_outcome};
+use crate::predictor::{Prediction, Predictor, Speed, images_outcome};
 
 /// An image in flight. Dropped before its outcome is known, its client has left.
 pub(super) struct Image<'a> {
@@ -28,14 +30,19 @@ impl<'a> Image<'a> {
     /// Offered again after a refusal it is the same demand; a client says so (`retry`), or its content does.
     pub(super) fn offered(&mut self, upload: &Upload, retry: bool) {
         let metrics = &self.app.metrics.images;
-        if retry || self.app.refusals.recent(&upload.content) {
-            metrics.retries.inc();
-        } else {
-            self.app.arrivals.count(upload.received);
-        }
+        self.demanded(upload.content, upload.received, retry);
         observe_seconds(&metrics.stage.of("read"), upload.read);
         observe_seconds(&metrics.stage.of("hash"), upload.hash);
-        self.content = Some(upload.content);
+    }
+
+    /// [`Self::offered`], of a picture that its client prepared.
+    pub(super) fn demanded(&mut self, content: [u8; 32], received: Instant, retry: bool) {
+        if retry || self.app.refusals.recent(&content) {
+            self.app.metrics.images.retries.inc();
+        } else {
+            self.app.arrivals.count(received);
+        }
+        self.content = Some(content);
     }
 
     /// Finds its objects.
@@ -49,12 +56,7 @@ impl<'a> Image<'a> {
         wishes: &Wishes,
     ) -> Result<Prediction, ApiError> {
         let knobs = self.app.knobs();
-        let result = tokio::select! {
-            result = predictor.predict(upload, wishes, &knobs) => result,
-            () = self.app.lifecycle.reached(Stage::Aborting) => {
-                Err(ApiError::new(Code::Draining, "the server shut down before the image was done"))
-            }
-        };
+        let result = self.unless_aborted(predictor.predict(upload, wishes, &knobs)).await;
         if let Ok(prediction) = &result {
             self.app.metrics.images.detections.inc_by(prediction.answer.detections.len() as u64);
             self.outcome = images_outcome(prediction.cache);
@@ -62,7 +64,36 @@ impl<'a> Image<'a> {
         result
     }
 
-    /// It will not be answered with detections.
+    /// Runs it and gives the model's own outputs.
+    ///
+    /// # Errors
+    /// As [`Predictor::tensors`], and 503 once the server stops waiting for what is unfinished.
+    pub(super) async fn tensors(
+        &mut self,
+        predictor: &Predictor,
+        input: EngineInput,
+        received: Instant,
+        wishes: &Wishes,
+    ) -> Result<(Vec<ImageTensor>, Speed), ApiError> {
+        let knobs = self.app.knobs();
+        let result = self.unless_aborted(predictor.tensors(input, received, wishes, &knobs)).await;
+        match &result {
+            Ok(_) => self.outcome = "ok",
+            Err(error) => self.failed(error),
+        }
+        result
+    }
+
+    async fn unless_aborted<T>(&self, work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+        tokio::select! {
+            result = work => result,
+            () = self.app.lifecycle.reached(Stage::Aborting) => {
+                Err(ApiError::new(Code::Draining, "the server shut down before the image was done"))
+            }
+        }
+    }
+
+    /// It will not be answered as its client wishes.
     pub(super) fn failed(&mut self, error: &ApiError) {
         self.outcome = error.code.image_outcome();
         let rejected = &self.app.metrics.images.rejected;

@@ -21,7 +21,9 @@ use super::trace::{TRACEPARENT, TraceContext};
 use crate::app::App;
 use crate::limits;
 use crate::metrics::Metrics;
+use crate::predictor::Speed;
 use crate::random;
+use crate::traces::{RequestSpan, Traces};
 
 const REQUEST_ID: &str = "x-request-id";
 /// What nginx logs when the client closed the connection first.
@@ -57,11 +59,11 @@ impl Deref for RequestId {
     }
 }
 
-/// When a prediction's last request byte was there, and what its images spent in queue and engine.
+/// When a prediction's last request byte was there, and the times of its slowest image.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Received {
     pub at: Instant,
-    pub queue_and_inference: Duration,
+    pub speed: Speed,
 }
 
 impl Received {
@@ -76,7 +78,7 @@ impl Received {
 
 /// The outermost layer.
 pub(super) async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let mut record = Record::begin(&app.metrics, &request);
+    let mut record = Record::begin(&app, &request);
     let (id, trace) = (record.id.clone(), record.trace.clone());
     request.extensions_mut().insert(id.clone());
     request.extensions_mut().insert(trace.clone());
@@ -129,9 +131,10 @@ fn endpoint(path: &str) -> &'static str {
     }
 }
 
-/// Counts and logs one request when dropped: with its answer's last byte, or because its client left.
+/// Counts, logs and traces one request when dropped: with its answer's last byte, or because its client left.
 pub(super) struct Record {
     metrics: Arc<Metrics>,
+    traces: Option<Arc<Traces>>,
     endpoint: &'static str,
     method: Method,
     path: String,
@@ -144,16 +147,18 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn begin<B>(metrics: &Arc<Metrics>, request: &HttpRequest<B>) -> Self {
-        metrics.http.in_flight.inc();
-        let (id, trace) = (RequestId::choose(request.headers()), TraceContext::of(request.headers()));
+    pub(super) fn begin<B>(app: &App, request: &HttpRequest<B>) -> Self {
+        app.metrics.http.in_flight.inc();
+        let traces = app.traces();
+        let trace = TraceContext::of(request.headers(), traces.is_some());
         let path = request.uri().path();
         Self {
-            metrics: Arc::clone(metrics),
+            metrics: Arc::clone(&app.metrics),
+            traces,
             endpoint: endpoint(path),
             method: request.method().clone(),
             path: path.chars().take(LOGGED_PATH_BYTES_MAX).collect(), // a valid URI is ASCII
-            id,
+            id: RequestId::choose(request.headers()),
             trace,
             begun: Instant::now(),
             status: CLIENT_CLOSED_REQUEST,
@@ -179,13 +184,13 @@ impl Drop for Record {
         let http = &self.metrics.http;
         http.in_flight.dec();
         http.count(self.endpoint, self.status);
-        if let Some(Received { at, queue_and_inference }) = self.received {
+        if let Some(Received { at, speed }) = self.received {
             let total = at.elapsed();
             let outcome = self.error.map_or("ok", Code::request_outcome);
             http.duration.of(outcome).observe(total.as_secs_f64());
-            http.overhead.observe(total.saturating_sub(queue_and_inference).as_secs_f64());
+            http.overhead.observe(total.saturating_sub(speed.queue_and_inference()).as_secs_f64());
         }
-        let worked = self.received.map(|received| milliseconds(received.queue_and_inference));
+        let worked = self.received.map(|received| milliseconds(received.speed.queue_and_inference()));
         tracing::info!(
             target: "yolo_server::request",
             request_id = &*self.id,
@@ -199,6 +204,17 @@ impl Drop for Record {
             queue_and_inference_ms = worked,
             "Request answered."
         );
+        if let Some(traces) = &self.traces {
+            traces.record(&RequestSpan {
+                context: &self.trace,
+                method: self.method.as_str(),
+                endpoint: self.endpoint,
+                begun: self.begun,
+                speed: self.received.map(|received| received.speed),
+                status: self.status,
+                error: self.error.map(Code::as_str),
+            });
+        }
     }
 }
 

@@ -4,9 +4,18 @@
 //! takes tensors that are prepared already and answers the model's own outputs. [`rest`] and [`grpc`] translate; what
 //! is asked is done by [`infer`], on the same path as `/predict`.
 
+mod config;
+mod detections;
 pub(crate) mod grpc;
 mod infer;
 mod metadata;
-pub(super) mod rest;
+mod raw;
+mod repository;
+pub mod rest;
 mod statistics;
-mod tensor;
+pub mod tensor;
+
+pub(super) use config::ModelConfig;
+pub(super) use metadata::{ModelMetadata, ServerMetadata};
+pub(super) use repository::ModelIndex;
+pub(super) use statistics::Statistics;

@@ -4,20 +4,25 @@
     reason = "a JSON value gives null for what it lacks, and takes what is set; all are objects written here"
 )]
 
+mod errors;
+mod inference;
 mod page;
 mod parameters;
+mod pictures;
 
 use std::sync::LazyLock;
 
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use schemars::generate::{SchemaGenerator, SchemaSettings};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::about::{ModelsBody, VersionBody};
-use super::answer::{BatchBody, PredictionBody};
-use super::error::{Code, ErrorBody};
-use crate::limits;
+use super::error::ErrorBody;
+use errors::{MODEL, responses};
+
+/// Name of [`ErrorBody`] among the schemas.
+const ERROR: &str = "Error";
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(build);
 static DOCUMENT_TEXT: LazyLock<String> = LazyLock::new(|| DOCUMENT.to_string());
@@ -43,20 +48,41 @@ fn build() -> Value {
         settings.meta_schema = None;
     });
     let mut schemas = settings.into_generator();
-    let paths = json!({
-        "/predict": {"post": predict(&mut schemas)},
-        "/predict/batch": {"post": batch(&mut schemas)},
-        "/models": {"get": json!({
+    let models = answered::<ModelsBody<'_>>(&mut schemas, "The served models");
+    let version = answered::<VersionBody>(&mut schemas, "The version");
+    let of_type = |media_type: &str| {
+        let content = json!({media_type: {}});
+        json!({"200": {"description": "It", "headers": headers(), "content": content}})
+    };
+    let mut paths = json!({
+        "/predict": {"post": pictures::predict(&mut schemas)},
+        "/predict/batch": {"post": pictures::batch(&mut schemas)},
+        "/predict/async": {"post": pictures::submit(&mut schemas)},
+        "/tasks/{id}": pictures::task(&mut schemas),
+        "/models": {"get": {
             "operationId": "models",
             "summary": "The served model",
-            "responses": responses(json!({"200": answered::<ModelsBody<'_>>(&mut schemas, "The served models")})),
-        })},
-        "/version": {"get": json!({
+            "responses": responses(json!({"200": models}), ERROR, &[MODEL]),
+        }},
+        "/version": {"get": {
             "operationId": "version",
             "summary": "The program's version",
-            "responses": responses(json!({"200": answered::<VersionBody>(&mut schemas, "The version")})),
-        })},
+            "responses": responses(json!({"200": version}), ERROR, &[]),
+        }},
+        "/openapi.json": {"get": {
+            "operationId": "openapi",
+            "summary": "This document",
+            "responses": responses(of_type("application/json"), ERROR, &[]),
+        }},
+        "/docs": {"get": {
+            "operationId": "docs",
+            "summary": "This document for people",
+            "responses": responses(of_type("text/html; charset=utf-8"), ERROR, &[]),
+        }},
     });
+    if let Some(paths) = paths.as_object_mut() {
+        paths.extend(inference::paths(&mut schemas));
+    }
     // So that it is among the definitions.
     schemas.subschema_for::<ErrorBody<'_>>();
     json!({
@@ -73,60 +99,6 @@ fn build() -> Value {
     })
 }
 
-fn predict(schemas: &mut SchemaGenerator) -> Value {
-    let mut found = answered::<PredictionBody<'_>>(schemas, "What was found, or the picture with it drawn in");
-    for media_type in ["image/jpeg", "image/png"] {
-        found["content"][media_type] = json!({});
-    }
-    json!({
-        "operationId": "predict",
-        "summary": "Find the objects in one picture",
-        "description": "JPEG, PNG or WebP. With `Accept: image/jpeg` or `image/png` the answer is the picture itself, \
-                        with what was found drawn into it.",
-        "parameters": parameters::of_query(),
-        "requestBody": {"required": true, "content": body(&json!({"file": {}}), &json!({"image": base64()}))},
-        "responses": responses(json!({"200": found})),
-    })
-}
-
-fn batch(schemas: &mut SchemaGenerator) -> Value {
-    let list =
-        |item: Value| json!({"type": "array", "items": item, "minItems": 1, "maxItems": limits::BATCH_PARTS_MAX});
-    json!({
-        "operationId": "predict_batch",
-        "summary": "Find the objects in several pictures",
-        "description": "Each picture has its own result or error, in the order in which they were sent. The answer is \
-                        200 if one of them was usable.",
-        "parameters": parameters::of_query(),
-        "requestBody": {
-            "required": true,
-            "content": body(&json!({"file": list(json!({}))}), &json!({"images": list(base64())})),
-        },
-        "responses": responses(json!({"200": answered::<BatchBody<'_>>(schemas, "A result or an error for each")})),
-    })
-}
-
-fn base64() -> Value {
-    json!({"type": "string", "contentEncoding": "base64", "description": "The file in base64."})
-}
-
-/// The ways of sending pictures; `form` and `document` hold the picture's field.
-fn body(form: &Value, document: &Value) -> Value {
-    let with_parameters = |pictures: &Value| {
-        let mut properties = parameters::as_properties();
-        properties.extend(pictures.as_object().cloned().unwrap_or_default());
-        let required: Vec<_> = pictures.as_object().into_iter().flat_map(Map::keys).collect();
-        json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
-    };
-    json!({
-        "multipart/form-data": {"schema": with_parameters(form)},
-        "application/json": {"schema": with_parameters(document)},
-        "image/jpeg": {},
-        "image/png": {},
-        "image/webp": {},
-    })
-}
-
 fn answered<T: schemars::JsonSchema>(schemas: &mut SchemaGenerator, description: &str) -> Value {
     let schema = schemas.subschema_for::<T>();
     json!({"description": description, "headers": headers(), "content": {"application/json": {"schema": schema}}})
@@ -140,24 +112,6 @@ fn headers() -> Value {
     })
 }
 
-/// The given answers, and one for each status of an error.
-fn responses(mut responses: Value) -> Value {
-    for code in Code::ALL {
-        let response = &mut responses[code.status().as_str()];
-        let codes = match response["description"].as_str() {
-            Some(codes) => format!("{codes}, `{}`", code.as_str()),
-            None => format!("`{}`", code.as_str()),
-        };
-        let mut headers = headers();
-        if matches!(code.status().as_u16(), 429 | 503) {
-            headers["Retry-After"] = json!({"description": "Seconds.", "schema": {"type": "integer"}});
-        }
-        let schema = json!({"$ref": "#/components/schemas/Error"});
-        *response = json!({
-            "description": codes,
-            "headers": headers,
-            "content": {"application/json": {"schema": schema}},
-        });
-    }
-    responses
+fn path_parameter(name: &str, description: &str) -> Value {
+    json!({"name": name, "in": "path", "required": true, "description": description, "schema": {"type": "string"}})
 }

@@ -1,7 +1,7 @@
 //! `POST /predict`: one picture in, its detections out. HTTP to types and back; the work is in [`crate::predictor`].
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -15,6 +15,7 @@ use super::image::{self, Image};
 use super::parameters::Wishes;
 use super::{Received, RequestId};
 use crate::app::App;
+use crate::predictor::Speed;
 
 /// The handler.
 pub async fn predict(State(app): State<Arc<App>>, request: Request) -> Response {
@@ -40,12 +41,11 @@ async fn steps(
     let upload = body::receive(request, &app.bodies, &app.metrics.http).await?;
     wishes.add(&upload.parameters, &predictor.served())?;
     let at = upload.received;
-    *received = Some(Received { at, queue_and_inference: Duration::ZERO });
+    *received = Some(Received { at, speed: Speed::default() });
     image.offered(&upload, wishes.retry);
     let to_draw = output.picture().map(|format| (format, upload.clone()));
     let prediction = image.predict(predictor, upload, &wishes).await?;
-    let queue_and_inference = prediction.speed.queue + prediction.speed.inference;
-    *received = Some(Received { at, queue_and_inference });
+    *received = Some(Received { at, speed: prediction.speed });
     let start = Instant::now();
     let mut response = match to_draw {
         Some((format, upload)) => annotate::respond(predictor, upload, &prediction, format).await?,

@@ -16,13 +16,14 @@ pub struct TraceContext {
     pub parent_id: Option<String>,
     /// This request's span.
     pub span_id: String,
-    /// Whether the client records the trace.
+    /// Whether the trace is recorded.
     pub sampled: bool,
 }
 
 impl TraceContext {
-    /// Continues the client's trace; begins one if the client names none, or not in the form of the standard.
-    pub fn of(headers: &HeaderMap) -> Self {
+    /// Continues the client's trace; begins one if the client names none, or not in the form of the standard. Of the
+    /// first the client decided whether it is recorded, of the other `sampled` says so.
+    pub fn of(headers: &HeaderMap, sampled: bool) -> Self {
         let span_id = random::digits();
         let given = headers.get(TRACEPARENT).and_then(|value| parse(value.to_str().ok()?));
         match given {
@@ -32,7 +33,7 @@ impl TraceContext {
                 span_id,
                 sampled: flags & 1 == 1,
             },
-            None => Self { trace_id: random::digits() + &random::digits(), parent_id: None, span_id, sampled: false },
+            None => Self { trace_id: random::digits() + &random::digits(), parent_id: None, span_id, sampled },
         }
     }
 
@@ -64,7 +65,7 @@ mod tests {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
     fn of(value: &str) -> TraceContext {
-        TraceContext::of(&HeaderMap::from_iter([(TRACEPARENT.parse().unwrap(), value.parse().unwrap())]))
+        TraceContext::of(&HeaderMap::from_iter([(TRACEPARENT.parse().unwrap(), value.parse().unwrap())]), false)
     }
 
     #[test]

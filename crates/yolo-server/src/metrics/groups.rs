@@ -174,7 +174,6 @@ pub struct BatchMetrics {
     pub max_throughput: FloatGauge,
     /// Failed engine runs.
     pub engine_errors: Counter,
-    gpu_utilization: Family<[(&'static str, &'static str); 1], FloatGauge>,
 }
 
 type CurveLabels = [(&'static str, std::borrow::Cow<'static, str>); 2];
@@ -202,11 +201,6 @@ impl BatchMetrics {
                 "Images a second that the workers sustain at the effective batch size",
             ),
             engine_errors: register.counter("engine_errors", "Failed engine runs"),
-            gpu_utilization: register.metric(
-                "gpu_utilization_ratio",
-                "Busy share of the device over the last seconds",
-                Family::default(),
-            ),
         }
     }
 
@@ -216,11 +210,6 @@ impl BatchMetrics {
             let labels = [("size", size.to_string().into()), ("stat", stat.into())];
             self.curve.get_or_create_owned(&labels).set(value);
         }
-    }
-
-    /// Publishes the busy share of the only device.
-    pub fn set_gpu_utilization(&self, ratio: f64) {
-        self.gpu_utilization.get_or_create_owned(&[("gpu", "0")]).set(ratio);
     }
 }
 

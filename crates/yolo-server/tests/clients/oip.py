@@ -1,7 +1,7 @@
 """Triton's public clients against a running server, unchanged: over REST and over gRPC.
 
-Usage: oip.py <http host:port> <grpc host:port> <model>
-The answers are compared with those of /predict.
+Usage: oip.py <http host:port> <grpc host:port> <model file>
+The answers are compared with those of /predict, and the model's own outputs with ONNX Runtime's on the same tensors.
 """
 
 import json
@@ -11,11 +11,13 @@ import urllib.request
 
 import cv2
 import numpy as np
+import onnxruntime
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
 from tritonclient.utils import InferenceServerException
 
-HTTP, GRPC, MODEL = sys.argv[1:]
+HTTP, GRPC, MODEL_FILE = sys.argv[1:]
+MODEL = MODEL_FILE.rsplit("/", 1)[-1].removesuffix(".onnx")
 OUTPUTS = ["num_detections", "boxes", "scores", "classes"]
 
 
@@ -36,6 +38,12 @@ def predict(file, query=""):
 def image(module, files):
     tensor = module.InferInput("image", [len(files)], "BYTES")
     tensor.set_data_from_numpy(np.array(files, dtype=object))
+    return tensor
+
+
+def pictures(module, array, datatype, **how):
+    tensor = module.InferInput("images", list(array.shape), datatype)
+    tensor.set_data_from_numpy(array, **how)
     return tensor
 
 
@@ -89,14 +97,37 @@ def check_both(client, module):
     refused(lambda: infer([image(module, [FILES[0]] * 65)]), "65")
 
 
+def raw_outputs(client, module):
+    """`images` is answered with what ONNX Runtime makes of the same tensor; returns the tensor and the outputs' names."""
+    session = onnxruntime.InferenceSession(MODEL_FILE, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    levels = np.random.default_rng(7).integers(0, 256, (2, 3, 64, 64), np.uint8)
+    numbers = np.random.default_rng(8).random((3, 3, 64, 64), np.float32)
+    for array, datatype, tensor in [(levels, "UINT8", levels / np.float32(255)), (numbers, "FP32", numbers)]:
+        result = client.infer(MODEL, [pictures(module, array, datatype)])
+        for name, expected in zip(names, session.run(names, {session.get_inputs()[0].name: tensor})):
+            assert expected.std() > 0, "a constant would prove nothing"
+            np.testing.assert_allclose(result.as_numpy(name), expected, rtol=1e-5, atol=1e-5)
+    refused(lambda: client.infer(MODEL, [pictures(module, numbers[:, :, :32], "FP32")]), "64")
+    refused(lambda: client.infer(MODEL, [pictures(module, numbers.astype(np.float64), "FP64")]), "FP64")
+    refused(lambda: client.infer(MODEL, [image(module, FILES), pictures(module, numbers, "FP32")]), "one input")
+    boxes = [module.InferRequestedOutput("boxes")]
+    refused(lambda: client.infer(MODEL, [pictures(module, numbers, "FP32")], outputs=boxes), "boxes", names[0])
+    return numbers, names
+
+
 def check_http():
     client = http_client.InferenceServerClient(HTTP)
     check_both(client, http_client)
     assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
     metadata = client.get_model_metadata(MODEL)
     assert metadata["platform"] == "onnx_onnxv1" and metadata["name"] == MODEL
-    assert metadata["inputs"] == [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
-    assert [tensor["name"] for tensor in metadata["outputs"]] == OUTPUTS
+    assert metadata["inputs"] == [
+        {"name": "image", "datatype": "BYTES", "shape": [-1]},
+        {"name": "images", "datatype": "FP32", "shape": [-1, 3, 64, 64]},
+    ]
+    assert [tensor["name"] for tensor in metadata["outputs"]] == [*OUTPUTS, "output0"]
+    assert metadata["outputs"][-1]["shape"] == [-1, 7, 84]
     assert client.is_model_ready(MODEL, metadata["versions"][0])
 
     text = http_client.InferRequestedOutput("boxes", binary_data=False)
@@ -105,8 +136,19 @@ def check_http():
     for name in ("scores", "boxes"):
         np.testing.assert_array_equal(mixed.as_numpy(name), whole.as_numpy(name))
 
+    numbers, names = raw_outputs(client, http_client)
+    binary = client.infer(MODEL, [pictures(http_client, numbers, "FP32")]).as_numpy(names[0])
+    texts = [http_client.InferRequestedOutput(name, binary_data=False) for name in names]
+    text = client.infer(MODEL, [pictures(http_client, numbers, "FP32", binary_data=False)], outputs=texts)
+    np.testing.assert_array_equal(text.as_numpy(names[0]), binary)
+
+    assert client.get_inference_statistics() == client.get_inference_statistics(MODEL)
     statistics = client.get_inference_statistics(MODEL)["model_stats"][0]
     assert statistics["inference_count"] >= statistics["execution_count"] > 0
+    config = client.get_model_config(MODEL)
+    assert config["input"][0] == {"name": "image", "data_type": "TYPE_STRING", "dims": [-1]}
+    index = client.get_model_repository_index()
+    assert [(model["name"], model["state"]) for model in index] == [(MODEL, "READY")]
     pending = [client.async_infer(MODEL, [image(http_client, FILES)]) for _ in range(8)]
     for request in pending:
         same_as_predict(request.get_result(), FILES)
@@ -117,11 +159,28 @@ def check_grpc():
     check_both(client, grpc_client)
     assert client.get_server_metadata().name == "yolo-server"
     metadata = client.get_model_metadata(MODEL)
-    assert metadata.platform == "onnx_onnxv1" and [tensor.name for tensor in metadata.inputs] == ["image"]
+    assert metadata.platform == "onnx_onnxv1" and [tensor.name for tensor in metadata.inputs] == ["image", "images"]
+    raw_outputs(client, grpc_client)
+
+    statistics = client.get_inference_statistics(MODEL).model_stats[0]
+    assert client.get_inference_statistics().model_stats[0].name == statistics.name == MODEL
+    assert statistics.inference_count >= statistics.execution_count > 0
+    assert sum(batch.compute_infer.count for batch in statistics.batch_stats) == statistics.execution_count
+    assert statistics.inference_stats.compute_infer.ns > 0
+    config = client.get_model_config(MODEL, as_json=True)["config"]
+    assert config["input"][0] == {"name": "image", "data_type": "TYPE_STRING", "dims": ["-1"]}, config
+    assert config["instance_group"] == [{"count": 1, "kind": "KIND_CPU"}], config
+    index = client.get_model_repository_index()
+    assert [(model.name, model.state) for model in index.models] == [(MODEL, "READY")]
+
+    same_as_predict(client.infer(MODEL, [image(grpc_client, FILES)], compression_algorithm="gzip"), FILES)
+    bomb = lambda: client.infer(MODEL, [image(grpc_client, [bytes(21 << 20)])], compression_algorithm="gzip")
+    refused(bomb, "limit")
+    client.infer(MODEL, [image(grpc_client, FILES)], client_timeout=20.0)
 
     # One stream: answers in order, and an image that fails does not end it.
     answers = queue.Queue()
-    client.start_stream(lambda result, error: answers.put((result, error)))
+    client.start_stream(lambda result, error: answers.put((result, error)), compression_algorithm="gzip")
     sent = [FILES[:1], [b"no picture"], FILES, FILES[1:]]
     for number, files in enumerate(sent):
         client.async_stream_infer(MODEL, [image(grpc_client, files)], request_id=str(number))

@@ -19,16 +19,31 @@ fn python(test: &str) -> Option<PathBuf> {
     python
 }
 
-#[tokio::test]
-async fn tritonclient_gets_the_answers_of_predict_over_rest_and_grpc() {
-    let test = "tritonclient_gets_the_answers_of_predict_over_rest_and_grpc";
-    let Some(python) = python(test).filter(|_| runtime_is_there(test)) else { return };
-    let server = start(Config { sessions: Some(1), ..on_free_ports(Config::new(fixture("standard.onnx"))) }).await;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/oip.py");
+/// Runs a script of `tests/clients` against a server with the model of this name; `arguments` follow the addresses.
+async fn run(python: &Path, script: &str, model: &str, arguments: &[PathBuf]) {
+    let server = start(Config { sessions: Some(1), ..on_free_ports(Config::new(fixture(model))) }).await;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
     let addresses = [server.api_address().to_string(), server.grpc_address().to_string()];
-    let run = Command::new(python).arg(script).args(addresses).arg("standard").output().await.unwrap();
+    let run = Command::new(python).arg(script).args(addresses).args(arguments).output().await.unwrap();
     let output = [run.stdout, run.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).join("\n");
-    assert!(run.status.success(), "{output}");
+    assert!(run.status.success(), "{model}: {output}");
     println!("{output}");
     server.stop().await;
+}
+
+#[tokio::test]
+async fn tritonclient_gets_detections_and_raw_outputs_over_rest_and_grpc() {
+    let test = "tritonclient_gets_detections_and_raw_outputs_over_rest_and_grpc";
+    let Some(python) = python(test).filter(|_| runtime_is_there(test)) else { return };
+    run(&python, "oip.py", "standard.onnx", &[fixture("standard.onnx")]).await;
+}
+
+#[tokio::test]
+async fn tritonclient_gets_what_every_task_finds_as_tensors() {
+    let test = "tritonclient_gets_what_every_task_finds_as_tensors";
+    let Some(python) = python(test).filter(|_| runtime_is_there(test)) else { return };
+    let picture = fixture("").with_file_name("shaded.png");
+    for model in ["segment", "pose", "pose-without-visibility", "obb", "classify"] {
+        run(&python, "oip_tasks.py", &format!("{model}.onnx"), &[model.into(), picture.clone()]).await;
+    }
 }

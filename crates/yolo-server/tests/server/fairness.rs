@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::http::Request;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use yolo_server::batcher::{Batcher, Job, JobError, Lane, Place, Reply};
+use yolo_server::batcher::{Batcher, Job, JobError, Lane, Place, Reply, Wanted};
 use yolo_server::engine::{EngineInput, emulated};
 use yolo_server::knobs::Knobs;
 use yolo_server::metrics::Metrics;
@@ -29,9 +29,11 @@ fn enqueue(batcher: &Batcher, place: &Place) -> Reply {
     let side = Size::new(64, 64);
     let slot = batcher.admit(place, Duration::ZERO).unwrap();
     slot.enqueue(Job {
-        input: EngineInput { pixels: vec![0; 3 * 64 * 64], content: [0; 32] },
-        letterbox: Letterbox::plan(side, side).unwrap(),
-        parameters: Parameters::default(),
+        input: EngineInput { pixels: vec![0; 3 * 64 * 64].into(), content: [0; 32] },
+        wanted: Wanted::Detections {
+            letterbox: Letterbox::plan(side, side).unwrap(),
+            parameters: Parameters::default(),
+        },
         place: place.clone(),
         start_by: Some(Instant::now() + PATIENCE),
         answer_by: None,

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use yolo_server::Server;
 
-use crate::support::{PATIENCE, emulated, metric, start};
+use crate::support::{PATIENCE, emulated, metric, png, start, start_patient};
 
 /// A message without fields, in its frame: not compressed, length 0.
 const EMPTY: &[u8] = &[0; 5];
@@ -117,7 +117,7 @@ async fn what_is_out_of_bounds_gets_the_status_that_says_so() {
     let mut calls = connect(&server).await.calls;
     // The empty message names no model.
     assert_eq!(call(&mut calls, "ModelInfer", EMPTY).await.1, "5", "NOT_FOUND");
-    assert_eq!(call(&mut calls, "ModelConfig", EMPTY).await.1, "12", "UNIMPLEMENTED");
+    assert_eq!(call(&mut calls, "RepositoryModelLoad", EMPTY).await.1, "12", "UNIMPLEMENTED");
     // `inputs`, and in one of them `contents.bytes_contents`, of two bytes each and a hundred in memory.
     let many = [0x2a, 0].repeat(2_000);
     let nested = [[0x2a, 0xa3, 0x1f, 0x2a, 0xa0, 0x1f].as_slice(), &[0x42, 0].repeat(2_000)].concat();
@@ -132,5 +132,42 @@ async fn what_is_out_of_bounds_gets_the_status_that_says_so() {
     assert!(begun.elapsed() > Duration::from_secs(4) && begun.elapsed() < Duration::from_secs(12));
     let refused = metric(&server, r#"yolo_http_requests_total{endpoint="v2",code="404"}"#).await;
     assert!((refused - 1.0).abs() < 1e-9, "counted as over REST");
+    server.stop().await;
+}
+
+/// A field that holds bytes, text or a message.
+fn field(number: u8, value: &[u8]) -> Vec<u8> {
+    let mut length = vec![];
+    let mut rest = value.len();
+    while rest > 0x7f {
+        length.push((rest & 0x7f) as u8 | 0x80);
+        rest >>= 7;
+    }
+    length.push(rest as u8);
+    [&[number << 3 | 2], length.as_slice(), value].concat()
+}
+
+/// A `ModelInferRequest` with one file.
+fn inference(file: &[u8]) -> Vec<u8> {
+    let input = [field(1, b"image"), field(2, b"BYTES"), field(3, &[1])].concat();
+    let tensor = [&u32::try_from(file.len()).unwrap().to_le_bytes(), file].concat();
+    frame(&[field(1, b"pretended"), field(5, &input), field(7, &tensor)].concat())
+}
+
+#[tokio::test]
+async fn a_calls_timeout_ends_its_work_on_the_server() {
+    let server = start_patient(emulated(500, 0)).await;
+    let mut calls = connect(&server).await.calls;
+    let uri = "http://server/inference.GRPCInferenceService/ModelInfer";
+    let request = Request::post(uri).header("content-type", "application/grpc").header("grpc-timeout", "50m");
+    let request = request.body(Body::from(inference(&png(8, 8, [1; 3])))).unwrap();
+    let begun = Instant::now();
+    calls.ready().await.unwrap();
+    let (_, status) = answer(calls.send_request(request).await.unwrap()).await;
+    assert_eq!(status, "4", "DEADLINE_EXCEEDED");
+    assert!(begun.elapsed() < Duration::from_millis(400), "{:?}", begun.elapsed());
+    let late = metric(&server, r#"yolo_http_requests_total{endpoint="v2",code="504"}"#).await;
+    assert!((late - 1.0).abs() < 1e-9, "the server's own answer");
+    assert_eq!(call(&mut calls, "ModelInfer", inference(&png(8, 8, [2; 3]))).await.1, "0", "without one it is done");
     server.stop().await;
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use yolo_server::batcher::{Batcher, Inferred, Job, JobError, Place};
+use yolo_server::batcher::{Batcher, Inferred, Job, JobError, Place, Wanted};
 use yolo_server::engine::{BatchOutput, Engine, EngineError, EngineInput, LoadedModel, Memory, Sessions, emulated};
 use yolo_server::knobs::Knobs;
 use yolo_server::metrics::Metrics;
@@ -74,9 +74,11 @@ fn start() -> Setup {
 async fn run(batcher: &Batcher, kinds: &[u8]) -> Vec<Result<Inferred, JobError>> {
     let side = Size::new(64, 64);
     let job = |kind: u8| Job {
-        input: EngineInput { pixels: vec![0; 3 * 64 * 64], content: [kind; 32] },
-        letterbox: Letterbox::plan(side, side).unwrap(),
-        parameters: Parameters::default(),
+        input: EngineInput { pixels: vec![0; 3 * 64 * 64].into(), content: [kind; 32] },
+        wanted: Wanted::Detections {
+            letterbox: Letterbox::plan(side, side).unwrap(),
+            parameters: Parameters::default(),
+        },
         place: Place::of_new_request(),
         start_by: Some(Instant::now() + support::PATIENCE),
         answer_by: None,

@@ -11,9 +11,11 @@
 mod annotate;
 mod batch;
 mod batching;
+mod body_limits;
 mod clients;
 mod errors;
 mod fairness;
+mod gpu;
 mod grpc;
 mod hostile;
 mod isolation;

@@ -142,6 +142,8 @@ async fn what_does_not_fit_is_refused_with_a_sentence() {
         (plain("image", "BYTES", json!([1]), json!([1])), None, "BYTES"),
         (plain("image", "FP64", json!([1]), json!([1])), None, "FP64"),
         (plain("image", "FP32", json!([1]), json!([1])), None, "BYTES"),
+        (plain("images", "FP32", json!([1, 3, 1, 1]), json!([0, 0, 0])), None, "3, 64, 64"),
+        (plain("images", "BYTES", json!([1]), json!([base64(&picture)])), None, "FP32 or UINT8"),
         (plain("pixels", "FP32", json!([1]), json!([1])), None, "pixels"),
         (plain("image", "FP32", json!([2]), json!([1])), None, "8 bytes"),
         (plain("image", "BYTES", json!([1]), json!([[[[["deep"]]]]])), None, "JSON"),
@@ -206,5 +208,48 @@ async fn requests_and_images_are_counted_as_those_of_predict_are() {
     ] {
         assert!((metric(&server, series).await - value).abs() < 1e-9, "{series}");
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn prepared_pictures_are_queued_one_by_one_and_answered_with_the_models_outputs() {
+    let server = start_patient(emulated(0, 1)).await;
+    let pixels: Vec<u8> = [7_u8, 9].iter().flat_map(|level| vec![*level; 3 * 64 * 64]).collect();
+    let shape = json!([2, 3, 64, 64]);
+    let parameters = json!({"binary_data_size": pixels.len()});
+    let input = json!({"name": "images", "shape": shape, "datatype": "UINT8", "parameters": parameters});
+    let answer = infer(&server, &json!({"inputs": [input]}), Some(&pixels)).await;
+    assert_eq!(answer.status, 200, "{}", answer.json);
+    let found = output(&answer, "output0");
+    assert_eq!((&found["shape"], &found["datatype"]), (&json!([2, 8, 6]), &json!("FP32")));
+    let values = found["data"].as_array().unwrap();
+    assert_eq!(values.len(), 2 * 8 * 6);
+    assert_ne!(values[..48], values[48..], "each image has its own outputs");
+    for (series, value) in [
+        (r#"yolo_images_total{outcome="ok",source="sync"}"#, 2.0),
+        ("yolo_arrivals_total", 2.0),
+        (r#"yolo_batches_total{size="1"}"#, 2.0),
+        ("yolo_images_in_flight", 0.0),
+    ] {
+        let counted = metric(&server, series).await;
+        assert!((counted - value).abs() < 1e-9, "{series}: {counted}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn prepared_pictures_keep_the_deadlines_of_others() {
+    let server = start_patient(emulated(300, 0)).await;
+    let input = |timeout: u32| {
+        let zeros = vec![0; 3 * 64 * 64];
+        let input = json!({"name": "images", "shape": [1, 3, 64, 64], "datatype": "UINT8", "data": zeros});
+        json!({"inputs": [input], "parameters": {"timeout": timeout}})
+    };
+    assert_eq!(infer(&server, &input(20_000), None).await.status, 504);
+    server.app().offer_knobs(br#"{"deadlineMillis":1,"maxBatchSize":1}"#);
+    let all = (0..6).map(|_| async { infer(&server, &input(0), None).await.status.as_u16() });
+    let statuses = futures::future::join_all(all).await;
+    assert!(statuses.contains(&429), "{statuses:?}");
+    assert!(statuses.iter().all(|status| [200, 429, 504].contains(status)), "{statuses:?}");
     server.stop().await;
 }

@@ -1,10 +1,16 @@
 //! `/openapi.json` says what the server does: every answer, errors too, is checked against it.
 
+use std::collections::BTreeSet;
+
 use axum::body::Body;
 use axum::http::{Method, Request};
+use base64::Engine as _;
 use serde_json::{Value, json};
+use yolo_server::{Config, http};
 
-use crate::support::{Answer, emulated, multipart, png, post, send, start, start_patient};
+use crate::support::{
+    Answer, emulated, eventually, json as json_body, multipart, png, post, send, start, start_patient,
+};
 
 fn get(path: &str) -> Request<Body> {
     Request::get(path).body(Body::empty()).unwrap()
@@ -38,7 +44,10 @@ fn assert_promised(document: &Value, (method, path): (&Method, &str), answer: &A
     for name in response["headers"].as_object().unwrap().keys() {
         assert!(answer.headers.contains_key(name.to_lowercase()), "{method} {path} {}: no {name}", answer.status);
     }
-    let media_type = answer.headers["content-type"].to_str().unwrap();
+    let Some(media_type) = answer.headers.get("content-type").map(|value| value.to_str().unwrap()) else {
+        assert!(response["content"].is_null() && answer.bytes.is_empty(), "{method} {path} {}", answer.status);
+        return;
+    };
     let content = &response["content"][media_type];
     assert!(content.is_object(), "{method} {path} {} does not promise {media_type}", answer.status);
     if media_type == "application/json" {
@@ -72,12 +81,132 @@ async fn every_answer_is_as_the_document_promises() {
         multipart("/predict/batch", &[]),
         get("/models"),
         get("/version"),
-        Request::delete("/predict").body(Body::empty()).unwrap(),
+        get("/openapi.json"),
+        get("/docs"),
+        get("/v2"),
+        get("/v2/health/live"),
+        get("/v2/health/ready"),
+        post("/v2/repository/index", ""),
+        get("/v2/models/stats"),
     ] {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let answer = send(&server, request).await;
-        let operation = if method == Method::DELETE { &Method::POST } else { &method };
-        assert_promised(&document, (operation, &path), &answer);
+        assert_promised(&document, (&method, &path), &answer);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn answers_about_tasks_are_as_the_document_promises() {
+    let server = start(Config { tasks: true, ..emulated(0, 1) }).await;
+    let document = document(&server).await;
+    let keyed =
+        |content: Vec<u8>| Request::post("/predict/async").header("idempotency-key", "mine").body(content.into());
+    let accepted = send(&server, keyed(png(8, 8, [1; 3])).unwrap()).await;
+    assert_eq!(accepted.status, 202);
+    assert_eq!(send(&server, keyed(png(8, 8, [2; 3])).unwrap()).await.status, 409);
+    let task = accepted.headers["location"].to_str().unwrap().to_owned();
+    eventually("the task has ended", async || send(&server, get(&task)).await.body["status"] == "succeeded").await;
+    let failing =
+        send(&server, post("/predict/async", "no picture")).await.headers["location"].to_str().unwrap().to_owned();
+    eventually("the other has failed", async || send(&server, get(&failing)).await.body["status"] == "failed").await;
+    let delete = |path: &str| Request::delete(path).body(Body::empty()).unwrap();
+    for (path, request) in [
+        ("/predict/async", keyed(png(8, 8, [1; 3])).unwrap()),
+        ("/predict/async", keyed(png(8, 8, [2; 3])).unwrap()),
+        ("/predict/async", post("/predict/async", "")),
+        ("/predict/async", post("/predict/async?conf=2", png(8, 8, [3; 3]))),
+        ("/tasks/{id}", get(&task)),
+        ("/tasks/{id}", get(&failing)),
+        ("/tasks/{id}", get("/tasks/unknown")),
+        ("/tasks/{id}", delete(&task)),
+        ("/tasks/{id}", delete("/tasks/unknown")),
+    ] {
+        let method = request.method().clone();
+        assert_promised(&document, (&method, path), &send(&server, request).await);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn answers_of_the_inference_protocol_are_as_the_document_promises() {
+    let server = start(emulated(0, 1)).await;
+    let document = document(&server).await;
+    let version = send(&server, get("/v2/models/pretended")).await.body["versions"][0].as_str().unwrap().to_owned();
+    let picture = base64::engine::general_purpose::STANDARD.encode(png(8, 8, [1; 3]));
+    let of = |name: &str, datatype: &str, shape: Value, data: Value| json!({"id": "mine", "inputs": [{"name": name, "datatype": datatype, "shape": shape, "data": data}]});
+    let good = of("image", "BYTES", json!([1]), json!([picture]));
+    let raw = of("images", "UINT8", json!([1, 3, 64, 64]), json!(vec![0; 3 * 64 * 64]));
+    let bad = of("image", "BYTES", json!([1]), json!(["R0lG"]));
+    for (template, prefix) in [
+        ("/v2/models/{model}", "/v2/models/pretended".to_owned()),
+        ("/v2/models/{model}", "/v2/models/other".to_owned()),
+        ("/v2/models/{model}/versions/{version}", format!("/v2/models/pretended/versions/{version}")),
+    ] {
+        for end in ["", "/config", "/ready", "/stats"] {
+            let answer = send(&server, get(&format!("{prefix}{end}"))).await;
+            assert_promised(&document, (&Method::GET, &format!("{template}{end}")), &answer);
+        }
+        let path = format!("{template}/infer");
+        let mut statuses = Vec::new();
+        for body in [&good, &raw, &bad, &json!({"inputs": []})] {
+            let answer = send(&server, json_body(&format!("{prefix}/infer"), body)).await;
+            assert_promised(&document, (&Method::POST, &path), &answer);
+            statuses.push(answer.status.as_u16());
+        }
+        let expected = if prefix.ends_with("other") { [404; 4] } else { [200, 200, 415, 400] };
+        assert_eq!(statuses, expected, "{prefix}");
+        let binary = Request::post(format!("{prefix}/infer")).header("inference-header-content-length", "0");
+        let answer = send(&server, binary.body(png(8, 8, [1; 3]).into()).unwrap()).await;
+        assert_promised(&document, (&Method::POST, &path), &answer);
+    }
+    server.stop().await;
+}
+
+/// The paths in a router's debug text, as it writes them: `"/predict"`.
+fn routes(router: &axum::Router) -> BTreeSet<String> {
+    let text = format!("{router:?}");
+    let text = text.split("fallback_router").next().unwrap();
+    let quoted = text.split('"').skip(1).step_by(2);
+    let path = |route: &str| if route.len() > 1 { route.trim_end_matches('/').to_owned() } else { route.to_owned() };
+    quoted.filter(|text| text.starts_with('/') && !text.contains('*')).map(path).collect()
+}
+
+#[tokio::test]
+async fn every_route_and_method_is_in_the_document_and_nothing_else() {
+    let server = start(Config { tasks: true, ..emulated(0, 1) }).await;
+    let document = document(&server).await;
+    let documented = document["paths"].as_object().unwrap();
+    let routes = routes(&http::router(server.app()));
+    assert_eq!(routes, documented.keys().cloned().collect(), "the router's paths and the document's");
+    for (path, operations) in documented {
+        // What a path takes is told to whoever asks for something else.
+        let request = Request::patch(path.replace(['{', '}'], "x")).body(Body::empty()).unwrap();
+        let answer = send(&server, request).await;
+        assert_eq!((answer.status.as_u16(), path), (405, path));
+        let allowed = answer.headers["allow"].to_str().unwrap().to_lowercase();
+        let allowed: BTreeSet<_> = allowed.split(',').filter(|method| *method != "head").collect();
+        let documented: BTreeSet<_> = operations.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(allowed, documented, "{path}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn each_operation_lists_only_errors_that_it_can_answer() {
+    let server = start(emulated(0, 1)).await;
+    let document = document(&server).await;
+    let statuses = |path: &str, method: &str| -> Vec<String> {
+        document["paths"][path][method]["responses"].as_object().unwrap().keys().cloned().collect()
+    };
+    assert_eq!(statuses("/version", "get"), ["200", "414", "431", "500"]);
+    assert_eq!(statuses("/models", "get"), ["200", "414", "431", "500", "503"]);
+    assert_eq!(statuses("/tasks/{id}", "get"), ["200", "404", "410", "414", "431", "500", "503"]);
+    assert!(!statuses("/predict", "post").contains(&"410".to_owned()));
+    assert!(!statuses("/predict/async", "post").contains(&"504".to_owned()), "nobody waits for it");
+    for status in ["400", "404", "408", "409", "413", "415", "422", "429", "500", "503", "504"] {
+        assert!(statuses("/predict", "post").contains(&status.to_owned()), "{status}");
+        assert!(statuses("/v2/models/{model}/infer", "post").contains(&status.to_owned()), "{status}");
     }
     server.stop().await;
 }

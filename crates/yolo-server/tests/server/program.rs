@@ -8,19 +8,20 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{PATIENCE, eventually, get};
+use crate::redis::{Redis, SCOPE};
+use crate::support::{PATIENCE, eventually, get, png, post, send_to, value_of};
 
-fn program(model: &str) -> Command {
+pub fn program(model: &str) -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_yolo-server"));
     program.stderr(Stdio::null()).args(["--model", model, "--grpc-address", "127.0.0.1:0"]);
     program
 }
 
-fn free_address() -> std::net::SocketAddr {
+pub fn free_address() -> std::net::SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-async fn ended(child: &mut Child) -> ExitStatus {
+pub async fn ended(child: &mut Child) -> ExitStatus {
     let mut status = None;
     eventually("program ends", async || {
         status = child.try_wait().unwrap();
@@ -30,7 +31,7 @@ async fn ended(child: &mut Child) -> ExitStatus {
     status.unwrap()
 }
 
-fn terminate(child: &Child) {
+pub fn terminate(child: &Child) {
     assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
 }
 
@@ -111,4 +112,36 @@ async fn the_log_level_changes_while_it_runs() {
     assert!(ended(&mut child).await.success());
     let lines = std::fs::read_to_string(log.path()).unwrap();
     assert!(lines.lines().all(|line| serde_json::from_str::<Value>(line).is_ok_and(|line| line["level"].is_string())));
+}
+
+#[tokio::test]
+async fn results_are_shared_over_tls_with_a_store_whose_certificate_is_trusted_and_with_no_other() {
+    let Some(redis) = Redis::start("results_are_shared_over_tls").await else { return };
+    for (trusted, answers) in [(false, 0), (true, 1)] {
+        let (api, admin) = (free_address(), free_address());
+        let mut command = program("pretended.onnx");
+        command.args(["--engine=emulated", "--imgsz=64", "--drain-propagation-seconds=0", "--redis-scope", SCOPE]);
+        command.args(["--api-address".to_owned(), api.to_string(), "--admin-address".to_owned(), admin.to_string()]);
+        command.arg("--redis-url-file").arg(redis.tls_url_file());
+        if trusted {
+            command.env("SSL_CERT_FILE", redis.certificate());
+        }
+        let mut child = command.spawn().unwrap();
+        eventually("ready", async || get(admin, "/readyz").await.is_ok_and(|(status, _)| status == 200)).await;
+        assert_eq!(send_to(api, post("/predict", png(8, 8, [1; 3]))).await.status, 200);
+        if trusted {
+            eventually("the answer is stored", async || redis.answers().await > 0).await;
+        } else {
+            eventually("the store is away", async || {
+                let series = r#"yolo_store_errors_total{operation="cache_get"}"#;
+                get(admin, "/metrics")
+                    .await
+                    .is_ok_and(|(_, page)| value_of(&page, series).is_some_and(|errors| errors > 0.0))
+            })
+            .await;
+        }
+        assert_eq!(redis.answers().await, answers);
+        terminate(&child);
+        assert!(ended(&mut child).await.success());
+    }
 }

@@ -1,13 +1,29 @@
 //! Every request can be found again: by its id, by its trace, in the log.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use axum::http::Request;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
+use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::any_value::Value as AnyValue;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span};
 use serde_json::Value;
+use tokio::net::TcpListener;
 use tracing_subscriber::fmt::MakeWriter;
+use yolo_server::Config;
 
-use crate::support::{call, emulated, png, send, start};
+use crate::program::{ended, free_address, program, terminate};
+use crate::support::{call, emulated, eventually, get, png, predict, send, send_to, start, start_patient};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -88,4 +104,157 @@ async fn each_request_is_one_line_of_the_log_that_names_it() {
     assert!(good["duration_ms"].as_f64().unwrap() >= good["queue_and_inference_ms"].as_f64().unwrap());
     assert_eq!((&bad["fields"]["status"], &bad["fields"]["error"]), (&415.into(), &"unsupported_image".into()));
     server.stop().await;
+}
+
+/// A collector that keeps what it gets.
+#[derive(Clone, Default)]
+struct Collector(Arc<Mutex<Vec<ResourceSpans>>>);
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportTraceServiceRequest>,
+    ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
+        self.0.lock().unwrap().extend(request.into_inner().resource_spans);
+        Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+impl Collector {
+    /// Serves it over OTLP/gRPC.
+    async fn start() -> (Self, String) {
+        let collector = Self::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let service = TowerToHyperService::new(TraceServiceServer::new(collector.clone()));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let connection = http2::Builder::new(TokioExecutor::new());
+                tokio::spawn(connection.serve_connection(TokioIo::new(stream), service.clone()));
+            }
+        });
+        (collector, endpoint)
+    }
+
+    fn resources(&self) -> Vec<ResourceSpans> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// The spans of a trace by their names.
+    fn trace(&self, id: &str) -> BTreeMap<String, Span> {
+        let scopes = self.resources().into_iter().flat_map(|resource| resource.scope_spans);
+        let spans = scopes.flat_map(|scope| scope.spans).filter(|span| hex(&span.trace_id) == id);
+        spans.map(|span| (span.name.clone(), span)).collect()
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn text<'a>(attributes: &'a [KeyValue], key: &str) -> &'a str {
+    let attribute = attributes.iter().find(|attribute| attribute.key == key);
+    match attribute.and_then(|attribute| attribute.value.as_ref()?.value.as_ref()) {
+        Some(AnyValue::StringValue(text)) => text,
+        other => panic!("{key}: {other:?}"),
+    }
+}
+
+fn traced(uri: &str, trace_id: &str, flags: &str, body: Vec<u8>) -> Request<axum::body::Body> {
+    let request = Request::post(uri).header("traceparent", format!("00-{trace_id}-00f067aa0ba902b7-{flags}"));
+    request.body(body.into()).unwrap()
+}
+
+fn collected_at(endpoint: String, config: Config) -> Config {
+    Config { otlp_endpoint: Some(endpoint), ..config }
+}
+
+#[tokio::test]
+async fn a_collector_gets_each_sampled_request_as_a_span_of_its_clients_trace() {
+    let (collector, endpoint) = Collector::start().await;
+    let server = start_patient(collected_at(endpoint, emulated(30, 0))).await;
+    let [good, bad, late, unsampled] = ["a", "b", "c", "d"].map(|digit| digit.repeat(32));
+    let picture = png(8, 8, [1; 3]);
+    let answer = send(&server, traced("/predict", &good, "01", picture.clone())).await;
+    let own = answer.headers["traceparent"].to_str().unwrap().split('-').nth(2).unwrap().to_owned();
+    send(&server, traced("/predict", &bad, "01", b"no picture".to_vec())).await;
+    send(&server, traced("/predict?timeout_ms=5", &late, "01", png(8, 8, [2; 3]))).await;
+    send(&server, traced("/predict", &unsampled, "00", picture.clone())).await;
+    let begun = predict(&server, &picture).await.headers["traceparent"].to_str().unwrap().to_owned();
+    let begun = begun.split('-').nth(1).unwrap();
+    server.drain().await;
+
+    // No waiting: the drain has flushed.
+    let spans = collector.trace(&good);
+    let request = &spans["POST predict"];
+    assert_eq!((hex(&request.span_id), hex(&request.parent_span_id)), (own, "00f067aa0ba902b7".to_owned()));
+    assert_eq!(request.kind, SpanKind::Server as i32);
+    assert_eq!(request.status.as_ref().map_or(0, |status| status.code), StatusCode::Unset as i32);
+    for name in ["queue", "inference"] {
+        let child = &spans[name];
+        assert_eq!(child.parent_span_id, request.span_id, "{name}");
+        assert!(request.start_time_unix_nano <= child.start_time_unix_nano, "{name}");
+        assert!(child.end_time_unix_nano <= request.end_time_unix_nano, "{name}");
+    }
+    let inference = &spans["inference"];
+    let took = Duration::from_nanos(inference.end_time_unix_nano - inference.start_time_unix_nano);
+    assert!(took >= Duration::from_millis(25), "the emulated engine's 30 ms, {took:?}");
+
+    let request = &collector.trace(&bad)["POST predict"];
+    assert_eq!(text(&request.attributes, "error.type"), "unsupported_image");
+    assert_eq!(request.status.as_ref().map_or(0, |status| status.code), StatusCode::Unset as i32, "the client's fault");
+    let request = &collector.trace(&late)["POST predict"];
+    let status = request.status.as_ref().unwrap();
+    assert_eq!((status.code, status.message.as_str()), (StatusCode::Error as i32, "deadline_exceeded"));
+    assert!(collector.trace(&unsampled).is_empty(), "its client does not record it");
+    assert_eq!(collector.trace(begun)["POST predict"].parent_span_id, [0_u8; 0], "a trace of its own");
+
+    for resource in collector.resources() {
+        let attributes = resource.resource.unwrap().attributes;
+        assert_eq!(text(&attributes, "service.name"), "yolo-server");
+        assert!(!text(&attributes, "service.instance.id").is_empty(), "the pod's name");
+    }
+}
+
+#[tokio::test]
+async fn a_collector_that_is_gone_or_hangs_costs_no_request_its_time() {
+    let hangs = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gone = free_address();
+    for address in [hangs.local_addr().unwrap(), gone] {
+        let server = start(collected_at(format!("http://{address}"), emulated(0, 1))).await;
+        let begun = Instant::now();
+        // More spans than wait for a collector at most.
+        for number in 0..3_000 {
+            let request =
+                Request::get("/version").header("traceparent", format!("00-{number:032x}-00f067aa0ba902b7-01"));
+            assert_eq!(call(&server, request.body(axum::body::Body::empty()).unwrap()).await.status, 200);
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "{address}: {:?}", begun.elapsed());
+        assert_eq!(predict(&server, &png(8, 8, [1; 3])).await.status, 200);
+        let draining = Instant::now();
+        server.drain().await;
+        assert!(draining.elapsed() < Duration::from_secs(5), "{address}: {:?}", draining.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn the_standard_variable_names_the_collector_and_a_signal_flushes() {
+    let (collector, endpoint) = Collector::start().await;
+    let (api, admin): (SocketAddr, SocketAddr) = (free_address(), free_address());
+    let mut child = program("pretended.onnx")
+        .args(["--engine=emulated", "--imgsz=64", "--drain-propagation-seconds=0"])
+        .args(["--api-address".to_owned(), api.to_string(), "--admin-address".to_owned(), admin.to_string()])
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        .env("OTEL_SERVICE_NAME", "cameras")
+        .spawn()
+        .unwrap();
+    eventually("ready", async || get(admin, "/readyz").await.is_ok_and(|(status, _)| status == 200)).await;
+    let trace_id = "e".repeat(32);
+    assert_eq!(send_to(api, traced("/predict", &trace_id, "01", png(8, 8, [1; 3]))).await.status, 200);
+    terminate(&child);
+    assert!(ended(&mut child).await.success());
+    assert!(collector.trace(&trace_id).contains_key("POST predict"), "{:?}", collector.resources());
+    let attributes = collector.resources().remove(0).resource.unwrap().attributes;
+    assert_eq!(text(&attributes, "service.name"), "cameras");
 }

@@ -1,5 +1,8 @@
 //! The pixels of a letterbox, bit-exact to OpenCV's `resize(INTER_LINEAR)` of u8.
 //!
+//! Rows stay interleaved (`r g b r g b …`) until the last step: a resized row's samples are made from the picture's bytes
+//! sixteen at a time, two such rows are blended, and what comes out is split into the planes.
+//!
 //! Bounds: taps are clamped to the source's last row and pixel, and all buffers are sized from one plan. The kernel is
 //! compiled once for each SIMD level of the platform and the best one is taken at run time, without `unsafe` of ours.
 #![expect(clippy::indexing_slicing, reason = "see the bounds argument in the module doc")]
@@ -10,36 +13,36 @@
 )]
 #![expect(clippy::inline_always, reason = "a function that is not inlined loses the SIMD level of its caller")]
 
+mod columns;
+
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
 
 use fearless_simd::prelude::*;
-use fearless_simd::{Level, dispatch, i16x16, u8x32, u64x4};
+use fearless_simd::{Level, dispatch};
 
 use super::Letterbox;
 use crate::picture::Picture;
+use columns::{Columns, SLACK_BYTES};
 
 /// Grey of the padding, as the models were trained with.
 const PADDING: u8 = 114;
 /// OpenCV's `INTER_RESIZE_COEF_SCALE`: weights are integers in 1/2048.
 const WEIGHT_ONE: f32 = 2048.0;
-/// Output pixels of one step along x: their pairs of samples fill one 256-bit vector.
-const LANES: usize = 8;
-/// Bytes that are read at a tap: two RGB neighbours and two bytes that are masked away.
-const TAP_BYTES: usize = 8;
-/// Bytes that a tap at a row's last pixel reads past the row's end.
-const SLACK_BYTES: usize = TAP_BYTES - 3;
 
 /// Fills `output` (`[3, H, W]`, as planned for `picture`), the rows of the picture by `threads` threads.
 pub(super) fn fill(picture: &Picture, plan: &Letterbox, output: &mut [u8], threads: NonZeroUsize) {
     let width = plan.target.width();
     let rows = plan.resized.height();
     let band_rows = rows.div_ceil(threads.get());
-    output.fill(PADDING);
     let start = plan.top_px as usize * width;
-    let mut planes = output
-        .chunks_exact_mut(width * plan.target.height())
-        .map(|plane| plane[start..start + rows * width].chunks_mut(band_rows * width));
+    let mut planes = output.chunks_exact_mut(width * plan.target.height()).map(|plane| {
+        let (above, rest) = plane.split_at_mut(start);
+        let (rows, below) = rest.split_at_mut(rows * width);
+        above.fill(PADDING);
+        below.fill(PADDING);
+        rows.chunks_mut(band_rows * width)
+    });
     let (Some(red), Some(green), Some(blue)) = (planes.next(), planes.next(), planes.next()) else { return };
     let columns = Columns::new(plan);
     let source = Source { picture, plan, columns: &columns };
@@ -79,6 +82,7 @@ impl Source<'_> {
         let mut upper = BlendedRow::new(self.columns);
         let mut lower = BlendedRow::new(self.columns);
         let mut spare = Vec::new();
+        let mut interleaved = vec![0; self.columns.samples()];
         let left = self.plan.left_px as usize;
         let right = left + self.plan.resized.width();
         let target_width = self.plan.target.width();
@@ -92,17 +96,22 @@ impl Source<'_> {
             for (blended, source_y) in [(&mut upper, tap.first), (&mut lower, tap.second)] {
                 if blended.source_y != Some(source_y) {
                     blended.source_y = Some(source_y);
-                    blended.fill(simd, row_with_slack(self.picture, source_y, &mut spare), self.columns);
+                    let row = row_with_slack(self.picture, source_y, &mut spare);
+                    self.columns.blend(simd, row, &mut blended.samples);
                 }
             }
-            for ((row, upper), lower) in [red, green, blue].into_iter().zip(&upper.planes).zip(&lower.planes) {
-                blend_rows(upper, lower, &tap, &mut row[left..right]);
-            }
+            blend_rows(&upper.samples, &lower.samples, &tap, &mut interleaved);
+            let rows = [red, green, blue].map(|row| {
+                row[..left].fill(PADDING);
+                row[right..].fill(PADDING);
+                &mut row[left..right]
+            });
+            split(&interleaved, rows);
         }
     }
 }
 
-/// The bytes of a source row and [`SLACK_BYTES`] behind it; where the picture ends there, by way of `spare`.
+/// The bytes of a source row and [`SLACK_BYTES`] behind it, which weigh nothing; where the picture ends there, by way of `spare`.
 fn row_with_slack<'a>(picture: &'a Picture, source_y: usize, spare: &'a mut Vec<u8>) -> &'a [u8] {
     let stride = 3 * picture.size().width();
     let start = source_y * stride;
@@ -128,31 +137,6 @@ fn weights(fraction: f32) -> [i16; 2] {
     [1.0 - fraction, fraction].map(|weight| (weight * WEIGHT_ONE).round_ties_even() as i16)
 }
 
-/// Horizontal taps, in groups of [`LANES`]; the last group is filled up with taps of no weight.
-struct Columns {
-    /// Byte offset in the row of the left neighbour; the right one follows it.
-    starts: Vec<[usize; LANES]>,
-    /// Weights of left and right neighbour, alternating.
-    weights: Vec<[i16; 2 * LANES]>,
-}
-
-impl Columns {
-    /// At the borders OpenCV zeroes the fraction, so that what follows a row's last pixel weighs nothing.
-    fn new(plan: &Letterbox) -> Self {
-        let groups = plan.resized.width().div_ceil(LANES);
-        let (mut starts, mut all_weights) = (vec![[0; LANES]; groups], vec![[0; 2 * LANES]; groups]);
-        let last = i64::from(plan.source.width_px) - 1;
-        let places = starts.as_flattened_mut().iter_mut().zip(all_weights.as_flattened_mut().as_chunks_mut().0);
-        for (x, (start, pair)) in (0..plan.resized.width_px).zip(places) {
-            let (below, fraction) = sample(x, plan.source.width_px, plan.resized.width_px);
-            let inside = (0..last).contains(&below);
-            *start = 3 * below.clamp(0, last) as usize;
-            *pair = weights(if inside { fraction } else { 0.0 });
-        }
-        Self { starts, weights: all_weights }
-    }
-}
-
 /// Two neighbouring source rows and their weights in 1/2048.
 struct RowTap {
     first: usize,
@@ -170,89 +154,35 @@ impl RowTap {
     }
 }
 
-/// One source row resized along x: three planes in 1/128 of a level, at most 255 * 128, which fits i16.
+/// One source row resized along x: interleaved samples in 1/128 of a level, at most 255 * 128, which fits i16.
 struct BlendedRow {
     source_y: Option<usize>,
-    planes: [Vec<i16>; 3],
+    samples: Vec<i16>,
 }
 
 impl BlendedRow {
     fn new(columns: &Columns) -> Self {
-        Self { source_y: None, planes: [0; 3].map(|_: u8| vec![0; LANES * columns.starts.len()]) }
-    }
-
-    /// `row`: a source row with its slack.
-    #[inline(always)]
-    fn fill<S: Simd>(&mut self, simd: S, row: &[u8], columns: &Columns) {
-        let [red, green, blue] = self.planes.each_mut().map(|plane| plane.as_chunks_mut::<LANES>().0.iter_mut());
-        let places = red.zip(green).zip(blue);
-        for ((starts, weights), ((red, green), blue)) in columns.starts.iter().zip(&columns.weights).zip(places) {
-            let weights = i16x16::simd_from(simd, *weights);
-            let samples = Samples::new(simd, row, starts);
-            samples.blend::<0>(simd, weights, red);
-            samples.blend::<1>(simd, weights, green);
-            samples.blend::<2>(simd, weights, blue);
-        }
+        Self { source_y: None, samples: vec![0; columns.samples()] }
     }
 }
 
-/// Two neighbouring RGB pixels, the lowest byte first; the two highest bytes are whatever follows.
-#[inline(always)]
-fn pixel_pair(row: &[u8], start: usize) -> u64 {
-    // The slice has the length that the chunk asks for: the alternative is never taken, and not compiled.
-    let bytes = row[start..start + TAP_BYTES].first_chunk().unwrap_or(&[0; TAP_BYTES]);
-    u64::from_le_bytes(*bytes)
-}
-
-/// Eight pixel pairs of which the two highest bytes are 0: pairs 0, 1, 4, 5, and pairs 2, 3, 6, 7.
-///
-/// In this order the shuffles of [`Samples::blend`], which stay within 128 bits, give the pairs in their order.
-struct Samples<S: Simd> {
-    outer: u8x32<S>,
-    inner: u8x32<S>,
-}
-
-impl<S: Simd> Samples<S> {
-    #[inline(always)]
-    fn new(simd: S, row: &[u8], starts: &[usize; LANES]) -> Self {
-        let mask = u64x4::splat(simd, 0x0000_FFFF_FFFF_FFFF);
-        let pairs = |places: [usize; 4]| {
-            let [a, b, c, d] = places;
-            let pairs = [starts[a], starts[b], starts[c], starts[d]].map(
-                #[inline(always)]
-                |start| pixel_pair(row, start),
-            );
-            (u64x4::simd_from(simd, pairs) & mask).bitcast::<u8x32<S>>()
-        };
-        Self { outer: pairs([0, 1, 4, 5]), inner: pairs([2, 3, 6, 7]) }
-    }
-
-    /// One channel: `(left * weight + right * weight) >> 4` of the eight pairs.
-    #[inline(always)]
-    fn blend<const CHANNEL: u8>(&self, simd: S, weights: i16x16<S>, output: &mut [i16; LANES]) {
-        // Byte 6 is one of the zeroes: a pair of samples becomes two 16-bit numbers.
-        let (left, right, zero) = (CHANNEL, CHANNEL + 3, 6);
-        let pairs = [left, zero, right, zero, left + 8, zero, right + 8, zero];
-        let none = [zero; 8];
-        let control = |low: [u8; 8], high: [u8; 8]| {
-            let block: [u8; 16] = std::array::from_fn(|i| if i < 8 { low[i] } else { high[i - 8] });
-            u8x32::simd_from(simd, std::array::from_fn(|i| block[i % 16]))
-        };
-        let samples = self.outer.swizzle_dyn_within_blocks(control(pairs, none))
-            | self.inner.swizzle_dyn_within_blocks(control(none, pairs));
-        let sums = samples.bitcast::<i16x16<S>>().pairwise_dot_product(weights) >> 4;
-        let (low, high) = sums.split();
-        low.relaxed_narrow(high).store_slice(output);
-    }
-}
-
-/// One output row of one channel. No branch, no index, and the product's high half alone: it vectorises as `pmulhw`.
+/// One output row. No branch, no index, and the product's high half alone: it vectorises as `pmulhw`.
 #[inline(always)]
 fn blend_rows(upper: &[i16], lower: &[i16], tap: &RowTap, output: &mut [u8]) {
     let [first_weight, second_weight] = tap.weights;
     let high = |weight: i16, value: i16| ((i32::from(weight) * i32::from(value)) >> 16) as i16;
-    for ((pixel, &upper), &lower) in output.iter_mut().zip(upper).zip(lower) {
+    for ((sample, &upper), &lower) in output.iter_mut().zip(upper).zip(lower) {
         let sum = high(first_weight, upper) + high(second_weight, lower);
-        *pixel = ((sum + 2) >> 2) as u8;
+        *sample = ((sum + 2) >> 2) as u8;
+    }
+}
+
+/// Interleaved samples into three rows of one channel each; vectorised by the compiler.
+#[inline(always)]
+fn split(interleaved: &[u8], rows: [&mut [u8]; 3]) {
+    let [red, green, blue] = rows;
+    let pixels = interleaved.as_chunks::<3>().0;
+    for (((pixel, red), green), blue) in pixels.iter().zip(red).zip(green).zip(blue) {
+        [*red, *green, *blue] = *pixel;
     }
 }

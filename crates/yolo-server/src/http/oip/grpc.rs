@@ -2,6 +2,7 @@
 
 mod codec;
 mod convert;
+mod deadline;
 mod listener;
 mod unread;
 mod upload;
@@ -13,20 +14,21 @@ use std::time::{Duration, Instant};
 use axum::http::{HeaderMap, Request as Head};
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
-use tokio::sync::OwnedSemaphorePermit;
-use tonic::metadata::MetadataValue;
-use tonic::{Request, Response, Status, Streaming};
+use prost::Message;
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use super::infer::{self, Answered, Asked};
-use super::metadata;
+use super::{config, metadata, repository, statistics};
 use crate::app::App;
 use crate::http::Received;
 use crate::http::error::ApiError;
 use crate::http::image::{self, Image};
 use crate::http::observe::Record;
 use crate::lifecycle::Stage;
-use crate::predictor::Predictor;
+use crate::predictor::{Predictor, Speed};
 use convert::status;
+use deadline::Deadline;
 use upload::Held;
 
 pub(crate) use listener::serve;
@@ -42,9 +44,10 @@ mod proto {
 
 use proto::grpc_inference_service_server::GrpcInferenceService;
 use proto::{
-    ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest,
-    ModelReadyResponse, ModelStreamInferResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest,
-    ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+    ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
+    ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest, ModelStatisticsResponse,
+    ModelStreamInferResponse, RepositoryIndexRequest, RepositoryIndexResponse, ServerLiveRequest, ServerLiveResponse,
+    ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
 };
 
 /// The calls of one server.
@@ -87,8 +90,8 @@ impl GrpcInferenceService for Service {
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
-        let memory = extensions.get::<Held>().and_then(Held::take);
-        let answer = self.answer("ModelInfer", &metadata.into_headers(), message, memory).await;
+        let call = Call::new("ModelInfer", metadata, &extensions);
+        let answer = self.answer(&call, message).await;
         answer.map(|answer| self.marked(Response::new(answer))).map_err(|error| status(&error))
     }
 
@@ -99,52 +102,85 @@ impl GrpcInferenceService for Service {
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
         let (metadata, extensions, messages) = request.into_parts();
-        let headers = Arc::new(metadata.into_headers());
-        let held = extensions.get::<Held>().cloned().unwrap_or_default();
+        let call = Arc::new(Call::new("ModelStreamInfer", metadata, &extensions));
         let (service, lifecycle) = (self.clone(), self.app.lifecycle.clone());
         // A stream has no end of its own: without this one, each would hold up the drain for its whole budget.
         let messages = messages.take_until(async move { lifecycle.reached(Stage::Closing).await });
         let answers = messages.map(move |message| {
-            let (service, headers, memory) = (service.clone(), Arc::clone(&headers), held.take());
-            async move { Ok(service.answer_in_stream(headers, message?, memory).await) }
+            let (service, call) = (service.clone(), Arc::clone(&call));
+            async move { Ok(service.answer_in_stream(call, message?).await) }
         });
         Ok(self.marked(Response::new(Box::pin(answers.buffered(STREAM_IN_FLIGHT_MAX)))))
     }
+
+    async fn model_config(
+        &self,
+        request: Request<ModelConfigRequest>,
+    ) -> Result<Response<ModelConfigResponse>, Status> {
+        let ModelConfigRequest { name, version } = request.into_inner();
+        let predictor = infer::model(&self.app, &name, &version).map_err(|error| status(&error))?;
+        Ok(Response::new(config::of(predictor).into()))
+    }
+
+    async fn model_statistics(
+        &self,
+        request: Request<ModelStatisticsRequest>,
+    ) -> Result<Response<ModelStatisticsResponse>, Status> {
+        let ModelStatisticsRequest { name, version } = request.into_inner();
+        let predictor = infer::any_model(&self.app, &name, &version).map_err(|error| status(&error))?;
+        Ok(Response::new(statistics::of(predictor.model(), &self.app.metrics.batch).into()))
+    }
+
+    async fn repository_index(
+        &self,
+        request: Request<RepositoryIndexRequest>,
+    ) -> Result<Response<RepositoryIndexResponse>, Status> {
+        let only_ready = request.into_inner().ready;
+        let mut models = repository::index(&self.app);
+        models.retain(|_| !only_ready || self.app.ready().is_ok());
+        Ok(Response::new(models.into()))
+    }
 }
 
-/// The body's share of the memory for bodies.
-type Memory = Option<OwnedSemaphorePermit>;
+/// What all messages of a call share.
+struct Call {
+    method: &'static str,
+    headers: HeaderMap,
+    deadline: Option<Instant>,
+    /// The bodies' share of the memory for bodies.
+    held: Held,
+}
+
+impl Call {
+    fn new(method: &'static str, metadata: MetadataMap, extensions: &Extensions) -> Self {
+        let deadline = extensions.get::<Deadline>().and_then(|deadline| deadline.0);
+        let held = extensions.get::<Held>().cloned().unwrap_or_default();
+        Self { method, headers: metadata.into_headers(), deadline, held }
+    }
+}
 
 impl Service {
     /// One inference; counted and logged as the same request over REST is.
-    async fn answer(
-        &self,
-        method: &str,
-        headers: &HeaderMap,
-        message: ModelInferRequest,
-        memory: Memory,
-    ) -> Result<ModelInferResponse, ApiError> {
-        let mut record = Record::begin(&self.app.metrics, &head(method, headers));
-        let result = self.steps(headers, message, memory, &mut record).await;
+    async fn answer(&self, call: &Call, message: ModelInferRequest) -> Result<ModelInferResponse, ApiError> {
+        let mut record = Record::begin(&self.app, &head(call));
+        let result = self.steps(call, message, &mut record).await;
         record.answered(result.as_ref().err());
         result
     }
 
     async fn steps(
         &self,
-        headers: &HeaderMap,
+        call: &Call,
         message: ModelInferRequest,
-        memory: Memory,
         record: &mut Record,
     ) -> Result<ModelInferResponse, ApiError> {
         let app = &*self.app;
         let id = message.id.clone();
         // Refused here, a request counts as one image: nobody knows how many it held.
-        let question = ask(app, headers, message, memory).inspect_err(|error| Image::arrived(app).failed(error));
-        let (predictor, asked) = question?;
-        record.received(Received { at: asked.received, queue_and_inference: Duration::ZERO });
-        let Answered { outputs, queue_and_inference } = infer::infer(app, predictor, &asked).await?;
-        record.received(Received { at: asked.received, queue_and_inference });
+        let (predictor, asked) = ask(app, call, message).inspect_err(|error| Image::arrived(app).failed(error))?;
+        record.received(Received { at: asked.received, speed: Speed::default() });
+        let Answered { outputs, speed, memory: _memory } = infer::infer(app, predictor, &asked).await?;
+        record.received(Received { at: asked.received, speed });
         let start = Instant::now();
         let response = convert::response(predictor.model(), id, outputs);
         image::encoded(app, start);
@@ -154,13 +190,12 @@ impl Service {
     /// One inference of a stream: a failed one does not end it.
     fn answer_in_stream(
         self,
-        headers: Arc<HeaderMap>,
+        call: Arc<Call>,
         message: ModelInferRequest,
-        memory: Memory,
     ) -> BoxFuture<'static, ModelStreamInferResponse> {
         let id = message.id.clone();
         let answer = async move {
-            match self.answer("ModelStreamInfer", &headers, message, memory).await {
+            match self.answer(&call, message).await {
                 Ok(response) => {
                     ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) }
                 }
@@ -183,26 +218,23 @@ impl Service {
 }
 
 /// The head that the same request would have over REST.
-fn head(method: &str, headers: &HeaderMap) -> Head<()> {
+fn head(call: &Call) -> Head<()> {
     let mut head = Head::new(());
     *head.method_mut() = axum::http::Method::POST;
     // The names of two methods are always valid in a path.
-    *head.uri_mut() = format!("/v2/inference.GRPCInferenceService/{method}").parse().unwrap_or_default();
-    *head.headers_mut() = headers.clone();
+    *head.uri_mut() = format!("/v2/inference.GRPCInferenceService/{}", call.method).parse().unwrap_or_default();
+    *head.headers_mut() = call.headers.clone();
     head
 }
 
-fn ask<'a>(
-    app: &'a App,
-    headers: &HeaderMap,
-    message: ModelInferRequest,
-    memory: Memory,
-) -> Result<(&'a Predictor, Asked), ApiError> {
+fn ask<'a>(app: &'a App, call: &Call, message: ModelInferRequest) -> Result<(&'a Predictor, Asked), ApiError> {
     let received = Instant::now();
+    let memory = call.held.take(&app.bodies, message.encoded_len())?.map(Arc::new);
     let predictor = infer::model(app, &message.model_name, &message.model_version)?;
     let convert::Tensors { inputs, outputs, parameters } = convert::request(message)?;
-    let wishes = infer::wishes(&axum::http::Uri::default(), headers, parameters, predictor)?;
+    let mut wishes = infer::wishes(&axum::http::Uri::default(), &call.headers, parameters, predictor)?;
+    let left = call.deadline.map(|deadline| deadline.saturating_duration_since(received));
+    wishes.timeout = wishes.timeout.into_iter().chain(left).min();
     // The time of the upload is the client's and the framework's affair; it is not known here.
-    let asked = Asked { inputs, outputs, wishes, received, read: Duration::ZERO, memory: memory.map(Arc::new) };
-    Ok((predictor, asked))
+    Ok((predictor, Asked { inputs, outputs, wishes, received, read: Duration::ZERO, memory }))
 }

@@ -7,9 +7,11 @@ use axum::http::{HeaderMap, Uri};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::OwnedSemaphorePermit;
-use yolo_vision::Detection;
+use yolo_vision::Masks;
 
-use super::tensor::{self, Datatype, Tensor, invalid};
+use super::detections::{self, Batch};
+use super::raw;
+use super::tensor::{Datatype, Tensor, invalid};
 use crate::app::App;
 use crate::http::batch;
 use crate::http::body::Upload;
@@ -17,12 +19,12 @@ use crate::http::error::{ApiError, Code};
 use crate::http::image::Image;
 use crate::http::parameters::Wishes;
 use crate::limits;
-use crate::predictor::{Prediction, Predictor};
+use crate::predictor::{Prediction, Predictor, Speed};
 
 /// The input of encoded files: JPEG, PNG or WebP.
 pub const FILES: &str = "image";
-/// What encoded files are answered with.
-const OUTPUTS: [&str; 4] = ["num_detections", "boxes", "scores", "classes"];
+/// The input of tensors that are prepared already.
+pub const PICTURES: &str = "images";
 
 /// What a request asks.
 #[derive(Debug)]
@@ -46,8 +48,10 @@ pub struct Asked {
 pub struct Answered {
     /// The wanted tensors, in the order of the wishes.
     pub outputs: Vec<Tensor>,
-    /// What its slowest image spent in queue and engine.
-    pub queue_and_inference: Duration,
+    /// Times of its slowest image.
+    pub speed: Speed,
+    /// What the outputs hold of the memory for bodies, where they are large.
+    pub memory: Option<OwnedSemaphorePermit>,
 }
 
 /// The served model if it is the named one.
@@ -63,6 +67,14 @@ pub fn model<'a>(app: &'a App, name: &str, version: &str) -> Result<&'a Predicto
     let asked = if version.is_empty() { format!("{name:.64}") } else { format!("{name:.64} version {version:.64}") };
     let message = format!("unknown model {asked}: {} version {} is served here", model.name, model.version());
     Err(ApiError::new(Code::NotFound, message))
+}
+
+/// [`model`], where no name means the only one.
+///
+/// # Errors
+/// As [`model`].
+pub fn any_model<'a>(app: &'a App, name: &str, version: &str) -> Result<&'a Predictor, ApiError> {
+    if name.is_empty() { app.serving() } else { model(app, name, version) }
 }
 
 /// What a request chooses, from its address, its headers and its parameters; those of `/predict`, and the protocol's
@@ -96,30 +108,27 @@ pub fn wishes(
 /// # Errors
 /// 400 for tensors that do not fit the model, otherwise as `/predict`; one image that fails fails the request.
 pub async fn infer(app: &App, predictor: &Predictor, asked: &Asked) -> Result<Answered, ApiError> {
-    let files = files(asked).inspect_err(|error| Image::arrived(app).failed(error))?;
-    let answered = detect(app, predictor, files, asked).await?;
-    if asked.outputs.is_empty() {
-        return Ok(answered);
+    match asked.inputs.as_slice() {
+        [input] if input.name == PICTURES => raw::infer(app, predictor, input, asked).await,
+        _ => {
+            let files = files(predictor, asked).inspect_err(|error| Image::arrived(app).failed(error))?;
+            detect(app, predictor, files, asked).await
+        }
     }
-    let Answered { outputs, queue_and_inference } = answered;
-    let wanted = |name: &String| outputs.iter().find(|output| output.name == *name).cloned();
-    Ok(Answered { outputs: asked.outputs.iter().filter_map(wanted).collect(), queue_and_inference })
 }
 
 /// The files of a request whose tensors fit the model.
-fn files(asked: &Asked) -> Result<Vec<Bytes>, ApiError> {
+fn files(predictor: &Predictor, asked: &Asked) -> Result<Vec<Bytes>, ApiError> {
     let [input] = asked.inputs.as_slice() else {
         return Err(invalid(format!("one input a request, found {}", asked.inputs.len())));
     };
     if input.name != FILES {
-        return Err(invalid(format!("unknown input {:.64}: known is {FILES}", input.name)));
+        return Err(invalid(format!("unknown input {:.64}: known are {FILES} and {PICTURES}", input.name)));
     }
     if input.datatype != Datatype::Bytes {
         return Err(invalid(format!("{FILES} is BYTES, found {}", input.datatype.as_str())));
     }
-    if let Some(unknown) = asked.outputs.iter().find(|name| !OUTPUTS.contains(&name.as_str())) {
-        return Err(invalid(format!("unknown output {unknown:.64}: known are {}", OUTPUTS.join(", "))));
-    }
+    known_outputs(&asked.outputs, detections::names(predictor.model().info.task()))?;
     if !input.elements().is_some_and(|files| (1..=limits::BATCH_PARTS_MAX).contains(&files)) {
         let shape = &input.shape;
         return Err(invalid(format!("{FILES}: 1 to {} files, found shape {shape:?}", limits::BATCH_PARTS_MAX)));
@@ -127,12 +136,32 @@ fn files(asked: &Asked) -> Result<Vec<Bytes>, ApiError> {
     input.byte_strings()
 }
 
+/// Checks that all wanted outputs are among the `known` ones of the request's input.
+///
+/// # Errors
+/// 400 naming one that is not.
+pub fn known_outputs(wanted: &[String], known: &[&str]) -> Result<(), ApiError> {
+    let unknown = wanted.iter().find(|name| !known.contains(&name.as_str()));
+    unknown
+        .map_or(Ok(()), |unknown| Err(invalid(format!("unknown output {unknown:.64}: known are {}", known.join(", ")))))
+}
+
 /// Finds the objects in encoded files.
 async fn detect(app: &App, predictor: &Predictor, files: Vec<Bytes>, asked: &Asked) -> Result<Answered, ApiError> {
-    let count = files.len();
+    let (count, model) = (files.len(), &predictor.model().info);
+    let wanted: Vec<&str> = match asked.outputs.as_slice() {
+        [] => detections::names(model.task()).to_vec(),
+        named => named.iter().map(String::as_str).collect(),
+    };
+    let mut wishes = asked.wishes.clone();
+    // Outlines have no rectangular form, and masks that nobody wants need not be made.
+    wishes.parameters.masks = match wishes.parameters.masks {
+        Masks::Polygon | Masks::Rle if wanted.contains(&detections::MASKS) => Masks::Rle,
+        _ => Masks::None,
+    };
     let run = |file: Bytes| {
         let (image, upload) = offered(app, file, asked);
-        batch::run(predictor, image, Ok(upload), (&asked.wishes, asked.received))
+        batch::run(predictor, image, Ok(upload), (&wishes, asked.received))
     };
     let runs: Vec<_> = files.into_iter().map(run).collect();
     let found: Vec<_> = stream::iter(runs)
@@ -142,9 +171,10 @@ async fn detect(app: &App, predictor: &Predictor, files: Vec<Bytes>, asked: &Ask
         // The first that fails ends the others: nobody would see their results.
         .try_collect()
         .await?;
-    let waited = found.iter().map(|Prediction { speed, .. }| speed.queue + speed.inference).max();
-    let normalize = asked.wishes.parameters.normalize;
-    Ok(Answered { outputs: tensors(&found, normalize), queue_and_inference: waited.unwrap_or_default() })
+    let speed = found.iter().map(|Prediction { speed, .. }| *speed).max_by_key(Speed::queue_and_inference);
+    let batch = Batch { found: &found, normalize: wishes.parameters.normalize, model };
+    let outputs = wanted.into_iter().map(|name| batch.output(name)).collect();
+    Ok(Answered { outputs, speed: speed.unwrap_or_default(), memory: None })
 }
 
 fn offered<'a>(app: &'a App, file: Bytes, asked: &Asked) -> (Image<'a>, Upload) {
@@ -164,51 +194,17 @@ fn offered<'a>(app: &'a App, file: Bytes, asked: &Asked) -> (Image<'a>, Upload) 
     (image, upload)
 }
 
-fn at(index: usize, mut error: ApiError) -> ApiError {
+/// The error of one image of several.
+pub fn at(index: usize, mut error: ApiError) -> ApiError {
     error.message = format!("image {index}: {}", error.message);
     error
 }
 
-/// Detections of N images as tensors, padded with zeros to the most of one image, D.
+/// Does long work off the threads that serve connections: numbers in JSON take a third of a second to read at worst.
 ///
-/// `num_detections` INT32 `[N, 1]`, `boxes` FP32 `[N, D, 4]` (x1, y1, x2, y2 in pixels, or in fractions of the image if
-/// `normalize`), `scores` FP32 `[N, D]`, `classes` INT32 `[N, D]`.
-fn tensors(found: &[Prediction], normalize: bool) -> Vec<Tensor> {
-    let images = found.len();
-    let most = found.iter().map(|prediction| prediction.answer.detections.len()).max().unwrap_or_default();
-    let rows = || found.iter().flat_map(|prediction| padded(&prediction.answer.detections, most));
-    let counts = tensor::integers(found.iter().map(|prediction| small(prediction.answer.detections.len())));
-    let boxes = found.iter().flat_map(|Prediction { answer, .. }| {
-        let size = answer.size;
-        let [width, height] = if normalize { [size.width_px, size.height_px] } else { [1, 1] };
-        padded(&answer.detections, most)
-            .flat_map(move |detection| edges(detection, f64::from(width), f64::from(height)))
-    });
-    let boxes = tensor::floats(boxes);
-    let scores = tensor::floats(rows().map(|detection| detection.map_or(0.0, |detection| detection.confidence)));
-    let class = |detection: &Detection| i32::try_from(detection.class).unwrap_or(i32::MAX);
-    let classes = tensor::integers(rows().map(|detection| detection.map_or(0, class)));
-    let [counts_name, boxes_name, scores_name, classes_name] = OUTPUTS;
-    vec![
-        Tensor::output(counts_name, Datatype::Int32, &[images, 1], counts),
-        Tensor::output(boxes_name, Datatype::Fp32, &[images, most, 4], boxes),
-        Tensor::output(scores_name, Datatype::Fp32, &[images, most], scores),
-        Tensor::output(classes_name, Datatype::Int32, &[images, most], classes),
-    ]
-}
-
-fn padded(detections: &[Detection], len: usize) -> impl Iterator<Item = Option<&Detection>> {
-    detections.iter().map(Some).chain(std::iter::repeat(None)).take(len)
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "coordinates are f32")]
-fn edges(detection: Option<&Detection>, width: f64, height: f64) -> [f32; 4] {
-    let Some(Detection { bounds, .. }) = detection else { return [0.0; 4] };
-    let part = |edge: f32, whole: f64| (f64::from(edge) / whole) as f32;
-    [part(bounds.x1, width), part(bounds.y1, height), part(bounds.x2, width), part(bounds.y2, height)]
-}
-
-/// A count of at most a few thousand.
-fn small(count: usize) -> i32 {
-    i32::try_from(count).unwrap_or(i32::MAX)
+/// # Errors
+/// 500 if it panicked.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    let work = tokio::task::spawn_blocking(work).await;
+    work.map_err(|_| ApiError::new(Code::Internal, "reading the tensors crashed"))
 }

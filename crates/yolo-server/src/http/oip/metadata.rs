@@ -1,8 +1,12 @@
 //! What the server and the model say about themselves.
 
+use std::iter;
+
+use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::infer::FILES;
+use super::detections;
+use super::infer::{FILES, PICTURES};
 use super::tensor::Datatype;
 use crate::engine::LoadedModel;
 
@@ -11,19 +15,20 @@ pub const SERVER: &str = env!("CARGO_PKG_NAME");
 /// Its version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Extensions of the protocol that it speaks.
-pub const EXTENSIONS: [&str; 3] = ["binary_tensor_data", "statistics", "parameters"];
+pub const EXTENSIONS: [&str; 5] =
+    ["binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics"];
 /// A size that the request decides.
 const ANY: i64 = -1;
 
 /// `GET /v2`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct ServerMetadata {
     /// The program's.
     pub name: &'static str,
     /// The program's.
     pub version: &'static str,
     /// Extensions of the protocol that it speaks.
-    pub extensions: [&'static str; 3],
+    pub extensions: [&'static str; 5],
 }
 
 /// The server's.
@@ -32,7 +37,7 @@ pub const fn server() -> ServerMetadata {
 }
 
 /// `GET /v2/models/{model}`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct ModelMetadata {
     /// Its file's stem.
     pub name: String,
@@ -42,12 +47,12 @@ pub struct ModelMetadata {
     pub platform: &'static str,
     /// Inputs, of which a request names one.
     pub inputs: Vec<TensorMetadata>,
-    /// Outputs of all inputs.
+    /// Outputs: those that answer `image`, then the model's own, which answer `images`.
     pub outputs: Vec<TensorMetadata>,
 }
 
 /// A tensor's name, type and shape; -1 is any size.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct TensorMetadata {
     /// As requests name it.
     pub name: String,
@@ -65,16 +70,24 @@ impl TensorMetadata {
 
 /// A model's.
 pub fn model(model: &LoadedModel) -> ModelMetadata {
+    let info = &model.info;
+    let [height, width] = [info.size().height_px, info.size().width_px].map(i64::from);
+    let detections = detections::names(info.task()).iter().map(|name| {
+        let (datatype, shape) = detections::described(name, info);
+        TensorMetadata::new(name, datatype, &shape)
+    });
+    let raw = info.output_names().iter().zip(info.output_dims()).map(|(name, dims)| {
+        let sizes = dims.iter().skip(1).map(|dim| dim.and_then(|size| i64::try_from(size).ok()).unwrap_or(ANY));
+        TensorMetadata::new(name, Datatype::Fp32, &iter::once(ANY).chain(sizes).collect::<Vec<_>>())
+    });
     ModelMetadata {
         name: model.name.clone(),
         versions: [model.version().to_owned()],
         platform: "onnx_onnxv1",
-        inputs: vec![TensorMetadata::new(FILES, Datatype::Bytes, &[ANY])],
-        outputs: vec![
-            TensorMetadata::new("num_detections", Datatype::Int32, &[ANY, 1]),
-            TensorMetadata::new("boxes", Datatype::Fp32, &[ANY, ANY, 4]),
-            TensorMetadata::new("scores", Datatype::Fp32, &[ANY, ANY]),
-            TensorMetadata::new("classes", Datatype::Int32, &[ANY, ANY]),
+        inputs: vec![
+            TensorMetadata::new(FILES, Datatype::Bytes, &[ANY]),
+            TensorMetadata::new(PICTURES, Datatype::Fp32, &[ANY, 3, height, width]),
         ],
+        outputs: detections.chain(raw).collect(),
     }
 }

@@ -1,11 +1,11 @@
 //! The protocol over REST: `/v2` and everything below it, on the API's port.
 
-mod codec;
+pub mod codec;
 mod elements;
 
 use std::iter;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
@@ -15,13 +15,15 @@ use axum::{Json, Router};
 use serde::Deserialize;
 
 use super::infer::{self, Answered, Asked};
-use super::{metadata, statistics};
+use super::repository::{self, ModelIndex};
+use super::{config, metadata, statistics};
 use crate::app::App;
 use crate::http::body::{self, Whole};
 use crate::http::error::{ApiError, Code};
 use crate::http::image::{self, Image};
 use crate::http::{Received, answer};
-use crate::predictor::Predictor;
+use crate::lifecycle::Stage;
+use crate::predictor::{Predictor, Speed};
 use codec::{Decoded, Head};
 
 /// The routes.
@@ -30,6 +32,8 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/v2", get(async || Json(metadata::server())))
         .route("/v2/health/live", get(live))
         .route("/v2/health/ready", get(ready))
+        .route("/v2/repository/index", post(index))
+        .route("/v2/models/stats", get(statistics_of_all))
         .nest("/v2/models/{model}", model_routes())
         .nest("/v2/models/{model}/versions/{version}", model_routes())
 }
@@ -38,6 +42,7 @@ fn model_routes() -> Router<Arc<App>> {
     Router::new()
         .route("/", get(model_metadata))
         .route("/ready", get(model_ready))
+        .route("/config", get(model_config))
         .route("/stats", get(model_statistics))
         .route("/infer", post(infer))
 }
@@ -57,17 +62,24 @@ impl Target {
     }
 }
 
-async fn live(State(app): State<Arc<App>>) -> StatusCode {
-    if app.live().is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+async fn live(State(app): State<Arc<App>>) -> Result<StatusCode, ApiError> {
+    app.live().map(|()| StatusCode::OK).map_err(|reason| ApiError::new(Code::EngineFailed, reason))
 }
 
-async fn ready(State(app): State<Arc<App>>) -> StatusCode {
-    if app.ready().is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+async fn ready(State(app): State<Arc<App>>) -> Result<StatusCode, ApiError> {
+    app.ready().map(|()| StatusCode::OK).map_err(|reason| {
+        let code = match app.lifecycle.stage() {
+            Stage::Starting => Code::Starting,
+            Stage::Serving => Code::EngineFailed,
+            Stage::Draining | Stage::Closing | Stage::Aborting => Code::Draining,
+        };
+        ApiError::new(code, reason)
+    })
 }
 
 async fn model_ready(State(app): State<Arc<App>>, Path(target): Path<Target>) -> Result<StatusCode, ApiError> {
     target.find(&app)?;
-    Ok(ready(State(app)).await)
+    ready(State(app)).await
 }
 
 async fn model_metadata(State(app): State<Arc<App>>, Path(target): Path<Target>) -> Result<Response, ApiError> {
@@ -76,6 +88,18 @@ async fn model_metadata(State(app): State<Arc<App>>, Path(target): Path<Target>)
 
 async fn model_statistics(State(app): State<Arc<App>>, Path(target): Path<Target>) -> Result<Response, ApiError> {
     Ok(Json(statistics::of(target.find(&app)?.model(), &app.metrics.batch)).into_response())
+}
+
+async fn model_config(State(app): State<Arc<App>>, Path(target): Path<Target>) -> Result<Response, ApiError> {
+    Ok(Json(config::of(target.find(&app)?)).into_response())
+}
+
+async fn statistics_of_all(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    Ok(Json(statistics::of(app.serving()?.model(), &app.metrics.batch)).into_response())
+}
+
+async fn index(State(app): State<Arc<App>>) -> Json<Vec<ModelIndex>> {
+    Json(repository::index(&app))
 }
 
 async fn infer(State(app): State<Arc<App>>, Path(target): Path<Target>, request: Request) -> Response {
@@ -103,14 +127,14 @@ async fn steps(
     let question = read(app, target, request).await.inspect_err(|error| Image::arrived(app).failed(error))?;
     let Question { predictor, asked, id, binary: (named, others) } = question;
     let at = asked.received;
-    *received = Some(Received { at, queue_and_inference: Duration::ZERO });
-    let Answered { outputs, queue_and_inference } = infer::infer(app, predictor, &asked).await?;
-    *received = Some(Received { at, queue_and_inference });
+    *received = Some(Received { at, speed: Speed::default() });
+    let Answered { outputs, speed, memory: _memory } = infer::infer(app, predictor, &asked).await?;
+    *received = Some(Received { at, speed });
     let start = Instant::now();
     let model = predictor.model();
     let head = Head { model_name: &model.name, model_version: model.version(), id: &id };
     let outputs: Vec<_> = outputs.into_iter().zip(named.into_iter().chain(iter::repeat(others))).collect();
-    let mut response = codec::encode(&head, &outputs);
+    let mut response = codec::encode(&head, &outputs)?;
     answer::mark_emulated(&mut response, predictor);
     image::encoded(app, start);
     Ok(response)
@@ -120,16 +144,10 @@ async fn read<'a>(app: &'a App, target: &Target, request: Request) -> Result<Que
     let predictor = target.find(app)?;
     let (uri, headers) = (request.uri().clone(), request.headers().clone());
     let Whole { bytes, received, read, memory } = body::receive_whole(request, &app.bodies, &app.metrics.http).await?;
-    let (decoded, headers) = blocking(move || (codec::decode(&headers, &bytes), headers)).await?;
+    let (decoded, headers) = infer::blocking(move || (codec::decode(&headers, &bytes), headers)).await?;
     let Decoded { id, parameters, inputs, outputs, binary_outputs } = decoded?;
     let wishes = infer::wishes(&uri, &headers, parameters, predictor)?;
     let (outputs, named) = outputs.into_iter().unzip();
     let asked = Asked { inputs, outputs, wishes, received, read, memory };
     Ok(Question { predictor, asked, id, binary: (named, binary_outputs) })
-}
-
-/// Numbers in JSON take a third of a second to read at worst: too long for a thread that serves connections.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
-    let work = tokio::task::spawn_blocking(work).await;
-    work.map_err(|_| ApiError::new(Code::Internal, "reading the tensors crashed"))
 }

@@ -1,5 +1,6 @@
 //! What a model has done so far, as Triton's statistics extension tells it: from the counters of `/metrics`.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::engine::LoadedModel;
@@ -7,40 +8,52 @@ use crate::limits;
 use crate::metrics::BatchMetrics;
 
 /// `GET /v2/models/{model}/stats`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Statistics<'a> {
-    model_stats: [ModelStatistics<'a>; 1],
+    /// The only model's.
+    pub model_stats: [ModelStatistics<'a>; 1],
 }
 
-#[derive(Debug, Serialize)]
-struct ModelStatistics<'a> {
-    name: &'a str,
-    version: &'a str,
+/// A model's.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ModelStatistics<'a> {
+    /// Its file's stem.
+    pub name: &'a str,
+    /// The served version.
+    pub version: &'a str,
     /// Images run.
-    inference_count: u64,
+    pub inference_count: u64,
     /// Batches run.
-    execution_count: u64,
-    inference_stats: InferenceStatistics,
-    batch_stats: Vec<BatchStatistics>,
+    pub execution_count: u64,
+    /// By image.
+    pub inference_stats: InferenceStatistics,
+    /// By batch size.
+    pub batch_stats: Vec<BatchStatistics>,
 }
 
-#[derive(Debug, Serialize)]
-struct InferenceStatistics {
+/// Of images.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct InferenceStatistics {
     /// Each image's batch.
-    compute_infer: Total,
+    pub compute_infer: Total,
 }
 
-#[derive(Debug, Serialize)]
-struct BatchStatistics {
-    batch_size: usize,
-    compute_infer: Total,
+/// Of batches of one size.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct BatchStatistics {
+    /// Images in each.
+    pub batch_size: usize,
+    /// All of them.
+    pub compute_infer: Total,
 }
 
 /// How often something was done, and how long all of it took.
-#[derive(Debug, Clone, Copy, Serialize)]
-struct Total {
-    count: u64,
-    ns: u64,
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+pub struct Total {
+    /// How often.
+    pub count: u64,
+    /// Nanoseconds.
+    pub ns: u64,
 }
 
 /// A model's since its start.

@@ -204,7 +204,9 @@ impl Walk<'_> {
         let width = if self.bits(1)? == 1 { 8 } else { 1 };
         let first = self.bits(width)?;
         if pair {
-            return Some(Stored::Pair([first, self.bits(8)?]));
+            let second = self.bits(8)?;
+            // The decoder refuses a symbol that the alphabet lacks; a distance of one would be too large to count.
+            return (first < symbols && second < symbols).then_some(Stored::Pair([first, second]));
         }
         let mut lengths = vec![0; symbols];
         *lengths.get_mut(first)? = 1;

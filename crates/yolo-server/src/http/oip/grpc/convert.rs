@@ -8,14 +8,21 @@ use tonic::{Code as GrpcCode, Status};
 use super::proto::infer_parameter::ParameterChoice;
 use super::proto::model_infer_request::InferInputTensor;
 use super::proto::model_infer_response::InferOutputTensor;
+use super::proto::model_instance_group::Kind;
 use super::proto::model_metadata_response::TensorMetadata as TensorMessage;
+use super::proto::repository_index_response::ModelIndex as IndexMessage;
 use super::proto::{
-    InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse, ModelMetadataResponse,
-    ServerMetadataResponse,
+    DataType, InferBatchStatistics, InferParameter, InferStatistics, InferTensorContents, ModelConfig as ConfigMessage,
+    ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelInput, ModelInstanceGroup, ModelMetadataResponse,
+    ModelOutput, ModelStatistics as StatisticsMessage, ModelStatisticsResponse, RepositoryIndexResponse,
+    ServerMetadataResponse, StatisticDuration,
 };
 use crate::engine::LoadedModel;
 use crate::http::error::{ApiError, Code};
+use crate::http::oip::config::{ConfigTensor, InstanceGroup, ModelConfig};
 use crate::http::oip::metadata::{ModelMetadata, ServerMetadata, TensorMetadata};
+use crate::http::oip::repository::ModelIndex;
+use crate::http::oip::statistics::{BatchStatistics, ModelStatistics, Statistics, Total};
 use crate::http::oip::tensor::{self, Datatype, Tensor, invalid};
 
 /// What a request holds.
@@ -139,6 +146,74 @@ impl From<ModelMetadata> for ModelMetadataResponse {
 impl From<TensorMetadata> for TensorMessage {
     fn from(TensorMetadata { name, datatype, shape }: TensorMetadata) -> Self {
         Self { name, datatype: datatype.to_owned(), shape }
+    }
+}
+
+impl From<ModelConfig> for ModelConfigResponse {
+    fn from(config: ModelConfig) -> Self {
+        let ModelConfig { name, platform, backend, max_batch_size, input, output, instance_group } = config;
+        let data_type = |name: &str| DataType::from_str_name(name).unwrap_or_default().into();
+        let input = input.into_iter().map(|ConfigTensor { name, data_type: named, dims }| ModelInput {
+            name,
+            data_type: data_type(named),
+            dims,
+        });
+        let output = output.into_iter().map(|ConfigTensor { name, data_type: named, dims }| ModelOutput {
+            name,
+            data_type: data_type(named),
+            dims,
+        });
+        let group = |InstanceGroup { kind, count }| ModelInstanceGroup {
+            count,
+            kind: Kind::from_str_name(kind).unwrap_or_default().into(),
+        };
+        Self {
+            config: Some(ConfigMessage {
+                name,
+                platform: platform.to_owned(),
+                backend: backend.to_owned(),
+                max_batch_size,
+                input: input.collect(),
+                output: output.collect(),
+                instance_group: instance_group.into_iter().map(group).collect(),
+            }),
+        }
+    }
+}
+
+impl From<Statistics<'_>> for ModelStatisticsResponse {
+    fn from(Statistics { model_stats }: Statistics<'_>) -> Self {
+        Self { model_stats: model_stats.into_iter().map(StatisticsMessage::from).collect() }
+    }
+}
+
+impl From<ModelStatistics<'_>> for StatisticsMessage {
+    fn from(statistics: ModelStatistics<'_>) -> Self {
+        let total = |Total { count, ns }| Some(StatisticDuration { count, ns });
+        let batch = |BatchStatistics { batch_size, compute_infer }| InferBatchStatistics {
+            batch_size: batch_size as u64,
+            compute_infer: total(compute_infer),
+        };
+        Self {
+            name: statistics.name.to_owned(),
+            version: statistics.version.to_owned(),
+            inference_count: statistics.inference_count,
+            execution_count: statistics.execution_count,
+            inference_stats: Some(InferStatistics { compute_infer: total(statistics.inference_stats.compute_infer) }),
+            batch_stats: statistics.batch_stats.into_iter().map(batch).collect(),
+        }
+    }
+}
+
+impl From<Vec<ModelIndex>> for RepositoryIndexResponse {
+    fn from(models: Vec<ModelIndex>) -> Self {
+        let model = |ModelIndex { name, version, state, reason }| IndexMessage {
+            name,
+            version,
+            state: state.to_owned(),
+            reason: reason.to_owned(),
+        };
+        Self { models: models.into_iter().map(model).collect() }
     }
 }
 

@@ -11,9 +11,11 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tonic::codec::CompressionEncoding;
 use tower::ServiceExt;
 
 use super::Service;
+use super::deadline::Deadline;
 use super::proto::grpc_inference_service_server::GrpcInferenceServiceServer;
 use super::unread::{Unread, Watched};
 use super::upload::{self, Held, Pace};
@@ -22,6 +24,8 @@ use crate::connection::{self, Policy};
 use crate::lifecycle::Stage;
 use crate::{limits, random};
 
+/// Header that names a call's compression.
+const ENCODING: &str = "grpc-encoding";
 /// Calls of one connection at a time; clients wait for the others.
 const CALLS_MAX: u32 = 128;
 /// Time for the answer to a ping; a peer that gives none is gone.
@@ -97,14 +101,21 @@ async fn respond(
     unread: Unread,
     idle_max: Duration,
 ) -> Result<Response<Watched>, Infallible> {
-    let held = Held::default();
     let stream = call.uri().path().ends_with("/ModelStreamInfer");
+    let compressed = call.headers().get(ENCODING).is_some_and(|encoding| encoding != "identity");
+    let (held, deadline) = (Held::new(stream && compressed), Deadline::of(call.headers()));
     let pace = if stream { Pace::Stream { idle_max } } else { Pace::Message };
     let memory = service.app.bodies.clone();
     let mut call = call.map(|body| StreamBody::new(Box::pin(upload::bounded(body, pace, memory, held.clone()))));
     call.extensions_mut().insert(held);
-    // As many bytes as REST takes, so that every request fits both.
-    let calls = GrpcInferenceServiceServer::new(service).max_decoding_message_size(limits::BATCH_BYTES_MAX);
+    call.extensions_mut().insert(deadline);
+    // As many bytes as REST takes, so that every request fits both. A compressed one is inflated on a thread that serves
+    // connections, and a few kilobytes may become all of it.
+    let limits = *service.app.bodies.limits();
+    let bytes_max = if compressed { limits.body_bytes_max } else { limits.batch_bytes_max };
+    let calls = GrpcInferenceServiceServer::new(service)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .max_decoding_message_size(bytes_max);
     let response = calls.oneshot(call).await?;
     Ok(response.map(|body| unread.watch(body)))
 }

@@ -11,23 +11,32 @@ use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 
 use super::convert::status;
-use crate::http::body::{self, BodyMemory};
+use crate::http::body::BodyMemory;
 use crate::http::error::{ApiError, Code};
 
 /// The memory that a call's bytes hold. Its handler takes it with each message, so that it is given back with the
 /// message's answer; what it leaves goes with the call.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Held(Arc<Mutex<Share>>);
+pub(super) struct Held {
+    share: Arc<Mutex<Share>>,
+    /// Whether the call keeps a buffer that its messages are inflated into.
+    inflates: bool,
+}
 
 #[derive(Debug, Default)]
 struct Share {
     bytes: usize,
     memory: Option<OwnedSemaphorePermit>,
+    buffer: Option<OwnedSemaphorePermit>,
 }
 
 impl Held {
+    pub(super) fn new(inflates: bool) -> Self {
+        Self { inflates, ..Self::default() }
+    }
+
     fn share(&self) -> MutexGuard<'_, Share> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.share.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn grow(&self, memory: &BodyMemory, bytes: usize) -> Result<(), ApiError> {
@@ -38,9 +47,24 @@ impl Held {
         Ok(())
     }
 
-    /// What the bytes hold that have come since the last call.
-    pub(super) fn take(&self) -> Option<OwnedSemaphorePermit> {
-        std::mem::take(&mut *self.share()).memory
+    /// What the bytes hold that have come since the last call, grown to the size of the message that they became.
+    ///
+    /// # Errors
+    /// 429 if an inflated message is more than memory can hold.
+    pub(super) fn take(
+        &self,
+        memory: &BodyMemory,
+        message_bytes: usize,
+    ) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
+        let mut share = self.share();
+        share.bytes = 0;
+        let mut held = share.memory.take();
+        memory.hold(&mut held, message_bytes)?;
+        if self.inflates {
+            // The buffer stays as large as its largest message until the call ends.
+            memory.hold(&mut share.buffer, message_bytes)?;
+        }
+        Ok(held)
     }
 }
 
@@ -80,7 +104,7 @@ pub(super) fn bounded(
 impl Upload {
     async fn next(mut self) -> Result<Option<(Frame<Bytes>, Self)>, Status> {
         let due = match self.pace {
-            Pace::Message => body::due(self.started, self.bytes),
+            Pace::Message => self.memory.due(self.started, self.bytes),
             Pace::Stream { idle_max } => Instant::now() + idle_max,
         };
         let too_slow = || status(&ApiError::new(Code::RequestTimeout, "the messages came too slowly"));

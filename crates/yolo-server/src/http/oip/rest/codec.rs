@@ -12,10 +12,13 @@ use serde::ser::{SerializeSeq, Serializer};
 use serde::{Deserialize, Serialize};
 
 use super::elements::{Elements, Few, Parameters};
-use crate::http::error::ApiError;
+use crate::http::error::{ApiError, Code};
 use crate::http::oip::infer::FILES;
 use crate::http::oip::tensor::{self, Datatype, Tensor, invalid};
+use crate::limits::BodyLimits;
 
+/// Largest tensor written as JSON, whose numbers take up to five times the bytes.
+const TEXT_BYTES_MAX: usize = BodyLimits::DEFAULT.batch_bytes_max / 5;
 const HEADER_LENGTH: &str = "inference-header-content-length";
 
 /// A decoded request.
@@ -199,7 +202,7 @@ struct BinarySize {
     binary_data_size: usize,
 }
 
-/// A tensor's elements as a flat list of numbers; what is no number becomes null.
+/// A tensor's elements as a flat list of numbers or texts; what is no number becomes null.
 struct Data<'a>(&'a Tensor);
 
 impl Serialize for Data<'_> {
@@ -213,18 +216,29 @@ impl Serialize for Data<'_> {
             Datatype::Int32 => {
                 data.as_chunks().0.iter().try_for_each(|b| list.serialize_element(&i32::from_le_bytes(*b)))?;
             }
-            Datatype::Uint8 | Datatype::Bytes => data.iter().try_for_each(|level| list.serialize_element(level))?,
+            Datatype::Uint8 => data.iter().try_for_each(|level| list.serialize_element(level))?,
+            Datatype::Bytes => {
+                let texts = self.0.byte_strings().unwrap_or_default(); // our own outputs are whole
+                texts.iter().try_for_each(|text| list.serialize_element(&String::from_utf8_lossy(text)))?;
+            }
         }
         list.end()
     }
 }
 
 /// Writes an answer: each tensor in JSON, or behind it in binary.
-pub fn encode(head: &Head<'_>, outputs: &[(Tensor, bool)]) -> Response {
+///
+/// # Errors
+/// 413 for a tensor that is too large for JSON.
+pub fn encode(head: &Head<'_>, outputs: &[(Tensor, bool)]) -> Result<Response, ApiError> {
+    if let Some((large, _)) = outputs.iter().find(|(tensor, binary)| !binary && tensor.data.len() > TEXT_BYTES_MAX) {
+        let message = format!("{:.64} is too large for JSON: ask for it with the parameter binary_data", large.name);
+        return Err(ApiError::new(Code::PayloadTooLarge, message));
+    }
     let json = ResponseJson { head, outputs: outputs.iter().map(OutputJson::of).collect() };
     let binary: Vec<&Bytes> = outputs.iter().filter(|(_, binary)| *binary).map(|(tensor, _)| &tensor.data).collect();
     if binary.is_empty() {
-        return Json(json).into_response();
+        return Ok(Json(json).into_response());
     }
     // Names and numbers always have a JSON form.
     let text = serde_json::to_vec(&json).unwrap_or_default();
@@ -237,5 +251,5 @@ pub fn encode(head: &Head<'_>, outputs: &[(Tensor, bool)]) -> Response {
     let mut response = body.freeze().into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, octets);
     response.headers_mut().insert(HEADER_LENGTH, HeaderValue::from(text.len()));
-    response
+    Ok(response)
 }

@@ -8,8 +8,8 @@ use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Seq
 
 use crate::limits;
 
-/// Most numbers of one list: as many as fit a body in binary.
-const NUMBERS_MAX: usize = limits::BATCH_BYTES_MAX / size_of::<f32>();
+/// Most numbers of one list: as many as fit a body of the usual size in binary.
+const NUMBERS_MAX: usize = limits::BodyLimits::DEFAULT.batch_bytes_max / size_of::<f32>();
 /// Deepest nesting of `data`: the rank of the largest tensor.
 const DEPTH_MAX: usize = 4;
 /// Most members of a list or an object that is not `data`.

@@ -1,0 +1,132 @@
+//! ONNX Runtime's CPU provider: one session runs every batch size.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use ort::environment::Environment;
+use ort::session::builder::PrepackedWeights;
+use ort::session::{NoSelectedOutputs, RunOptions, Session, SessionInputValue, SessionOutputs};
+use ort::value::TensorRef;
+use yolo_vision::{OutputView, Size};
+
+use super::Element;
+use super::outputs::Output;
+use crate::engine::{BatchOutput, Engine, EngineError, EngineInput, Memory, Sessions};
+
+/// Opens sessions that share their prepacked weights.
+pub(super) struct CpuSessions {
+    pub(super) model: PathBuf,
+    pub(super) threads: usize,
+    pub(super) weights: PrepackedWeights,
+    pub(super) environment: &'static Environment,
+}
+
+impl CpuSessions {
+    pub(super) fn session(&self) -> ort::Result<Session> {
+        super::builder(self.environment, self.threads)?
+            // Its plan of a run is one block, for which the arena grows by a power of two: a fifth of a session's memory
+            // for no time saved.
+            .with_memory_pattern(false)?
+            .with_prepacked_weights(&self.weights)?
+            .commit_from_file(&self.model)
+    }
+}
+
+/// [`CpuSessions`] with what their engines must know of the model.
+pub(super) struct Opener {
+    pub(super) sessions: CpuSessions,
+    /// The session that told what the model is, until a worker takes it.
+    pub(super) described: Mutex<Option<Session>>,
+    pub(super) output_names: Arc<[String]>,
+    pub(super) batch_fixed: Option<usize>,
+    pub(super) size: Size,
+    pub(super) element: Element,
+}
+
+impl Sessions for Opener {
+    fn open(&self) -> Result<Box<dyn Engine>, EngineError> {
+        let mut release = RunOptions::new()?;
+        // Arenas never shrink by themselves: one rare batch of 8 would hold 400 MB for ever.
+        release.set("memory.enable_memory_arena_shrinkage", "cpu:0")?;
+        let described = self.described.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(Box::new(CpuEngine {
+            session: described.map_or_else(|| self.sessions.session(), Ok)?,
+            keep: RunOptions::new()?,
+            release,
+            batch_fixed: self.batch_fixed,
+            size: self.size,
+            output_names: Arc::clone(&self.output_names),
+            element: self.element,
+            tensor: Vec::new(),
+            tensor_half: Vec::new(),
+        }))
+    }
+}
+
+struct CpuEngine {
+    session: Session,
+    keep: RunOptions<NoSelectedOutputs>,
+    release: RunOptions<NoSelectedOutputs>,
+    batch_fixed: Option<usize>,
+    size: Size,
+    output_names: Arc<[String]>,
+    element: Element,
+    tensor: Vec<f32>,
+    /// The same in 16 bits; empty unless the model takes them.
+    tensor_half: Vec<f16>,
+}
+
+impl CpuEngine {
+    /// Writes the pictures into the tensor; a model with a fixed batch gets black ones behind them. Returns the batch.
+    fn fill(&mut self, inputs: &[&EngineInput]) -> Result<usize, EngineError> {
+        let image_len = super::image_len(self.size);
+        let batch = self.batch_fixed.unwrap_or(inputs.len()).max(inputs.len());
+        self.tensor.clear();
+        self.tensor.resize(batch * image_len, 0.0);
+        for (input, tensor) in inputs.iter().zip(self.tensor.chunks_exact_mut(image_len)) {
+            super::write(input, tensor)?;
+        }
+        if self.element == Element::Half {
+            // Rounding the f32 quotient equals dividing in f16: both operands are exact in f16.
+            self.tensor_half.resize(self.tensor.len(), f16::ZERO);
+            self.tensor_half.convert_from_f32_slice(&self.tensor);
+        }
+        Ok(batch)
+    }
+}
+
+impl Engine for CpuEngine {
+    fn run(&mut self, inputs: &[&EngineInput], memory: Memory) -> Result<Box<dyn BatchOutput + '_>, EngineError> {
+        let batch = self.fill(inputs)?;
+        let shape = super::input_shape(batch, self.size);
+        let tensor: SessionInputValue<'_> = match self.element {
+            Element::Single => TensorRef::from_array_view((shape, self.tensor.as_slice()))?.into(),
+            Element::Half => TensorRef::from_array_view((shape, self.tensor_half.as_slice()))?.into(),
+        };
+        let options = if memory == Memory::Keep { &self.keep } else { &self.release };
+        let outputs = self.session.run_with_options([tensor], options)?;
+        if memory == Memory::Release {
+            (self.tensor, self.tensor_half) = (Vec::new(), Vec::new());
+        }
+        let known = |name: &String| Output::of(outputs.get(name)?);
+        let tensors = self.output_names.iter().map(known).collect::<Option<Vec<_>>>();
+        let tensors = tensors.ok_or_else(super::another_type)?;
+        Ok(Box::new(CpuOutput { outputs, names: &self.output_names, tensors }))
+    }
+}
+
+struct CpuOutput<'a> {
+    outputs: SessionOutputs<'a>,
+    names: &'a [String],
+    /// One a name.
+    tensors: Vec<Output>,
+}
+
+impl BatchOutput for CpuOutput<'_> {
+    fn image(&self, index: usize) -> Option<Vec<OutputView<'_>>> {
+        let outputs = self.names.iter().zip(&self.tensors);
+        outputs.map(|(name, tensor)| tensor.image(self.outputs.get(name)?, index)).collect()
+    }
+}

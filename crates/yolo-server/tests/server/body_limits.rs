@@ -1,0 +1,58 @@
+//! The limits of request bodies are settings.
+
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::http::Request;
+use clap::Parser;
+use yolo_server::Config;
+use yolo_server::limits::BodyLimits;
+
+use crate::support::{call, emulated, multipart, post, start};
+
+#[tokio::test]
+async fn a_body_is_as_large_and_as_slow_as_the_settings_let_it_be() {
+    let bodies = BodyLimits { body_bytes_max: 2_000, batch_bytes_max: 6_000, read_seconds: 1, ..BodyLimits::DEFAULT };
+    let server = start(Config { bodies, ..emulated(0, 1) }).await;
+    let bytes = |count: usize| vec![b'x'; count];
+    for (request, status, word) in [
+        (post("/predict", bytes(2_000)), 415, "JPEG"),
+        (post("/predict", bytes(2_001)), 413, "2000 bytes"),
+        (multipart("/predict/batch", &[("file", &bytes(2_001))]), 413, "2000 bytes"),
+        (multipart("/predict/batch", &[("file", &bytes(6_000))]), 413, "6000 bytes"),
+        (post("/v2/models/pretended/infer", bytes(6_001)), 413, "6000 bytes"),
+    ] {
+        let answer = call(&server, request).await;
+        assert_eq!(answer.status, status, "{}", answer.body);
+        assert!(answer.body.to_string().contains(word), "{}", answer.body);
+    }
+    let begun = Instant::now();
+    let never = Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+    assert_eq!(call(&server, Request::post("/predict").body(never).unwrap()).await.status, 408);
+    let took = begun.elapsed();
+    assert!(took > Duration::from_millis(900) && took < Duration::from_secs(4), "{took:?}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_memory_could_never_hold_is_too_large_not_too_much_for_now() {
+    let bodies = BodyLimits { bodies_bytes_max: 4 << 10, ..BodyLimits::DEFAULT };
+    let server = start(Config { bodies, ..emulated(0, 1) }).await;
+    assert_eq!(call(&server, post("/predict", vec![b'x'; 4 << 10])).await.status, 415);
+    assert_eq!(call(&server, post("/predict", vec![b'x'; 5 << 10])).await.status, 413);
+    server.stop().await;
+}
+
+#[test]
+fn each_limit_has_a_flag() {
+    let flags = ["--body-bytes-max=1", "--batch-bytes-max=2", "--bodies-bytes-max=3", "--body-read-seconds=4"];
+    let flags = ["yolo-server", "--model=m.onnx", "--body-bytes-per-second-min=5"].into_iter().chain(flags);
+    let expected = BodyLimits {
+        body_bytes_max: 1,
+        batch_bytes_max: 2,
+        bodies_bytes_max: 3,
+        read_seconds: 4,
+        bytes_per_second_min: 5,
+    };
+    assert_eq!(Config::try_parse_from(flags).unwrap().bodies, expected);
+}
