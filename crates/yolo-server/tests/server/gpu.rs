@@ -179,6 +179,12 @@ struct NotingEngine {
     sizes: Arc<Mutex<Vec<usize>>>,
 }
 
+impl NotingEngine {
+    fn note(&self, size: usize) {
+        self.sizes.lock().unwrap().push(size);
+    }
+}
+
 impl Sessions for Noting {
     fn open(&self) -> Result<Box<dyn Engine>, EngineError> {
         Ok(Box::new(NotingEngine { inner: self.inner.open()?, sizes: Arc::clone(&self.sizes) }))
@@ -187,7 +193,7 @@ impl Sessions for Noting {
 
 impl Engine for NotingEngine {
     fn run(&mut self, inputs: &[&EngineInput], memory: Memory) -> Result<Box<dyn BatchOutput + '_>, EngineError> {
-        self.sizes.lock().unwrap().push(inputs.len());
+        self.note(inputs.len());
         self.inner.run(inputs, memory)
     }
 }

@@ -140,10 +140,10 @@ fn field(number: u8, value: &[u8]) -> Vec<u8> {
     let mut length = vec![];
     let mut rest = value.len();
     while rest > 0x7f {
-        length.push((rest & 0x7f) as u8 | 0x80);
+        length.push(u8::try_from(rest & 0x7f).unwrap() | 0x80);
         rest >>= 7;
     }
-    length.push(rest as u8);
+    length.push(u8::try_from(rest).unwrap());
     [&[number << 3 | 2], length.as_slice(), value].concat()
 }
 
