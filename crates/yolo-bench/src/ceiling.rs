@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use yolo_server::engine::ort::{Options, load};
-use yolo_server::engine::{Engine, EngineInput, LoadedModel, Memory};
+use yolo_server::engine::{Engine, EngineInput, LoadedModel, Memory, Pixels};
 use yolo_vision::{DecodeLimits, Detection, Letterbox, Parameters, decode, letterbox_into, postprocess};
 
 use crate::contender::WORKERS;
@@ -26,7 +26,7 @@ impl Ceiling {
     /// # Errors
     /// If model or pictures cannot be used.
     pub fn load(site: &Site) -> anyhow::Result<Self> {
-        let model = load(&Options { model: site.model.clone(), sha256: None, side_px: None, threads: 1 })?;
+        let model = load(&Options::new(&site.model))?;
         let sessions = (0..WORKERS).map(|_| model.sessions.open()).collect::<Result<_, _>>()?;
         let mut ceiling = Self { model, sessions, files: site.files()? };
         ceiling.rate()?;
@@ -82,7 +82,8 @@ fn detect(model: &LoadedModel, session: &mut dyn Engine, file: &[u8]) -> anyhow:
     let letterbox = Letterbox::plan(picture.size(), model.info.size())?;
     let mut pixels = vec![0; letterbox.output_len()];
     letterbox_into(&picture, &letterbox, &mut pixels)?;
-    let output = session.run(&[&EngineInput { pixels, content: [0; 32] }], Memory::Keep)?;
+    let output =
+        session.run(&[&EngineInput { pixels: Pixels::Levels(pixels.into()), content: [0; 32] }], Memory::Keep)?;
     let views = output.image(0).context("the model gave no output")?;
     Ok(postprocess(&views, &model.info, &letterbox, &Parameters::default())?)
 }

@@ -25,6 +25,7 @@ mod oip;
 mod onnx;
 mod openapi;
 mod predict;
+mod profile;
 mod program;
 mod redis;
 mod shared_cache;

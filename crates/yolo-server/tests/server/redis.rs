@@ -1,6 +1,7 @@
 //! A real `redis-server` of a test's own.
 
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -9,22 +10,31 @@ use yolo_server::Config;
 
 use crate::support::{PATIENCE, eventually};
 
+pub const SCOPE: &str = "kitchen/fork";
 const ANSWERS: &str = "yolo:{kitchen/fork}:c:";
 
 /// Remembers nothing across a restart. Ends with the test.
 pub struct Redis {
     child: Child,
     port: u16,
+    /// Where it speaks TLS.
+    tls_port: u16,
     directory: TempDir,
 }
 
 impl Redis {
     /// Starts one; `None`, with a line that says so, where the program is missing.
     pub async fn start(test: &str) -> Option<Self> {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        match spawn(port) {
+        let directory = tempfile::tempdir().unwrap();
+        let identity = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        std::fs::write(directory.path().join("certificate"), identity.cert.pem()).unwrap();
+        std::fs::write(directory.path().join("key"), identity.signing_key.serialize_pem()).unwrap();
+        // Both at once: one after the other could be the same.
+        let ports = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [port, tls_port] = ports.map(|port| port.local_addr().unwrap().port());
+        match spawn((port, tls_port), directory.path()) {
             Ok(child) => {
-                let redis = Self { child, port, directory: tempfile::tempdir().unwrap() };
+                let redis = Self { child, port, tls_port, directory };
                 redis.ready().await;
                 Some(redis)
             }
@@ -38,9 +48,24 @@ impl Redis {
 
     /// The settings of a server that shares this store.
     pub fn shared_by(&self, config: Config) -> Config {
+        let file = self.url_file(&format!("redis://127.0.0.1:{}\n", self.port));
+        Config { redis_url_file: Some(file), redis_scope: SCOPE.to_owned(), ..config }
+    }
+
+    /// A file with the address at which it speaks TLS.
+    pub fn tls_url_file(&self) -> PathBuf {
+        self.url_file(&format!("rediss://127.0.0.1:{}", self.tls_port))
+    }
+
+    /// The certificate that it shows, which nobody else has signed.
+    pub fn certificate(&self) -> PathBuf {
+        self.directory.path().join("certificate")
+    }
+
+    fn url_file(&self, url: &str) -> PathBuf {
         let file = self.directory.path().join("url");
-        std::fs::write(&file, format!("redis://127.0.0.1:{}\n", self.port)).unwrap();
-        Config { redis_url_file: Some(file), redis_scope: "kitchen/fork".to_owned(), ..config }
+        std::fs::write(&file, url).unwrap();
+        file
     }
 
     /// Stops answering, and keeps its connections: the worst way to be away.
@@ -60,7 +85,7 @@ impl Redis {
 
     /// Comes back at the same address, without its memory.
     pub async fn restart(&mut self) {
-        self.child = spawn(self.port).unwrap();
+        self.child = spawn((self.port, self.tls_port), self.directory.path()).unwrap();
         self.ready().await;
     }
 
@@ -119,9 +144,12 @@ impl Drop for Redis {
     }
 }
 
-fn spawn(port: u16) -> std::io::Result<Child> {
+fn spawn((port, tls_port): (u16, u16), directory: &Path) -> std::io::Result<Child> {
     Command::new("redis-server")
+        .current_dir(directory)
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .args(["--tls-port", &tls_port.to_string(), "--tls-auth-clients", "no"])
+        .args(["--tls-cert-file", "certificate", "--tls-key-file", "key"])
         .stdout(Stdio::null())
         .spawn()
 }

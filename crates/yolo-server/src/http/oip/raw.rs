@@ -42,7 +42,7 @@ pub async fn infer(app: &App, predictor: &Predictor, input: &Tensor, asked: &Ask
     // The first that fails ends the others: nobody would see their results.
     while let Some((index, ran)) = runs.next().await {
         let (tensors, speed) = ran.map_err(|error| if count > 1 { at(index, error) } else { error })?;
-        outputs.add(app, tensors, &wanted)?;
+        outputs.add(app, &tensors, &wanted)?;
         outputs.slowest(speed);
     }
     Ok(outputs.answered(predictor, count, &wanted))
@@ -105,7 +105,7 @@ struct Outputs {
 
 impl Outputs {
     /// Adds an image's share. Outputs are larger than inputs, so they count among the bodies that memory holds.
-    fn add(&mut self, app: &App, image: Vec<ImageTensor>, wanted: &[usize]) -> Result<(), ApiError> {
+    fn add(&mut self, app: &App, image: &[ImageTensor], wanted: &[usize]) -> Result<(), ApiError> {
         if self.tensors.is_empty() {
             self.tensors = vec![Default::default(); wanted.len()];
         }

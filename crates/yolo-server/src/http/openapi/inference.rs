@@ -31,11 +31,11 @@ pub(super) fn paths(schemas: &mut SchemaGenerator) -> Map<String, Value> {
     let all = answered::<Statistics<'_>>(schemas, "Counts and times");
     let empty = || json!({"description": "Yes", "headers": headers()});
     for (path, method, operation) in [
-        ("/v2", "get", read("v2_server", "The server's metadata", server, &[])),
-        ("/v2/health/live", "get", read("v2_live", "Whether the server works", empty(), &[&[Code::EngineFailed]])),
-        ("/v2/health/ready", "get", read("v2_ready", "Whether the server serves images", empty(), &[SOUND])),
-        ("/v2/repository/index", "post", read("v2_index", "The models of this server", index, &[])),
-        ("/v2/models/stats", "get", read("v2_stats", "What all models have done so far", all, &[MODEL])),
+        ("/v2", "get", read("v2_server", "The server's metadata", &server, &[])),
+        ("/v2/health/live", "get", read("v2_live", "Whether the server works", &empty(), &[&[Code::EngineFailed]])),
+        ("/v2/health/ready", "get", read("v2_ready", "Whether the server serves images", &empty(), &[SOUND])),
+        ("/v2/repository/index", "post", read("v2_index", "The models of this server", &index, &[])),
+        ("/v2/models/stats", "get", read("v2_stats", "What all models have done so far", &all, &[MODEL])),
     ] {
         paths.insert(path.to_owned(), json!({method: operation}));
     }
@@ -47,7 +47,7 @@ pub(super) fn paths(schemas: &mut SchemaGenerator) -> Map<String, Value> {
     paths
 }
 
-fn read(id: &str, summary: &str, answer: Value, errors: &[&[Code]]) -> Value {
+fn read(id: &str, summary: &str, answer: &Value, errors: &[&[Code]]) -> Value {
     json!({"operationId": id, "summary": summary, "responses": responses(json!({"200": answer}), ERROR, errors)})
 }
 
@@ -68,7 +68,7 @@ fn of_model(
         ("/ready", "Whether the model is served", ready, [NAMED_MODEL, SOUND].as_slice()),
         ("/stats", "What the model has done so far", statistics, [NAMED_MODEL].as_slice()),
     ] {
-        let mut operation = read(&format!("{id}{}", end.replace('/', "_")), summary, answer, errors);
+        let mut operation = read(&format!("{id}{}", end.replace('/', "_")), summary, &answer, errors);
         operation["parameters"] = parameters.clone();
         paths.insert(format!("{prefix}{end}"), json!({"get": operation}));
     }
