@@ -86,10 +86,10 @@ bench-operator: ## What the operator costs: sampling 200 pods
 	$(STAGE) bench-operator 600 cargo bench --quiet -p yolo-operator --bench sampler
 bench-server: reference release ## What the server costs and how equal its answers are: memory, 23 pages
 	YOLO_FIGURES=$(CURDIR)/target/figures YOLO_SERVER_PROGRAM=$(CURDIR)/target/release/yolo-server \
-	  cargo test --quiet -p yolo-server --test memory --test pages -- --nocapture --test-threads 1
+	  cargo test --quiet --workspace --test memory --test pages -- --nocapture --test-threads 1
 soak: release ## As many requests of every kind as one a second makes in a day: memory, files and tasks stay flat
 	YOLO_FIGURES=$(CURDIR)/target/figures YOLO_SERVER_PROGRAM=$(CURDIR)/target/release/yolo-server YOLO_SOAK_REQUESTS=86400 \
-	  $(STAGE) soak 600 cargo test --quiet -p yolo-server --test soak -- --nocapture
+	  $(STAGE) soak 600 cargo test --quiet --workspace --test soak -- --nocapture
 PEERS ?= fastapi,litserve,mosec,bentoml,ray,triton
 bench-peers: model pages ## The server beside its peers and the in-process ceiling (PEERS=mosec,…; several GB, 20 minutes)
 	@tools/bench/peers $(subst $(comma), ,$(PEERS))
