@@ -123,7 +123,7 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// Opens a session for each worker, warms it (three runs of one image) in its thread.
+    /// Opens a session for each worker and warms it (three runs of one image) in the worker's thread.
     ///
     /// # Errors
     /// [`EngineError`] if a session cannot be opened or the warm-up fails.
@@ -141,7 +141,9 @@ impl Batcher {
             let (engine, shared, told) = (model.sessions.open()?, Arc::clone(&shared), told.clone());
             let work = move || match Worker::warm(shared, index, engine) {
                 Ok(worker) => {
-                    drop(told.send(Ok(())));
+                    let _ = told.send(Ok(()));
+                    // Kept, it would make the wait for a worker that panicked endless.
+                    drop(told);
                     worker.run();
                 }
                 Err(error) => drop(told.send(Err(error))),

@@ -129,3 +129,33 @@ async fn an_engine_that_keeps_failing_is_not_ready_until_a_new_session_works() {
     assert!(run(&batcher, &[GOOD; 4]).await.iter().all(Result::is_ok));
     batcher.stop();
 }
+
+/// Its second session crashes in its first run.
+struct SecondCrashes {
+    inner: Arc<dyn Sessions>,
+    opened: AtomicU32,
+}
+
+struct Crashes;
+
+impl Sessions for SecondCrashes {
+    fn open(&self) -> Result<Box<dyn Engine>, EngineError> {
+        let second = self.opened.fetch_add(1, Ordering::SeqCst) == 1;
+        if second { Ok(Box::new(Crashes)) } else { self.inner.open() }
+    }
+}
+
+impl Engine for Crashes {
+    fn run(&mut self, _: &[&EngineInput], _: Memory) -> Result<Box<dyn BatchOutput + '_>, EngineError> {
+        panic!("a session that crashes")
+    }
+}
+
+#[test]
+fn a_session_that_crashes_while_it_is_warmed_is_an_error_and_no_endless_wait() {
+    let model = emulated::load(&support::emulated(0, 0)).unwrap();
+    let sessions = Arc::new(SecondCrashes { inner: Arc::clone(&model.sessions), opened: AtomicU32::new(0) });
+    let model = LoadedModel { sessions, ..model };
+    let started = Batcher::start(&model, 2, Knobs::default(), &Arc::new(Metrics::new()));
+    assert!(started.unwrap_err().to_string().contains("panicked at its start"));
+}
