@@ -5,6 +5,7 @@
 
 mod arrivals;
 mod capacity;
+mod chain;
 mod choose;
 mod conditions;
 mod control;
@@ -21,11 +22,11 @@ mod outcome;
 mod plan;
 mod pod_model;
 pub mod policy;
-mod queue;
 mod reason;
 mod relax;
 mod report;
 pub mod state;
+mod table;
 mod targets;
 pub mod units;
 mod view;
