@@ -16,6 +16,7 @@ pub mod explain;
 pub mod histogram;
 mod hits;
 mod intake;
+mod line;
 mod normal;
 pub mod observation;
 mod outcome;
