@@ -1,9 +1,10 @@
 //! Takes the samples into the state, each once, and says how much of the fleet was seen.
 
+use crate::forecast;
 use crate::observation::{Observation, Phase, Pod, Sample, Signal};
 use crate::policy::{Accelerator, Policy};
 use crate::state::State;
-use crate::units::{Timestamp, real};
+use crate::units::{Timestamp, ceil_u32, real};
 
 /// Shortest and longest useful sample, seconds: below, rates are noise; above, they are history.
 const SPAN_S: (f64, f64) = (0.1, 600.0);
@@ -29,6 +30,8 @@ pub(crate) struct Seen {
     pub(crate) sampled: u32,
     /// Pods with a fresh sample, draining ones too.
     sources: u32,
+    /// Images refused or expired for overload in the newest samples.
+    pub(crate) shed: f64,
     /// Images that wait for an engine now.
     pub(crate) queued: f64,
     /// Parallel engine sessions of a pod.
@@ -177,6 +180,7 @@ fn survey(policy: &Policy, observation: &Observation, state: &State, now: Timest
             seen.live += 1;
             seen.sampled += 1;
             seen.queued += real(sample.queued);
+            seen.shed += real(sample.shed);
             seen.quota_cores = seen.quota_cores.max(sample.cpu_quota.get());
             if policy.accelerator == Accelerator::Cpu {
                 seen.workers = seen.workers.max(f64::from(sample.workers.min(1024)));
@@ -192,20 +196,23 @@ fn survey(policy: &Policy, observation: &Observation, state: &State, now: Timest
 /// Ends the tick if one is due and something was seen in it.
 fn end_tick(policy: &Policy, state: &mut State, seen: &Seen, now: Timestamp) -> bool {
     let tick_s = policy.tick_s();
-    let tick = (now.get() / tick_s).floor();
-    if state.tick.is_some_and(|last| tick <= last) || state.tally.looks < COVERAGE_MIN {
+    let tick_at_s = (now.get() / tick_s).floor() * tick_s;
+    if state.tick_at_s.is_some_and(|last_s| tick_at_s <= last_s) || state.tally.looks < COVERAGE_MIN {
         return false;
     }
-    let length_s = state.tick.map_or(tick_s, |last| (tick - last) * tick_s);
+    let passed = state.tick_at_s.map_or(1, |last_s| ceil_u32(((tick_at_s - last_s) / tick_s).floor()).max(1));
     // Silent pods are taken to get what the others get.
     let silent = f64::from(seen.ready - seen.live) / f64::from(seen.sampled).max(1.0);
     let rate = state.tally.rate_sum / state.tally.looks * (1.0 + silent);
-    state.arrivals.tick(rate, length_s);
+    state.arrivals.tick(rate, passed, tick_s);
+    let horizon_s = forecast::horizon_s(policy, state.startup.expected_s(now));
+    let step = forecast::Step { rate, ticks: passed, tick_s, horizon_s, experts: policy.experts };
+    state.forecasts.tick(&state.arrivals, step);
     state.curve.tick();
     state.hits.tick();
     state.cpu.tick();
     state.tally = Tally::default();
-    state.tick = Some(tick);
+    state.tick_at_s = Some(tick_at_s);
     state.last_live = Some(now);
     true
 }

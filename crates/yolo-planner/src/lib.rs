@@ -12,6 +12,7 @@ mod curve;
 pub mod decision;
 mod diagnose;
 pub mod explain;
+mod forecast;
 pub mod histogram;
 mod hits;
 mod intake;

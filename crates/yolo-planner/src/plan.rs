@@ -14,7 +14,7 @@ use crate::reason;
 use crate::report;
 use crate::state::State;
 use crate::units::{Replicas, Timestamp, whole_seconds_since_epoch};
-use crate::view::{View, learn_overhead};
+use crate::view::{View, adapt_bound, learn_overhead};
 
 /// Blind for longer than this, the past peak is assumed (control.md §2).
 const BLIND_S: f64 = 120.0;
@@ -43,6 +43,7 @@ pub fn plan(policy: &Policy, observation: &Observation, state: &State, now: Time
     next.control.notice_fleet(observation, now);
     let seen = intake::take(policy, observation, &mut next, now);
     learn_overhead(policy, observation, &mut next, &seen);
+    adapt_bound(policy, observation, &mut next, &seen);
     let view = View::new(policy, observation, &next, seen, now);
     let (action, desired) = decide(policy, observation, &mut next, &view, now);
     let (record, judged) = keep_record(policy, observation, &mut next, (&view, action, desired, now));

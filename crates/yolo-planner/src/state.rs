@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::arrivals::Arrivals;
 use crate::control::Control;
 use crate::curve::Curve;
+use crate::forecast::Forecasts;
 use crate::hits::Hits;
 use crate::intake::Tally;
 use crate::outcome::Open;
@@ -96,14 +97,15 @@ pub struct MemoryModel {
 pub struct State {
     /// Time of the last call.
     pub(crate) last: Option<Timestamp>,
-    /// Number of the last series tick.
-    pub(crate) tick: Option<f64>,
+    /// Start of the last series tick, seconds since the epoch.
+    pub(crate) tick_at_s: Option<f64>,
     /// Time of the last tick.
     pub(crate) last_live: Option<Timestamp>,
     /// End of the newest sample taken, by slot of pods.
     marks: Vec<f64>,
     pub(crate) tally: Tally,
     pub(crate) arrivals: Arrivals,
+    pub(crate) forecasts: Forecasts,
     pub(crate) curve: Curve,
     pub(crate) hits: Hits,
     pub(crate) cpu: Cpu,

@@ -1,10 +1,11 @@
 //! What one call concludes from policy, observation and state, before anything is decided.
 
-use crate::arrivals::{self, backlog_rate};
+use crate::arrivals::backlog_rate;
 use crate::capacity::{Model, PodRate};
 use crate::choose::{self, Choice, Load, choose, pinned, rate, ratio};
 use crate::decision::Outcome;
-use crate::explain::{Candidate, Capacity, Expert, Forecast};
+use crate::explain::{Candidate, Capacity, Forecast};
+use crate::forecast::horizon_s;
 use crate::intake::Seen;
 use crate::observation::{Knobs, Observation};
 use crate::policy::{LatencyTarget, Mode, Policy};
@@ -17,6 +18,9 @@ use crate::window::Sums;
 const OVERHEAD_ANSWERS: u64 = 20;
 /// Windows of overload after which most of a higher overhead is believed: by then it may well be one.
 const OVERLOAD_WINDOWS: f64 = 10.0;
+/// Share of the ready pods' best rate, and batches waiting at each of them, beyond which pods are short (control.md §5).
+const SHORT_SHARE: f64 = 0.99;
+const SHORT_BATCHES: f64 = 2.0;
 /// Longest queue wait that an overload adds to the backlog, seconds of arrivals (control.md §5).
 const OVERLOAD_S: f64 = 0.5;
 
@@ -142,6 +146,21 @@ pub(crate) fn learn_overhead(policy: &Policy, observation: &Observation, state: 
     state.overhead_s = Some(learned_s);
 }
 
+/// Moves the level of the forecasts' bound: pods were short if more came than they can serve, or too many waited, or some
+/// were refused (control.md §5, miss).
+pub(crate) fn adapt_bound(policy: &Policy, observation: &Observation, state: &mut State, seen: &Seen) {
+    if !seen.ticked {
+        return;
+    }
+    let model = Model::new(policy, state, seen, 0.0);
+    let batch = observation.current.max_batch_size.get();
+    let Some(pod) = model.pod_regardless_of_latency(batch.min(model.times.largest())) else { return };
+    let (ready, missed) = (f64::from(seen.ready), state.window.sums().missed());
+    let short = state.arrivals.pair() * missed > SHORT_SHARE * ready * pod.saturation;
+    let waiting = seen.queued > SHORT_BATCHES * f64::from(batch) * seen.workers * ready;
+    state.forecasts.bound.adapt(short || waiting || seen.shed > 0.0, policy.targets.budget.get());
+}
+
 /// Share of the arrivals that the cache surely answers: what is measured, but no more than the policy trusts, and
 /// nothing on pods whose cache is still cold (control.md §6, h̃).
 fn surely_hit(policy: &Policy, observation: &Observation, state: &State, seen: &Seen) -> f64 {
@@ -168,14 +187,17 @@ fn forecast(
         model.pod_regardless_of_latency(batch.min(model.times.largest())).map(|pod| pod.saturation * ready);
     let excess = saturation.map_or(0.0, |most| (level - most).max(0.0));
     let backlog = (seen.queued - running).max(0.0) + (excess * startup_s).min(OVERLOAD_S * level);
+    let (newest, bound) = (state.forecasts.newest(), &state.forecasts.bound);
+    let factor = bound.factor();
+    let plan = state.arrivals.plan(level, newest.rate.max(level), factor);
     Forecast {
         level: rate(level),
-        expert: Expert::Level,
-        q: ratio(arrivals::COVER),
-        a: ratio(0.05),
+        expert: newest.expert,
+        q: ratio(factor),
+        a: ratio(bound.level()),
         backlog,
-        plan: rate(state.arrivals.plan(level) + backlog_rate(backlog)),
-        horizon: Seconds::try_from(startup_s + tick_s).unwrap_or_default(),
+        plan: rate(plan + backlog_rate(backlog)),
+        horizon: Seconds::try_from(horizon_s(policy, startup_s)).unwrap_or_default(),
     }
 }
 
