@@ -19,6 +19,9 @@ const REGULAR_SCRAPES: f64 = 1.5;
 /// Sample age, in scrape intervals, from which a pod counts as silent (control.md §2).
 const STALE_SCRAPES: f64 = 3.0;
 
+/// Start-up times after which a pod on its way is no capacity to count on (control.md §8).
+const STUCK_STARTS: f64 = 3.0;
+
 /// How much of the fleet was seen.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Seen {
@@ -32,6 +35,10 @@ pub(crate) struct Seen {
     sources: u32,
     /// Images refused or expired for overload in the newest samples.
     pub(crate) shed: f64,
+    /// Images of tasks that wait. With a shared store each pod tells the whole service's, without one there is one pod.
+    pub(crate) tasks: f64,
+    /// Pods that have been on their way for longer than [`STUCK_STARTS`] start-up times.
+    pub(crate) stuck: u32,
     /// Images that wait for an engine now.
     pub(crate) queued: f64,
     /// Parallel engine sessions of a pod.
@@ -80,7 +87,7 @@ pub(crate) fn take(policy: &Policy, observation: &Observation, state: &mut State
         // A pod that came in the middle of the interval counts for its share of it; one that missed a look does not
         // count twice.
         state.tally.rate_sum += real(sample.arrivals) / sample.span.get().max(look_s);
-        learn(sample, state);
+        learn(policy, sample, state);
         state.mark(pod.id, sample.until);
     }
     let mut seen = survey(policy, observation, state, now);
@@ -107,6 +114,7 @@ fn plausible(sample: &Sample) -> bool {
         sample.errors,
         sample.queued,
         sample.inflight,
+        sample.task_queue,
         sample.cpu_periods,
         sample.cpu_throttled,
         sample.cache.hits,
@@ -146,7 +154,7 @@ fn look_s(policy: &Policy, fresh: &[(&Pod, &Sample)]) -> f64 {
 }
 
 /// One sample into the estimators.
-fn learn(sample: &Sample, state: &mut State) {
+fn learn(policy: &Policy, sample: &Sample, state: &mut State) {
     let mut engine_images = 0.0;
     let mut largest = 0;
     state.curve.time_at_idle(&sample.curve);
@@ -160,6 +168,7 @@ fn learn(sample: &Sample, state: &mut State) {
     state.cpu.add(sample, engine_images);
     state.memory.add(sample, largest);
     state.window.add(sample);
+    state.burn.add(policy, sample);
 }
 
 /// Counts pods and reads gauges; a gauge is read again at each look, unlike an increase.
@@ -170,6 +179,8 @@ fn survey(policy: &Policy, observation: &Observation, state: &State, now: Timest
         seen.unschedulable |= pod.phase == Phase::Unschedulable;
         let sample = usable(policy, pod, now);
         seen.sources += u32::from(sample.is_some());
+        let waiting = matches!(pod.phase, Phase::Pending | Phase::Unschedulable);
+        seen.stuck += u32::from(waiting && now.since(pod.created) > STUCK_STARTS * start_s);
         if pod.phase != Phase::Ready {
             continue;
         }
@@ -181,6 +192,7 @@ fn survey(policy: &Policy, observation: &Observation, state: &State, now: Timest
             seen.sampled += 1;
             seen.queued += real(sample.queued);
             seen.shed += real(sample.shed);
+            seen.tasks = seen.tasks.max(real(sample.task_queue));
             seen.quota_cores = seen.quota_cores.max(sample.cpu_quota.get());
             if policy.accelerator == Accelerator::Cpu {
                 seen.workers = seen.workers.max(f64::from(sample.workers.min(1024)));

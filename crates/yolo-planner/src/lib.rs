@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod arrivals;
+mod burn;
 mod capacity;
 mod choose;
 mod conditions;
@@ -12,10 +13,13 @@ mod curve;
 pub mod decision;
 mod diagnose;
 pub mod explain;
+mod feedback;
 mod forecast;
+mod guard;
 pub mod histogram;
 mod hits;
 mod intake;
+mod learn;
 mod normal;
 pub mod observation;
 mod outcome;
@@ -23,6 +27,7 @@ mod plan;
 mod pod_model;
 pub mod policy;
 mod queue;
+mod raise;
 mod reason;
 mod relax;
 mod report;

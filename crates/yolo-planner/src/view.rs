@@ -3,12 +3,13 @@
 use crate::arrivals::backlog_rate;
 use crate::capacity::{Model, PodRate};
 use crate::choose::{self, Choice, Load, choose, pinned, rate, ratio};
-use crate::decision::Outcome;
+use crate::decision::{Outcome, Trigger};
 use crate::explain::{Candidate, Capacity, Forecast};
 use crate::forecast::horizon_s;
 use crate::intake::Seen;
 use crate::observation::{Knobs, Observation};
 use crate::policy::{LatencyTarget, Mode, Policy};
+use crate::raise::{self, Rates, raise};
 use crate::reason::Facts;
 use crate::state::State;
 use crate::units::{Bytes, Replicas, Seconds, Timestamp, real, whole_bytes};
@@ -18,9 +19,6 @@ use crate::window::Sums;
 const OVERHEAD_ANSWERS: u64 = 20;
 /// Windows of overload after which most of a higher overhead is believed: by then it may well be one.
 const OVERLOAD_WINDOWS: f64 = 10.0;
-/// Share of the ready pods' best rate, and batches waiting at each of them, beyond which pods are short (control.md §5).
-const SHORT_SHARE: f64 = 0.99;
-const SHORT_BATCHES: f64 = 2.0;
 /// Longest queue wait that an overload adds to the backlog, seconds of arrivals (control.md §5).
 const OVERLOAD_S: f64 = 0.5;
 
@@ -33,6 +31,10 @@ pub(crate) struct View {
     pub(crate) hit_ratio: f64,
     /// The cheapest setting of the knobs that may move.
     pub(crate) choice: Option<Choice>,
+    /// What made it more pods than the planned arrivals need.
+    pub(crate) raised: Option<Trigger>,
+    /// The policy with the ranges that pins leave.
+    pub(crate) bounds: Policy,
     /// The cheapest setting if all might.
     free: Option<Choice>,
     pub(crate) sums: Sums,
@@ -47,10 +49,20 @@ impl View {
         let forecast = forecast(policy, observation, state, (&model, &seen, startup_s));
         let load = Load { plan: forecast.plan.get(), hit_ratio };
         let current = &observation.current;
-        let choice = choose(&pinned(policy, current), &model, state, current, load);
-        let free = choose(policy, &model, state, current, load);
-        let sums = state.window.sums();
-        Self { seen, model, forecast, hit_ratio, choice, free, sums, startup_s }
+        let bounds = state.guard.narrow(policy, current, (raise::fallback(state, now.get()), now.get()));
+        let rates = Rates {
+            planned: choose::required_rate(policy, load),
+            level: forecast.level.get() * (1.0 - hit_ratio),
+            tasks: seen.tasks,
+        };
+        let chosen = |policy: &Policy| {
+            let choice = choose(policy, &model, state, current, load)?;
+            Some(raise(policy, state, &model, (choice, rates, now.get())))
+        };
+        let (choice, raised) = chosen(&pinned(&bounds, current)).unzip();
+        let free = chosen(&bounds).map(|(choice, _)| choice);
+        let (sums, raised) = (state.window.sums(), raised.flatten());
+        Self { seen, model, forecast, hit_ratio, choice, raised, bounds, free, sums, startup_s }
     }
 
     /// Images/s that reach the engines.
@@ -146,21 +158,6 @@ pub(crate) fn learn_overhead(policy: &Policy, observation: &Observation, state: 
     state.overhead_s = Some(learned_s);
 }
 
-/// Moves the level of the forecasts' bound: pods were short if more came than they can serve, or too many waited, or some
-/// were refused (control.md §5, miss).
-pub(crate) fn adapt_bound(policy: &Policy, observation: &Observation, state: &mut State, seen: &Seen) {
-    if !seen.ticked {
-        return;
-    }
-    let model = Model::new(policy, state, seen, 0.0);
-    let batch = observation.current.max_batch_size.get();
-    let Some(pod) = model.pod_regardless_of_latency(batch.min(model.times.largest())) else { return };
-    let (ready, missed) = (f64::from(seen.ready), state.window.sums().missed());
-    let short = state.arrivals.pair() * missed > SHORT_SHARE * ready * pod.saturation;
-    let waiting = seen.queued > SHORT_BATCHES * f64::from(batch) * seen.workers * ready;
-    state.forecasts.bound.adapt(short || waiting || seen.shed > 0.0, policy.targets.budget.get());
-}
-
 /// Share of the arrivals that the cache surely answers: what is measured, but no more than the policy trusts, and
 /// nothing on pods whose cache is still cold (control.md §6, h̃).
 fn surely_hit(policy: &Policy, observation: &Observation, state: &State, seen: &Seen) -> f64 {
@@ -202,16 +199,16 @@ fn forecast(
 }
 
 /// What the pods can carry, as the explanation shows it.
-pub(crate) fn capacity(view: &View, observation: &Observation, desired: &Knobs) -> Capacity {
+pub(crate) fn capacity(state: &State, view: &View, observation: &Observation, desired: &Knobs) -> Capacity {
     let Some(pod) = view.model.pod(desired.max_batch_size.get(), desired.replicas.get()) else {
-        return Capacity { kappa: ratio(1.0), ..Capacity::default() };
+        return Capacity { kappa: ratio(state.kappa()), ..Capacity::default() };
     };
     let ready = view.pod_now(observation.current.max_batch_size.get());
     Capacity {
         mu_sat: rate(pod.saturation),
         mu_star: rate(pod.carried),
         f_c: ratio(pod.share),
-        kappa: ratio(1.0),
+        kappa: ratio(state.kappa()),
         ready: rate(ready.map_or(0.0, |pod| pod.carried) * f64::from(view.seen.ready)),
         desired: rate(pod.carried * f64::from(desired.replicas.get())),
     }
