@@ -36,7 +36,7 @@ const ENTRY_MAX: f64 = 0.15;
 pub(crate) struct Feedback {
     /// Correction of the capacity; 1 is none.
     kappa: f64,
-    /// When the next window is a new one, seconds since the epoch.
+    /// When the next whole window has passed, seconds since the epoch.
     next_s: f64,
     /// For how long the model has been contradicted, and confirmed, seconds.
     contradicted_s: f64,
@@ -54,8 +54,6 @@ impl Default for Feedback {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Measured {
     pub(crate) now_s: f64,
-    /// Since the last call that ended a tick, seconds.
-    pub(crate) tick_s: f64,
     /// At the API target's quantile, seconds.
     pub(crate) latency_s: f64,
     /// What the model expects, overhead included, seconds.
@@ -94,14 +92,14 @@ impl Feedback {
         now_s >= self.next_s
     }
 
-    /// Learns from one tick's view of the window.
+    /// Learns from one window; a window is one measurement, however often it is looked at.
     pub(crate) fn learn(&mut self, policy: &Policy, measured: Measured) {
-        if measured.answers < ANSWERS_MIN {
+        if measured.answers < ANSWERS_MIN || !self.due(measured.now_s) {
             return;
         }
+        self.next_s = measured.now_s + policy.window_s();
         self.judge(policy, measured);
-        if self.due(measured.now_s) && (UTILIZATION.0..UTILIZATION.1).contains(&measured.utilization) {
-            self.next_s = measured.now_s + policy.window_s();
+        if (UTILIZATION.0..UTILIZATION.1).contains(&measured.utilization) {
             self.correct(measured);
         }
     }
@@ -111,13 +109,14 @@ impl Feedback {
         let limit_s = policy.targets.api.map_or(0.0, LatencyTarget::limit_s);
         let beyond_s = measured.latency_s - measured.expected_s;
         let contradicted = beyond_s > RESIDUAL_MAX * measured.expected_s && beyond_s > RESIDUAL_OF_THRESHOLD * limit_s;
+        let window_s = policy.window_s();
         if contradicted {
-            (self.contradicted_s, self.confirmed_s) = (self.contradicted_s + measured.tick_s, 0.0);
+            (self.contradicted_s, self.confirmed_s) = (self.contradicted_s + window_s, 0.0);
         } else {
-            (self.contradicted_s, self.confirmed_s) = (0.0, self.confirmed_s + measured.tick_s);
+            (self.contradicted_s, self.confirmed_s) = (0.0, self.confirmed_s + window_s);
         }
         self.degraded =
-            if self.degraded { self.confirmed_s < DEGRADED_AFTER_S } else { self.contradicted_s > DEGRADED_AFTER_S };
+            if self.degraded { self.confirmed_s < DEGRADED_AFTER_S } else { self.contradicted_s >= DEGRADED_AFTER_S };
         self.contradicted_s = self.contradicted_s.min(2.0 * DEGRADED_AFTER_S);
         self.confirmed_s = self.confirmed_s.min(2.0 * DEGRADED_AFTER_S);
     }
@@ -155,7 +154,6 @@ mod tests {
     fn measured(latency_ms: f64) -> Measured {
         Measured {
             now_s: 1000.0,
-            tick_s: 5.0,
             latency_s: latency_ms / 1e3,
             expected_s: 0.100,
             overhead_s: 0.020,
@@ -216,24 +214,28 @@ mod tests {
 
     #[test]
     fn five_minutes_of_contradiction_degrade_the_model_and_five_of_agreement_restore_it() {
-        let (policy, mut feedback) = (Policy::default(), Feedback::default());
-        let mut tick = |latency_ms: f64, ticks: u32| {
-            (0..ticks).for_each(|_| feedback.learn(&policy, measured(latency_ms)));
+        let (policy, mut feedback, mut now_s) = (Policy::default(), Feedback::default(), 0.0);
+        let mut minutes = |latency_ms: f64, minutes: u32| {
+            for _ in 0..minutes {
+                now_s += 60.0;
+                feedback.learn(&policy, Measured { now_s, ..measured(latency_ms) });
+            }
             feedback.degraded()
         };
-        assert!(!tick(125.0, 100), "within 30 %");
-        assert!(!tick(135.0, 60), "not yet longer than 300 s");
-        assert!(!tick(100.0, 1) && !tick(135.0, 60), "one good tick begins anew");
-        assert!(tick(135.0, 1));
-        assert!(tick(100.0, 59));
-        assert!(!tick(100.0, 1));
+        assert!(!minutes(125.0, 10), "within 30 %");
+        assert!(!minutes(135.0, 4));
+        assert!(!minutes(100.0, 1) && !minutes(135.0, 4), "one good minute begins anew");
+        assert!(minutes(135.0, 1));
+        assert!(minutes(100.0, 4));
+        assert!(!minutes(100.0, 1));
     }
 
     #[test]
     fn a_few_milliseconds_do_not_contradict_a_model() {
         let (policy, mut feedback) = (Policy::default(), Feedback::default());
-        for _ in 0..100 {
-            feedback.learn(&policy, Measured { expected_s: 0.020, latency_s: 0.038, ..measured(0.0) });
+        for minute in 1..100 {
+            let now_s = 60.0 * f64::from(minute);
+            feedback.learn(&policy, Measured { now_s, expected_s: 0.020, latency_s: 0.038, ..measured(0.0) });
         }
         assert!(!feedback.degraded(), "90 % beyond, but 9 % of the threshold");
     }

@@ -43,7 +43,7 @@ pub(crate) fn correct_model(
     state: &mut State,
     (view, now): (&View, Timestamp),
 ) {
-    if !view.seen.ticked || !comparable(policy, observation, state, (view, now)) {
+    if !view.seen.ticked || !state.feedback.due(now.get()) || !comparable(policy, observation, state, (view, now)) {
         return;
     }
     if let Some(measured) = measure(policy, observation, state, (view, now)) {
@@ -85,14 +85,14 @@ fn measure(
     let slow = ((1.0 - policy.quantile()) / sums.missed().max(1e-3)).min(0.5);
     let rate = sums.arrivals / sums.pod_s * f64::from(view.seen.ready) * sums.missed();
     let batch = view.known(observation.current.max_batch_size.get());
-    let waits_s = |rate: f64| view.model.latency_s(batch, view.seen.ready, rate, 1.0 - slow);
+    let delay_s = real(observation.current.max_queue_delay_micros) / 1e6;
+    let waits_s = |rate: f64| Some(view.model.latencies(batch, view.seen.ready, rate, delay_s)?.quantile(1.0 - slow));
     let saturation = view.model.pod_regardless_of_latency(batch)?.saturation * f64::from(view.seen.ready);
     let expected_s = waits_s(rate)?;
     // Beyond saturation there is no steady latency; a figure far above says as much.
     let probe_s = waits_s(rate * feedback::probe()).unwrap_or(2.0 * expected_s);
     Some(Measured {
         now_s: now.get(),
-        tick_s: policy.tick_s(),
         latency_s: sums.api.quantile(policy.quantile())?.seconds().get(),
         expected_s: expected_s + overhead_s,
         overhead_s,

@@ -48,7 +48,7 @@ pub fn plan(policy: &Policy, observation: &Observation, state: &State, now: Time
     let sums = next.window.sums();
     next.guard.look(policy, observation, (&seen, &sums), now);
     next.control.careful = next.guard.careful(now.get());
-    let view = View::new(policy, observation, &next, seen, now);
+    let view = View::new(policy, observation, &mut next, seen, now);
     learn::correct_model(policy, observation, &mut next, (&view, now));
     let (action, desired) = decide(policy, observation, &mut next, &view, now);
     let (record, judged) = keep_record(policy, observation, &mut next, (&view, action, desired, now));
@@ -194,7 +194,7 @@ fn keep_record(
 ) -> (Option<Record>, Vec<Record>) {
     let level = view.forecast.level.get();
     let changed = matches!(action, Action::Change { .. });
-    let actual = view.measure(state, &observation.current);
+    let actual = view.measure(&observation.current);
     // A window that begins before the new pods serve would measure the load, not the change.
     let after_s = view.startup_s + policy.window_s();
     let mut open = state.open.take();

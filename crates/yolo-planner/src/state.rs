@@ -13,6 +13,7 @@ use crate::hits::Hits;
 use crate::intake::Tally;
 use crate::outcome::Open;
 use crate::pod_model::{self, Cpu, Memory, Startup};
+use crate::table::Table;
 use crate::targets::Verdicts;
 use crate::units::{BatchSize, Bytes, Ratio, Seconds, Timestamp};
 use crate::window::Window;
@@ -110,6 +111,7 @@ pub struct State {
     pub(crate) arrivals: Arrivals,
     pub(crate) forecasts: Forecasts,
     pub(crate) curve: Curve,
+    pub(crate) table: Table,
     pub(crate) hits: Hits,
     pub(crate) cpu: Cpu,
     pub(crate) memory: Memory,
