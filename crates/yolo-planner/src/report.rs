@@ -8,6 +8,7 @@ use crate::explain::{Capacity, TargetRow};
 use crate::explain::{Condition, ConditionReason, Conditions, Explanation, Forecast, Load, Tristate};
 use crate::observation::{Knobs, Observation};
 use crate::policy::Policy;
+use crate::raise;
 use crate::reason;
 use crate::relax;
 use crate::state::State;
@@ -53,7 +54,7 @@ pub(crate) fn explain(
         reason,
         load: load(policy, observation, view),
         forecast: view.forecast,
-        capacity: view::capacity(view, observation, &desired),
+        capacity: view::capacity(state, view, observation, &desired),
         constraints: choice.map(|choice| choice.constraints.clone()).unwrap_or_default(),
         best3: view::candidates(policy, view, &desired),
         targets_summary: targets::summary(&targets),
@@ -62,9 +63,10 @@ pub(crate) fn explain(
             targets_feasible: conditions::targets_feasible(choice, &relaxations),
             metrics_available,
             scaling_active: conditions::scaling_active(policy, observation),
-            scaling_limited: conditions::scaling_limited(policy, &view.seen, choice),
+            scaling_limited: conditions::scaling_limited(policy, &view.seen, choice, raise::fallback(state, now.get())),
         },
         relaxations,
+        conflict: choice.and_then(|choice| relax::conflict(policy, &view.model, choice)),
         targets,
         bottlenecks,
         advice,
@@ -85,7 +87,8 @@ fn rows(
     let evidence = Evidence {
         sums: metrics.then_some(&view.sums),
         inference_s: view.model.times.upper(view.known(batch), q),
-        api_s: view::expected_api_s(policy, state, view, &current),
+        // Only where nothing was measured: a figure of the chain is not free.
+        api_s: (view.sums.api.count() == 0).then(|| view::expected_api_s(policy, state, view, &current)).flatten(),
         ready_rate: ready,
         max_rate: view::reachable_rate(policy, view),
         level: view.forecast.level.get(),
@@ -128,6 +131,7 @@ pub(crate) fn backwards(policy: &Policy, observation: &Observation, state: &Stat
         constraints: Vec::new(),
         best3: Vec::new(),
         relaxations: Vec::new(),
+        conflict: None,
         targets: Vec::new(),
         targets_summary: "0/0".to_owned(),
         bottlenecks: Vec::new(),
