@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::arrivals::Arrivals;
 use crate::control::Control;
 use crate::curve::Curve;
+use crate::diagnose::Diagnosis;
 use crate::hits::Hits;
 use crate::intake::Tally;
 use crate::outcome::Open;
@@ -114,6 +115,7 @@ pub struct State {
     pub(crate) overhead_s: Option<f64>,
     pub(crate) control: Control,
     pub(crate) verdicts: Verdicts,
+    pub(crate) diagnosis: Diagnosis,
     /// The newest change, until its outcome is known.
     pub(crate) open: Option<Open>,
 }
