@@ -13,6 +13,8 @@
 )]
 
 pub mod cache;
+pub mod campaign;
+pub mod contestant;
 pub mod fleet;
 pub mod pictures;
 pub mod policies;
@@ -20,5 +22,7 @@ pub mod random;
 pub mod sampling;
 pub mod scaler;
 pub mod service;
+pub mod stats;
 pub mod trace;
+pub mod variation;
 pub mod world;
