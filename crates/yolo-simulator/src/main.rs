@@ -40,7 +40,7 @@ fn main() {
         }
         Command::Try { seeds } => {
             let mut entries = Vec::new();
-            for kind in [Kind::Ramp, Kind::Spike, Kind::Mmpp, Kind::TwitterLike, Kind::Diurnal] {
+            for kind in [Kind::Ramp, Kind::Spike, Kind::Mmpp, Kind::TwitterLike] {
                 let place = Place { kind, service: Service::GPU, peak: 4000.0, startup_s: 30.0 };
                 for contestant in [
                     Contestant::Planner,

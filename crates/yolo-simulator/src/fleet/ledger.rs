@@ -9,8 +9,8 @@ const BINS_A_WINDOW: usize = 12;
 /// Share of a window's requests beyond which it is bad.
 const BAD_SHARE: f64 = 0.05;
 /// Resolution of response times, seconds, and how many steps are told apart.
-const STEP_S: f64 = 1e-4;
-const STEPS: usize = 20_000;
+pub(super) const STEP_S: f64 = 1e-4;
+pub(super) const STEPS: usize = 20_000;
 /// Slices of the rolling response-time distribution, and the length of one.
 const SLICES: usize = 4;
 const SLICE_S: f64 = 15.0;
@@ -84,15 +84,17 @@ pub struct Ledger {
     pub arrivals: u64,
     /// Nothing before it is judged.
     warmup_s: f64,
+    /// The slice under way, and full ones, the newest last.
+    newest: Vec<u32>,
     slices: VecDeque<Vec<u32>>,
 }
 
 impl Ledger {
     /// An empty ledger that judges nothing before `warmup_s`, a multiple of a minute.
     pub fn new(warmup_s: f64) -> Self {
-        let slices = VecDeque::from([vec![0; STEPS + 1]]);
+        let (newest, slices) = (vec![0; STEPS + 1], VecDeque::new());
         let (bins, seconds, orders) = (Vec::new(), Vec::new(), Vec::new());
-        Self { bins, seconds, pod_seconds: 0.0, orders, arrivals: 0, warmup_s, slices }
+        Self { bins, seconds, pod_seconds: 0.0, orders, arrivals: 0, warmup_s, newest, slices }
     }
 
     /// The bin of `at_s`.
@@ -104,26 +106,26 @@ impl Ledger {
         &mut self.bins[index]
     }
 
-    /// Counts one response time.
-    pub fn respond(&mut self, seconds: f64) {
-        if let Some(slice) = self.slices.back_mut() {
-            slice[((seconds / STEP_S) as usize).min(STEPS)] += 1;
-        }
+    /// Counts one response time of `step` steps, at most [`STEPS`].
+    pub(super) fn respond(&mut self, step: usize) {
+        self.newest[step] += 1;
     }
 
     /// A second ended at `now_s`: response times older than a minute are forgotten.
     pub fn roll(&mut self, now_s: f64) {
         if now_s.rem_euclid(SLICE_S) < 0.5 {
-            let mut slice = if self.slices.len() > SLICES { self.slices.pop_front() } else { None }.unwrap_or_default();
+            let mut slice =
+                if self.slices.len() >= SLICES { self.slices.pop_front() } else { None }.unwrap_or_default();
             slice.clear();
             slice.resize(STEPS + 1, 0);
-            self.slices.push_back(slice);
+            self.slices.push_back(std::mem::replace(&mut self.newest, slice));
         }
     }
 
     /// The `q`-quantile of the response times of the last minute.
     pub fn quantile_s(&self, q: f64) -> Option<f64> {
-        let count: u64 = self.slices.iter().flatten().map(|n| u64::from(*n)).sum();
+        let slices = || self.slices.iter().chain([&self.newest]);
+        let count: u64 = slices().flatten().map(|n| u64::from(*n)).sum();
         if count == 0 {
             return None;
         }
@@ -131,7 +133,7 @@ impl Ledger {
         let mut below = 0;
         (0..=STEPS)
             .find(|step| {
-                below += self.slices.iter().map(|slice| u64::from(slice[*step])).sum::<u64>();
+                below += slices().map(|slice| u64::from(slice[*step])).sum::<u64>();
                 below >= rank
             })
             .map(|step| (step as f64 + 0.5) * STEP_S)
@@ -263,11 +265,11 @@ mod tests {
     #[test]
     fn the_quantile_covers_the_last_minute() {
         let mut rolling = Ledger::new(0.0);
-        rolling.respond(1.0);
+        rolling.respond(10_000);
         for second in 1..=120 {
             rolling.roll(f64::from(second));
             for ms in 0..100 {
-                rolling.respond(f64::from(ms) * 1e-3);
+                rolling.respond(10 * ms);
             }
         }
         let p95 = rolling.quantile_s(0.95).unwrap();

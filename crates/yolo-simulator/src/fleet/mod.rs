@@ -17,6 +17,7 @@ use yolo_planner::explain::BottleneckKind;
 use yolo_planner::observation::Phase;
 
 pub use ledger::{BIN_S, Bin, Ledger, Second};
+use ledger::{STEP_S, STEPS};
 pub use pod::{BATCH_MAX, Buckets, Calls, Counters, LATENCY_EDGES_S, Life, Pod};
 pub use routing::Routing;
 
@@ -31,6 +32,8 @@ use pod::bucket;
 
 /// Quantiles of the overhead that are drawn from.
 const OVERHEADS: usize = 256;
+/// Quantiles of the jitter that are drawn from: a normal draw a batch would cost a tenth of a run.
+const NOISES: usize = 4096;
 /// Deviation of the overhead over its mean.
 const OVERHEAD_SPREAD: f64 = 1.0 / 3.0;
 /// How long the first pods have served before the run begins.
@@ -103,6 +106,8 @@ pub struct Fleet<'w> {
     area_until_s: f64,
     second: Second,
     overheads: Vec<(f64, usize)>,
+    noises: Vec<f64>,
+    bucket_of: Vec<u8>,
     arrivals: Arrivals,
     pictures: Option<Pictures>,
     choices: Random,
@@ -187,6 +192,8 @@ impl<'w> Fleet<'w> {
             area_until_s: 0.0,
             second: Second::default(),
             overheads: overheads(world.service.overhead_s),
+            noises: lognormal(NOISES, JITTER).collect(),
+            bucket_of: (0..=STEPS).map(|step| bucket((step as f64 + 0.5) * STEP_S) as u8).collect(),
             arrivals: Arrivals::new(trace.gaps, seed),
             pictures,
             choices: Random::new(seed, 4),
@@ -408,7 +415,7 @@ impl<'w> Fleet<'w> {
     }
 
     fn start(&mut self, index: usize, worker: usize, cap: usize) {
-        let noise = libm::exp(JITTER * self.jitter.normal() - JITTER * JITTER / 2.0);
+        let noise = self.noises[self.jitter.below(NOISES)];
         let slowed = self.world.faults.slowed.filter(|(from_s, _)| self.now_s >= *from_s).map_or(1.0, |(_, by)| by);
         let pod = &mut self.pods[index];
         let count = pod.queue.len().min(cap);
@@ -456,9 +463,10 @@ impl<'w> Fleet<'w> {
     fn respond(&mut self, index: usize, arrived_s: f64, takes_s: f64) -> bool {
         let (overhead_s, overhead_bucket) = self.overheads[self.choices.below(OVERHEADS)];
         let latency_s = self.now_s - arrived_s + overhead_s;
-        self.ledger.respond(latency_s);
+        let step = ((latency_s / STEP_S) as usize).min(STEPS);
+        self.ledger.respond(step);
         let counters = &mut self.pods[index].counters;
-        counters.api[bucket(latency_s)] += 1;
+        counters.api[usize::from(self.bucket_of[step])] += 1;
         counters.overhead_s += overhead_s;
         if self.world.faults.prepare.is_some() && takes_s > 0.0 {
             // What the stage before the queue took is overhead, as the server counts it.
@@ -480,16 +488,16 @@ impl<'w> Fleet<'w> {
     }
 }
 
-/// Quantiles of a lognormal law with their buckets.
+/// Overheads with their buckets.
 fn overheads(mean_s: f64) -> Vec<(f64, usize)> {
-    let variance = libm::log1p(OVERHEAD_SPREAD * OVERHEAD_SPREAD);
-    let sigma = variance.sqrt();
-    let quantile = |index: usize| {
-        let u = (index as f64 + 0.5) / OVERHEADS as f64;
-        let seconds = mean_s * libm::exp(sigma * normal_quantile(u) - variance / 2.0);
-        (seconds, bucket(seconds))
-    };
-    (0..OVERHEADS).map(quantile).collect()
+    let sigma = libm::log1p(OVERHEAD_SPREAD * OVERHEAD_SPREAD).sqrt();
+    lognormal(OVERHEADS, sigma).map(|factor| (mean_s * factor, bucket(mean_s * factor))).collect()
+}
+
+/// `count` equally likely values of a lognormal law of mean 1.
+fn lognormal(count: usize, sigma: f64) -> impl Iterator<Item = f64> {
+    let middle = move |index| (index as f64 + 0.5) / count as f64;
+    (0..count).map(move |index| libm::exp(sigma * normal_quantile(middle(index)) - sigma * sigma / 2.0))
 }
 
 /// Quantile of the standard normal law by bisection of the error function.
