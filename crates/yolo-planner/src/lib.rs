@@ -4,7 +4,9 @@
 #![forbid(unsafe_code)]
 
 mod arrivals;
+mod burn;
 mod capacity;
+mod chain;
 mod choose;
 mod conditions;
 mod control;
@@ -12,20 +14,25 @@ mod curve;
 pub mod decision;
 mod diagnose;
 pub mod explain;
+mod feedback;
+mod forecast;
+mod guard;
 pub mod histogram;
 mod hits;
 mod intake;
+mod learn;
 mod normal;
 pub mod observation;
 mod outcome;
 mod plan;
 mod pod_model;
 pub mod policy;
-mod queue;
+mod raise;
 mod reason;
 mod relax;
 mod report;
 pub mod state;
+mod table;
 mod targets;
 pub mod units;
 mod view;

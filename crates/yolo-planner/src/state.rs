@@ -3,12 +3,17 @@
 use serde::{Deserialize, Serialize};
 
 use crate::arrivals::Arrivals;
+use crate::burn::Burn;
 use crate::control::Control;
 use crate::curve::Curve;
+use crate::feedback::Feedback;
+use crate::forecast::Forecasts;
+use crate::guard::Guard;
 use crate::hits::Hits;
 use crate::intake::Tally;
 use crate::outcome::Open;
 use crate::pod_model::{self, Cpu, Memory, Startup};
+use crate::table::Table;
 use crate::targets::Verdicts;
 use crate::units::{BatchSize, Bytes, Ratio, Seconds, Timestamp};
 use crate::window::Window;
@@ -96,15 +101,17 @@ pub struct MemoryModel {
 pub struct State {
     /// Time of the last call.
     pub(crate) last: Option<Timestamp>,
-    /// Number of the last series tick.
-    pub(crate) tick: Option<f64>,
+    /// Start of the last series tick, seconds since the epoch.
+    pub(crate) tick_at_s: Option<f64>,
     /// Time of the last tick.
     pub(crate) last_live: Option<Timestamp>,
     /// End of the newest sample taken, by slot of pods.
     marks: Vec<f64>,
     pub(crate) tally: Tally,
     pub(crate) arrivals: Arrivals,
+    pub(crate) forecasts: Forecasts,
     pub(crate) curve: Curve,
+    pub(crate) table: Table,
     pub(crate) hits: Hits,
     pub(crate) cpu: Cpu,
     pub(crate) memory: Memory,
@@ -113,6 +120,9 @@ pub struct State {
     /// Overhead quantile while the pods were not overloaded, seconds.
     pub(crate) overhead_s: Option<f64>,
     pub(crate) control: Control,
+    pub(crate) feedback: Feedback,
+    pub(crate) burn: Burn,
+    pub(crate) guard: Guard,
     pub(crate) verdicts: Verdicts,
     /// The newest change, until its outcome is known.
     pub(crate) open: Option<Open>,
@@ -130,6 +140,7 @@ impl State {
             memory,
             startup,
             overhead_s: learned.overhead.map(Seconds::get),
+            feedback: learned.kappa.map_or_else(Feedback::default, |kappa| Feedback::seeded(kappa.get())),
             ..Self::default()
         }
     }
@@ -142,11 +153,16 @@ impl State {
             overhead: self.overhead_s.and_then(|value| Seconds::try_from(value).ok()),
             dispersion: Ratio::try_from(self.arrivals.dispersion()).ok(),
             hit_curve: self.hits.learned(),
-            kappa: Some(Ratio::whole(1)),
+            kappa: Ratio::try_from(self.kappa()).ok(),
             ..Learned::default()
         };
         pod_model::learn(&mut learned, &self.cpu, &self.memory, &self.startup);
         learned
+    }
+
+    /// Correction of the capacity from measured latency (control.md §7); 1 is none.
+    pub(crate) const fn kappa(&self) -> f64 {
+        self.feedback.kappa()
     }
 
     /// Whether a pod's sample that ends at `until` was not taken yet.

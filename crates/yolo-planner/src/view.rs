@@ -1,16 +1,18 @@
 //! What one call concludes from policy, observation and state, before anything is decided.
 
-use crate::arrivals::{self, backlog_rate};
-use crate::capacity::{Model, PodRate};
+use crate::arrivals::backlog_rate;
+use crate::capacity::{self, Model, PodRate};
 use crate::choose::{self, Choice, Load, choose, pinned, rate, ratio};
-use crate::decision::Outcome;
-use crate::explain::{Candidate, Capacity, Expert, Forecast};
+use crate::decision::{Outcome, Trigger};
+use crate::explain::{Candidate, Capacity, Forecast};
+use crate::forecast::horizon_s;
 use crate::intake::Seen;
 use crate::observation::{Knobs, Observation};
 use crate::policy::{LatencyTarget, Mode, Policy};
+use crate::raise::{self, Rates, raise};
 use crate::reason::Facts;
 use crate::state::State;
-use crate::units::{Bytes, Replicas, Seconds, Timestamp, real, whole_bytes};
+use crate::units::{Bytes, Rate, Ratio, Replicas, Seconds, Timestamp, real, whole_bytes};
 use crate::window::Sums;
 
 /// Answers from which the overhead's quantile is one.
@@ -29,6 +31,10 @@ pub(crate) struct View {
     pub(crate) hit_ratio: f64,
     /// The cheapest setting of the knobs that may move.
     pub(crate) choice: Option<Choice>,
+    /// What made it more pods than the planned arrivals need.
+    pub(crate) raised: Option<Trigger>,
+    /// The policy with the ranges that pins leave.
+    pub(crate) bounds: Policy,
     /// The cheapest setting if all might.
     free: Option<Choice>,
     pub(crate) sums: Sums,
@@ -36,17 +42,34 @@ pub(crate) struct View {
 }
 
 impl View {
-    pub(crate) fn new(policy: &Policy, observation: &Observation, state: &State, seen: Seen, now: Timestamp) -> Self {
+    pub(crate) fn new(
+        policy: &Policy,
+        observation: &Observation,
+        state: &mut State,
+        seen: Seen,
+        now: Timestamp,
+    ) -> Self {
         let startup_s = state.startup.expected_s(now);
         let hit_ratio = surely_hit(policy, observation, state, &seen);
+        capacity::refresh(policy, state, (&seen, hit_ratio), &observation.current);
         let model = Model::new(policy, state, &seen, hit_ratio);
         let forecast = forecast(policy, observation, state, (&model, &seen, startup_s));
         let load = Load { plan: forecast.plan.get(), hit_ratio };
         let current = &observation.current;
-        let choice = choose(&pinned(policy, current), &model, state, current, load);
-        let free = choose(policy, &model, state, current, load);
-        let sums = state.window.sums();
-        Self { seen, model, forecast, hit_ratio, choice, free, sums, startup_s }
+        let bounds = state.guard.narrow(policy, current, (raise::fallback(state, now.get()), now.get()));
+        let rates = Rates {
+            planned: choose::required_rate(policy, load),
+            level: forecast.level.get() * (1.0 - hit_ratio),
+            tasks: seen.tasks,
+        };
+        let chosen = |policy: &Policy| {
+            let choice = choose(policy, &model, state, current, load)?;
+            Some(raise(policy, state, &model, (choice, rates, now.get())))
+        };
+        let (choice, raised) = chosen(&pinned(&bounds, current)).unzip();
+        let free = chosen(&bounds).map(|(choice, _)| choice);
+        let (sums, raised) = (state.window.sums(), raised.flatten());
+        Self { seen, model, forecast, hit_ratio, choice, raised, bounds, free, sums, startup_s }
     }
 
     /// Images/s that reach the engines.
@@ -91,20 +114,26 @@ impl View {
     pub(crate) fn expect(&self, state: &State, knobs: &Knobs) -> Outcome {
         let (batch, pods) = (self.known(knobs.max_batch_size.get()), knobs.replicas.get());
         let overhead_s = state.overhead_s.unwrap_or(0.0);
-        let latency = |q: f64| {
-            let engine_s = self.model.latency_s(batch, pods, self.engine_rate(), q)?;
-            Seconds::try_from(engine_s + overhead_s).ok()
-        };
-        let pod = self.model.pod(batch, pods);
-        let fleet = |each: f64| each * f64::from(pods);
+        let latencies = self.model.latencies(batch, pods, self.engine_rate(), delay_s(knobs));
+        let latency = |q: f64| Seconds::try_from(latencies.as_ref()?.quantile(q) + overhead_s).ok();
+        let (capacity, utilization) = self.load_of(knobs);
         Outcome {
             p50: latency(0.5),
             p95: latency(0.95),
-            capacity: rate(pod.map_or(0.0, |pod| fleet(pod.carried))),
+            capacity,
             rss: state.memory.bytes(batch, knobs.cache_bytes).map_or_else(Bytes::default, whole_bytes),
-            utilization: ratio(pod.map_or(0.0, |pod| self.engine_rate() / fleet(pod.saturation).max(1e-9))),
+            utilization,
             hit_ratio: ratio(self.hits_of(knobs.cache_bytes)),
         }
+    }
+
+    /// What pods set to `knobs` carry, and the share of their saturation rate that reaches the engines now.
+    fn load_of(&self, knobs: &Knobs) -> (Rate, Ratio) {
+        let pods = knobs.replicas.get();
+        let pod = self.model.pod(self.known(knobs.max_batch_size.get()), pods);
+        let fleet = |each: f64| each * f64::from(pods);
+        let utilization = pod.map_or(0.0, |pod| self.engine_rate() / fleet(pod.saturation).max(1e-9));
+        (rate(pod.map_or(0.0, |pod| fleet(pod.carried))), ratio(utilization))
     }
 
     /// Share of the images that a cache of `bytes` answers: as the ghosts see it, else as is sure now.
@@ -113,11 +142,11 @@ impl View {
     }
 
     /// What is measured now.
-    pub(crate) fn measure(&self, state: &State, current: &Knobs) -> Outcome {
+    pub(crate) fn measure(&self, current: &Knobs) -> Outcome {
         let quantile = |q: f64| self.sums.api.quantile(q).map(crate::histogram::Quantile::seconds);
         let hit_ratio = ratio(self.sums.hits / self.sums.lookups.max(1.0));
-        let expected = self.expect(state, current);
-        Outcome { p50: quantile(0.5), p95: quantile(0.95), rss: self.sums.rss, hit_ratio, ..expected }
+        let (capacity, utilization) = self.load_of(current);
+        Outcome { p50: quantile(0.5), p95: quantile(0.95), capacity, rss: self.sums.rss, utilization, hit_ratio }
     }
 }
 
@@ -168,28 +197,31 @@ fn forecast(
         model.pod_regardless_of_latency(batch.min(model.times.largest())).map(|pod| pod.saturation * ready);
     let excess = saturation.map_or(0.0, |most| (level - most).max(0.0));
     let backlog = (seen.queued - running).max(0.0) + (excess * startup_s).min(OVERLOAD_S * level);
+    let (newest, bound) = (state.forecasts.newest(), &state.forecasts.bound);
+    let factor = bound.factor();
+    let plan = state.arrivals.plan(level, newest.rate.max(level), factor);
     Forecast {
         level: rate(level),
-        expert: Expert::Level,
-        q: ratio(arrivals::COVER),
-        a: ratio(0.05),
+        expert: newest.expert,
+        q: ratio(factor),
+        a: ratio(bound.level()),
         backlog,
-        plan: rate(state.arrivals.plan(level) + backlog_rate(backlog)),
-        horizon: Seconds::try_from(startup_s + tick_s).unwrap_or_default(),
+        plan: rate(plan + backlog_rate(backlog)),
+        horizon: Seconds::try_from(horizon_s(policy, startup_s)).unwrap_or_default(),
     }
 }
 
 /// What the pods can carry, as the explanation shows it.
-pub(crate) fn capacity(view: &View, observation: &Observation, desired: &Knobs) -> Capacity {
+pub(crate) fn capacity(state: &State, view: &View, observation: &Observation, desired: &Knobs) -> Capacity {
     let Some(pod) = view.model.pod(desired.max_batch_size.get(), desired.replicas.get()) else {
-        return Capacity { kappa: ratio(1.0), ..Capacity::default() };
+        return Capacity { kappa: ratio(state.kappa()), ..Capacity::default() };
     };
     let ready = view.pod_now(observation.current.max_batch_size.get());
     Capacity {
         mu_sat: rate(pod.saturation),
         mu_star: rate(pod.carried),
         f_c: ratio(pod.share),
-        kappa: ratio(1.0),
+        kappa: ratio(state.kappa()),
         ready: rate(ready.map_or(0.0, |pod| pod.carried) * f64::from(view.seen.ready)),
         desired: rate(pod.carried * f64::from(desired.replicas.get())),
     }
@@ -219,13 +251,14 @@ pub(crate) fn candidates(policy: &Policy, view: &View, desired: &Knobs) -> Vec<C
 /// The API target's figure for the present knobs: overhead, waiting and running, seconds.
 pub(crate) fn expected_api_s(policy: &Policy, state: &State, view: &View, current: &Knobs) -> Option<f64> {
     let q = policy.targets.api.map(LatencyTarget::at)?;
-    let engine_s = view.model.latency_s(
-        view.known(current.max_batch_size.get()),
-        current.replicas.get().max(1),
-        view.engine_rate(),
-        q,
-    )?;
-    Some(engine_s + state.overhead_s.unwrap_or(0.0))
+    let (batch, pods) = (view.known(current.max_batch_size.get()), current.replicas.get().max(1));
+    let latencies = view.model.latencies(batch, pods, view.engine_rate(), delay_s(current))?;
+    Some(latencies.quantile(q) + state.overhead_s.unwrap_or(0.0))
+}
+
+/// How long the first image of a batch waits for others, seconds.
+fn delay_s(knobs: &Knobs) -> f64 {
+    real(knobs.max_queue_delay_micros) / 1e6
 }
 
 /// Images/s that `replicas.max` pods would carry with the chosen batch.
