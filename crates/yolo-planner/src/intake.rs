@@ -49,6 +49,8 @@ pub(crate) struct Seen {
     pub(crate) warm: u32,
     /// Whether a series tick ended with this call.
     pub(crate) ticked: bool,
+    /// Whether a window of the diagnosis ended with this call.
+    pub(crate) minute_ended: bool,
     /// No node has room for a pod.
     pub(crate) unschedulable: bool,
 }
@@ -94,7 +96,8 @@ pub(crate) fn take(policy: &Policy, observation: &Observation, state: &mut State
         learn(policy, (pod.class, sample), state);
         state.mark(pod.id, sample.until);
     }
-    let mut seen = survey(policy, observation, state, now);
+    let minute_ended = state.diagnosis.watch.look(&fresh, &observation.pods, now);
+    let mut seen = Seen { minute_ended, ..survey(policy, observation, state, now) };
     state.tally.looks += real(fresh.len() as u64) / f64::from(seen.sources).max(1.0);
     seen.ticked = end_tick(policy, state, &seen, now);
     seen
