@@ -1,10 +1,12 @@
 //! What pods carry within the targets: one pod by its queue and its CPU, many by how they share the load.
 
+use crate::chain::{Latencies, Server};
 use crate::curve::Times;
 use crate::intake::Seen;
+use crate::observation::Knobs;
 use crate::policy::{Accelerator, LatencyTarget, Policy, Routing};
-use crate::queue::Server;
 use crate::state::State;
+use crate::table::{FUEL, Key, denoised};
 
 /// Share of its saturation rate that a pod may run at whatever the targets allow: a curve that is a few percent too
 /// optimistic must not become an endless queue. CPU time varies more than a GPU's (control.md §4).
@@ -16,6 +18,8 @@ const QUOTA_SHARE: f64 = 0.85;
 /// How the reserve that one server needs shrinks as n share a queue, `f_n = 1 - (1 - f₁)·n^-0.85`: fitted to the
 /// simulated .85/.91/.95/.975 of 2/4/8/16 pods (control.md §1, finding 3).
 const POOLING: f64 = -0.85;
+/// Share of a pod's saturation rate that is relied on until the chain has said more (control.md §8, fallback).
+const SHARE_UNKNOWN: f64 = 0.7;
 /// Pods beyond which no search goes: larger than any cluster.
 pub(crate) const PODS_MAX: u32 = 100_000;
 
@@ -35,30 +39,54 @@ pub(crate) enum Binding {
 pub(crate) struct PodRate {
     /// When it never idles, images/s.
     pub(crate) saturation: f64,
-    /// Alone and within the API target, images/s.
-    pub(crate) alone: f64,
     /// As one of the pods, within all limits, images/s.
     pub(crate) carried: f64,
     /// Share of the saturation rate that latency allows as one of the pods.
     pub(crate) share: f64,
     /// What limits it.
     pub(crate) binding: Binding,
+    /// The chain has said how much a lone pod carries; else [`SHARE_UNKNOWN`] of the saturation rate is assumed.
+    pub(crate) computed: bool,
+}
+
+/// A lone session: its saturation rate, and its rate within the API target, images/s.
+#[derive(Debug, Clone, Copy)]
+struct Lone {
+    saturation: f64,
+    alone: f64,
+    computed: bool,
 }
 
 /// The service as the planner knows it now.
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
     pub(crate) times: Times,
+    /// t⁺(b) without jitter, seconds: what capacity rests on.
+    careful_s: Vec<f64>,
     workers: f64,
     dispersion: f64,
     /// What the API target leaves for waiting and running, seconds; `None` without that target.
     pub(crate) budget_s: Option<f64>,
-    /// Quantile of the images that reach the engine.
-    quantile: f64,
+    /// Share of the answers that may be slow.
+    slow: f64,
+    /// Share of the images that the cache surely does not answer.
+    missed: f64,
     /// Images/s of a pod's CPU quota.
     cpu_rate: Option<f64>,
     routing: Routing,
     utilization_max: f64,
+    /// Correction from measured latency (control.md §7).
+    kappa: f64,
+    /// What the chain says a lone session carries within the budget, by batch size; `None`: not computed yet.
+    rates: Vec<Option<f64>>,
+}
+
+/// Computes as many of the chain's answers that `sizes` need as one call may.
+pub(crate) fn refresh(policy: &Policy, state: &mut State, (seen, hit_ratio): (&Seen, f64), current: &Knobs) {
+    let model = Model::new(policy, state, seen, hit_ratio);
+    let keys: Vec<Key> =
+        crate::choose::sizes(policy, &model, current).into_iter().filter_map(|size| model.key(size)).collect();
+    state.table.refresh(&keys, &model.careful_s, &mut FUEL.clone());
 }
 
 impl Model {
@@ -67,34 +95,57 @@ impl Model {
         let overhead_s = state.overhead_s.unwrap_or(0.0);
         let cpu_s = state.cpu.per_image_s().filter(|cost| *cost > 1e-6);
         let quota = (policy.accelerator == Accelerator::Cpu && seen.quota_cores > 0.0).then_some(seen.quota_cores);
-        // Hits answer at once, so the slow share of all answers is a larger share of those from the engine.
-        let slow = ((1.0 - policy.quantile()) / (1.0 - hit_ratio).max(1e-3)).min(0.5);
-        Self {
-            times: state.curve.times(),
-            workers: seen.workers,
+        let times = state.curve.times();
+        let mut model = Self {
+            careful_s: times.careful(policy.quantile()),
+            times,
+            workers: seen.workers.max(1.0),
             dispersion: state.arrivals.dispersion(),
             budget_s: policy.targets.api.map(LatencyTarget::limit_s).map(|limit| limit - overhead_s),
-            quantile: 1.0 - slow,
+            slow: 1.0 - policy.quantile(),
+            missed: 1.0 - hit_ratio,
             cpu_rate: quota.zip(cpu_s).map(|(cores, cost)| QUOTA_SHARE * cores / cost),
             routing: policy.routing,
             utilization_max: match policy.accelerator {
                 Accelerator::Cpu => UTILIZATION_MAX_CPU,
                 Accelerator::Gpu => UTILIZATION_MAX_GPU,
             },
-        }
+            kappa: state.kappa(),
+            rates: Vec::new(),
+        };
+        let rate = |size| model.key(size).and_then(|key| state.table.rate(&key, &model.careful_s));
+        model.rates = (1..=model.times.largest()).map(rate).collect();
+        model
+    }
+
+    /// What the chain is asked for this batch size; `None` without an API target.
+    fn key(&self, batch: u32) -> Option<Key> {
+        self.budget_s.map(|budget_s| Key::new(batch, self.dispersion, budget_s, (self.slow, self.missed)))
     }
 
     fn server(&self, batch: u32) -> Option<Server<'_>> {
-        let times = self.times.mean.get(..usize::try_from(batch).ok()?).filter(|times| !times.is_empty())?;
-        Some(Server { times, batch, dispersion: self.dispersion })
+        Server::new(&self.careful_s, batch, denoised(self.dispersion))
     }
 
-    /// A pod's saturation rate and its rate alone within the API target, a session each, images/s.
-    fn lone(&self, batch: u32) -> Option<(f64, f64)> {
+    /// Share of the engine's answers that may be slow: hits answer at once, so it is a larger share of those.
+    pub(crate) fn slow_share(&self) -> f64 {
+        (self.slow / self.missed.max(1e-3)).min(0.5)
+    }
+
+    fn lone(&self, batch: u32) -> Option<Lone> {
         let server = self.server(batch)?;
         let saturation = server.saturation();
-        let alone = self.budget_s.map_or(saturation, |budget_s| server.rate_within(budget_s, self.quantile));
-        Some((saturation, alone))
+        let Some(budget_s) = self.budget_s else { return Some(Lone { saturation, alone: saturation, computed: true }) };
+        let known = usize::try_from(batch).ok().and_then(|batch| self.rates.get(batch - 1).copied().flatten());
+        let lone = known.map_or_else(
+            || {
+                // Of a wait that may last no longer than a batch little is known but that it must end.
+                let room = (budget_s - server.first_s()) / server.first_s();
+                Lone { saturation, alone: SHARE_UNKNOWN * saturation * room.clamp(0.0, 1.0), computed: false }
+            },
+            |alone| Lone { saturation, alone: alone.min(saturation), computed: true },
+        );
+        Some(lone)
     }
 
     /// What one of `pods` carries with batches up to `batch`; `None` if the curve does not reach that far.
@@ -102,22 +153,38 @@ impl Model {
         self.lone(batch).map(|lone| self.among(lone, pods))
     }
 
-    /// A lone pod's rates as one of `pods`.
-    fn among(&self, (saturation, alone): (f64, f64), pods: u32) -> PodRate {
+    /// What sharing a queue among the sessions of `pods` leaves of the reserve that a lone session needs.
+    fn reserve(&self, pods: u32) -> f64 {
         let sharers = match self.routing {
             Routing::Random => self.workers,
             Routing::RoundRobin | Routing::LeastOutstanding => self.workers * f64::from(pods.max(1)),
         };
-        // A lone image that misses the target is not helped by sharing.
-        let share = if alone > 0.0 { 1.0 - (1.0 - alone / saturation) * libm::pow(sharers, POOLING) } else { 0.0 };
-        let (share, binding) = if share > self.utilization_max {
+        libm::pow(sharers, POOLING)
+    }
+
+    /// Share of its saturation rate that latency allows one of `pods`, the ceiling left out (control.md §4, `f_n`).
+    fn pooled(&self, lone: Lone, pods: u32) -> f64 {
+        if lone.alone <= 0.0 {
+            // A lone image that misses the target is not helped by sharing.
+            0.0
+        } else if lone.computed {
+            1.0 - (1.0 - lone.alone / lone.saturation) * self.reserve(pods)
+        } else {
+            lone.alone / lone.saturation
+        }
+    }
+
+    /// A lone session's rates as those of one of `pods`.
+    fn among(&self, lone: Lone, pods: u32) -> PodRate {
+        let pooled = self.pooled(lone, pods);
+        let (share, binding) = if pooled > self.utilization_max {
             (self.utilization_max, Binding::Utilization)
         } else {
-            (share, Binding::Latency)
+            (pooled, Binding::Latency)
         };
-        let by_queue = self.workers * saturation * share;
-        let (saturation, alone) = (self.workers * saturation, self.workers * alone);
-        let rate = PodRate { saturation, alone, carried: by_queue, share, binding };
+        let saturation = self.workers * lone.saturation;
+        let by_queue = self.kappa * saturation * share;
+        let rate = PodRate { saturation, carried: by_queue, share, binding, computed: lone.computed };
         match self.cpu_rate.filter(|rate| *rate < by_queue) {
             Some(carried) => PodRate { carried, binding: Binding::CpuQuota, ..rate },
             None => rate,
@@ -126,7 +193,8 @@ impl Model {
 
     /// What one pod carries when latency is no limit, images/s: for loads that cannot meet their target anyway.
     pub(crate) fn pod_regardless_of_latency(&self, batch: u32) -> Option<PodRate> {
-        Self { budget_s: None, ..self.clone() }.pod(batch, 1)
+        let saturation = self.server(batch)?.saturation();
+        Some(self.among(Lone { saturation, alone: saturation, computed: true }, 1))
     }
 
     /// Least number of pods that carry `rate` images/s, at most [`PODS_MAX`]; `None` if no number does.
@@ -144,12 +212,34 @@ impl Model {
         Some(high)
     }
 
-    /// The `q`-quantile of waiting and running, seconds, when each of `pods` gets its share of `rate` images/s.
-    pub(crate) fn latency_s(&self, batch: u32, pods: u32, rate: f64, q: f64) -> Option<f64> {
-        let pod = self.pod(batch, pods)?;
+    /// The latencies of waiting and running when each of `pods` gets its share of `rate` images/s; `None` beyond
+    /// saturation. `delay_s`: how long the first image of a batch waits for others.
+    pub(crate) fn latencies(&self, batch: u32, pods: u32, rate: f64, delay_s: f64) -> Option<Latencies> {
+        let lone = self.lone(batch)?;
+        let server = Server { times: self.times.mean.get(..self.server(batch)?.times.len())?, ..self.server(batch)? };
         let each = rate / f64::from(pods.max(1)) / self.workers;
         // Sharing acts like a lower load on a lone pod (control.md §4: the chain's p95 at (λ/c)·f₁/f_c).
-        let relief = if pod.share > 0.0 { (pod.alone / pod.saturation / pod.share).min(1.0) } else { 1.0 };
-        self.server(batch)?.latency(each * relief, q)
+        let pooled = self.pooled(lone, pods);
+        let relief = if pooled > 0.0 { (lone.alone / lone.saturation / pooled).min(1.0) } else { 1.0 };
+        // An idle pod answers as one that is asked once in a thousand batches.
+        let least = 1e-3 * lone.saturation;
+        Server { delay_s, ..server }.latencies((each * relief / self.kappa).max(least))
+    }
+
+    /// The least limit of waiting and running under which each of `pods` carries its share of `rate` images/s,
+    /// seconds; `None` if no limit helps.
+    ///
+    /// The pooling law solved for a lone pod's share: f₁ = 1 - (1 - `f_n`)·n^.85, and the chain's quantile at f₁·μ.
+    pub(crate) fn limit_for(&self, batch: u32, pods: u32, rate: f64) -> Option<f64> {
+        let server = self.server(batch)?;
+        let saturation = server.saturation();
+        let each = rate / f64::from(pods.max(1)) / self.workers / self.kappa;
+        let share = each / saturation;
+        let by_cpu = self.cpu_rate.is_none_or(|most| each * self.workers * self.kappa <= most);
+        if share > self.utilization_max || !by_cpu {
+            return None;
+        }
+        let alone = (1.0 - (1.0 - share) / self.reserve(pods)).max(1e-3);
+        Some(server.latencies(alone * saturation)?.quantile(1.0 - self.slow_share()))
     }
 }

@@ -108,6 +108,27 @@ fn unmet(policy: &Policy, model: &Model, batch: u32, needed: Option<u32>) -> Opt
     (reachable < target).then_some(ConstraintKind::Throughput)
 }
 
+/// Batch sizes that the range allows of those that are tried, rising.
+fn allowed_sizes(policy: &Policy, current: &Knobs) -> Vec<u32> {
+    let knob = policy.batch;
+    let now = knob.clamp(current.max_batch_size).get();
+    let mut sizes: Vec<u32> = BATCHES.into_iter().chain([knob.min.get(), knob.max.get(), now]).collect();
+    sizes.retain(|size| knob.clamp(BatchSize::try_from(*size).unwrap_or_default()).get() == *size);
+    sizes.sort_unstable();
+    sizes.dedup();
+    sizes
+}
+
+/// Batch sizes that a decision may ask the chain for, the present one first.
+pub(crate) fn sizes(policy: &Policy, model: &Model, current: &Knobs) -> Vec<u32> {
+    let largest = model.times.largest();
+    let now = current.max_batch_size.get().min(largest);
+    let mut sizes = vec![now];
+    sizes.extend(allowed_sizes(policy, current).into_iter().map(|size| size.min(largest)).filter(|size| *size != now));
+    sizes.dedup();
+    sizes
+}
+
 /// The batch that carries most within the targets; the smallest of those that are as good.
 fn choose_batch(
     policy: &Policy,
@@ -117,10 +138,7 @@ fn choose_batch(
 ) -> Option<(BatchSize, Option<ConstraintKind>)> {
     let knob = policy.batch;
     let now = knob.clamp(current.max_batch_size).get();
-    let mut sizes: Vec<u32> = BATCHES.into_iter().chain([knob.min.get(), knob.max.get(), now]).collect();
-    sizes.retain(|size| knob.clamp(BatchSize::try_from(*size).unwrap_or_default()).get() == *size);
-    sizes.sort_unstable();
-    sizes.dedup();
+    let sizes = allowed_sizes(policy, current);
     let known = |size: &u32| *size <= model.times.largest();
     let least = BatchSize::try_from(*sizes.first()?).ok()?;
     let quick = |size: u32| {
@@ -133,12 +151,17 @@ fn choose_batch(
         // Nothing measured at any allowed size: what is known of smaller ones says nothing about this range.
         return None;
     }
-    let allowed: Vec<(u32, f64)> = sizes
+    let pods: Vec<(u32, PodRate)> = sizes
         .iter()
         .copied()
         .filter(|size| known(size) && quick(*size) && small(*size))
-        .filter_map(|size| Some((size, model.pod(size, current.replicas.get())?.carried)))
+        .filter_map(|size| Some((size, model.pod(size, current.replicas.get())?)))
         .collect();
+    if pods.iter().any(|(size, _)| *size == now) && pods.iter().any(|(_, pod)| !pod.computed) {
+        // What the others carry is not computed yet.
+        return BatchSize::try_from(now).ok().map(|size| (size, None));
+    }
+    let allowed: Vec<(u32, f64)> = pods.into_iter().map(|(size, pod)| (size, pod.carried)).collect();
     let Some(best) = allowed.iter().map(|(_, carried)| *carried).max_by(f64::total_cmp) else {
         let kind = if small(least.get()) { ConstraintKind::InferenceLatency } else { ConstraintKind::Memory };
         return Some((least, Some(kind)));

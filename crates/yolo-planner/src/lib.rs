@@ -5,6 +5,7 @@
 
 mod arrivals;
 mod capacity;
+mod chain;
 mod choose;
 mod conditions;
 mod control;
@@ -15,17 +16,18 @@ pub mod explain;
 pub mod histogram;
 mod hits;
 mod intake;
+mod line;
 mod normal;
 pub mod observation;
 mod outcome;
 mod plan;
 mod pod_model;
 pub mod policy;
-mod queue;
 mod reason;
 mod relax;
 mod report;
 pub mod state;
+mod table;
 mod targets;
 pub mod units;
 mod view;

@@ -43,7 +43,7 @@ pub fn plan(policy: &Policy, observation: &Observation, state: &State, now: Time
     next.control.notice_fleet(observation, now);
     let seen = intake::take(policy, observation, &mut next, now);
     learn_overhead(policy, observation, &mut next, &seen);
-    let view = View::new(policy, observation, &next, seen, now);
+    let view = View::new(policy, observation, &mut next, seen, now);
     let (action, desired) = decide(policy, observation, &mut next, &view, now);
     let (record, judged) = keep_record(policy, observation, &mut next, (&view, action, desired, now));
     let explanation = report::explain(policy, observation, &mut next, (&view, action, desired, now));
@@ -180,7 +180,7 @@ fn keep_record(
 ) -> (Option<Record>, Vec<Record>) {
     let level = view.forecast.level.get();
     let changed = matches!(action, Action::Change { .. });
-    let actual = view.measure(state, &observation.current);
+    let actual = view.measure(&observation.current);
     // A window that begins before the new pods serve would measure the load, not the change.
     let after_s = view.startup_s + policy.window_s();
     let mut open = state.open.take();

@@ -23,7 +23,7 @@ pub(crate) fn relaxations(
     let api = policy.targets.api.and_then(|target| {
         let used_s = target.limit_s() - model.budget_s?;
         // 1 ms above the model's figure, which is the threshold's own resolution.
-        Some(used_s + model.latency_s(batch, max, rate, target.at()).or_else(|| model.times.mean(batch))? + 1e-3)
+        Some(used_s + model.limit_for(batch, max, rate).or_else(|| model.times.mean(batch))? + 1e-3)
     });
     let relaxation = |kind, value: f64, sentence| Some(Relaxation { kind, value, sentence });
     let pods = match kind {
@@ -50,7 +50,7 @@ pub(crate) fn relaxations(
             pods.and_then(|n| relaxation(ConstraintKind::ReplicasMax, f64::from(n), format!("replicas.max ≥ {n}"))),
             api.filter(|s| *s > policy.targets.api.map_or(0.0, LatencyTarget::limit_s)).and_then(|s| {
                 let carried = model.pod_regardless_of_latency(batch)?.carried * f64::from(max) >= rate;
-                let fits = carried && model.latency_s(batch, max, rate, policy.quantile()).is_some();
+                let fits = carried && model.limit_for(batch, max, rate).is_some();
                 fits.then(|| relaxation(ConstraintKind::ApiLatency, s, format!("api ≥ {:.0} ms", (s * 1e3).ceil())))?
             }),
         ],

@@ -10,10 +10,13 @@ use crate::hits::Hits;
 use crate::intake::Tally;
 use crate::outcome::Open;
 use crate::pod_model::{self, Cpu, Memory, Startup};
+use crate::table::Table;
 use crate::targets::Verdicts;
 use crate::units::{BatchSize, Bytes, Ratio, Seconds, Timestamp};
 use crate::window::Window;
 
+/// Least and greatest correction of the capacity from measured latency (control.md §7).
+const KAPPA: (f64, f64) = (0.7, 1.05);
 /// Slots that remember which samples were taken. Pods that share a slot lose a sample now and then, no more.
 const MARKS: usize = 128;
 
@@ -106,6 +109,9 @@ pub struct State {
     pub(crate) tally: Tally,
     pub(crate) arrivals: Arrivals,
     pub(crate) curve: Curve,
+    pub(crate) table: Table,
+    /// Correction of the capacity from measured latency; `None`: none yet.
+    pub(crate) kappa: Option<f64>,
     pub(crate) hits: Hits,
     pub(crate) cpu: Cpu,
     pub(crate) memory: Memory,
@@ -132,6 +138,7 @@ impl State {
             memory,
             startup,
             overhead_s: learned.overhead.map(Seconds::get),
+            kappa: learned.kappa.map(Ratio::get),
             ..Self::default()
         }
     }
@@ -144,11 +151,16 @@ impl State {
             overhead: self.overhead_s.and_then(|value| Seconds::try_from(value).ok()),
             dispersion: Ratio::try_from(self.arrivals.dispersion()).ok(),
             hit_curve: self.hits.learned(),
-            kappa: Some(Ratio::whole(1)),
+            kappa: Ratio::try_from(self.kappa()).ok(),
             ..Learned::default()
         };
         pod_model::learn(&mut learned, &self.cpu, &self.memory, &self.startup);
         learned
+    }
+
+    /// Correction of the capacity from measured latency (control.md §7); 1 is none.
+    pub(crate) fn kappa(&self) -> f64 {
+        self.kappa.unwrap_or(1.0).clamp(KAPPA.0, KAPPA.1)
     }
 
     /// Whether a pod's sample that ends at `until` was not taken yet.

@@ -1,7 +1,7 @@
 //! What one call concludes from policy, observation and state, before anything is decided.
 
 use crate::arrivals::{self, backlog_rate};
-use crate::capacity::{Model, PodRate};
+use crate::capacity::{self, Model, PodRate};
 use crate::choose::{self, Choice, Load, choose, pinned, rate, ratio};
 use crate::decision::Outcome;
 use crate::explain::{Candidate, Capacity, Expert, Forecast};
@@ -10,7 +10,7 @@ use crate::observation::{Knobs, Observation};
 use crate::policy::{LatencyTarget, Mode, Policy};
 use crate::reason::Facts;
 use crate::state::State;
-use crate::units::{Bytes, Replicas, Seconds, Timestamp, real, whole_bytes};
+use crate::units::{Bytes, Rate, Ratio, Replicas, Seconds, Timestamp, real, whole_bytes};
 use crate::window::Sums;
 
 /// Answers from which the overhead's quantile is one.
@@ -36,9 +36,16 @@ pub(crate) struct View {
 }
 
 impl View {
-    pub(crate) fn new(policy: &Policy, observation: &Observation, state: &State, seen: Seen, now: Timestamp) -> Self {
+    pub(crate) fn new(
+        policy: &Policy,
+        observation: &Observation,
+        state: &mut State,
+        seen: Seen,
+        now: Timestamp,
+    ) -> Self {
         let startup_s = state.startup.expected_s(now);
         let hit_ratio = surely_hit(policy, observation, state, &seen);
+        capacity::refresh(policy, state, (&seen, hit_ratio), &observation.current);
         let model = Model::new(policy, state, &seen, hit_ratio);
         let forecast = forecast(policy, observation, state, (&model, &seen, startup_s));
         let load = Load { plan: forecast.plan.get(), hit_ratio };
@@ -91,20 +98,26 @@ impl View {
     pub(crate) fn expect(&self, state: &State, knobs: &Knobs) -> Outcome {
         let (batch, pods) = (self.known(knobs.max_batch_size.get()), knobs.replicas.get());
         let overhead_s = state.overhead_s.unwrap_or(0.0);
-        let latency = |q: f64| {
-            let engine_s = self.model.latency_s(batch, pods, self.engine_rate(), q)?;
-            Seconds::try_from(engine_s + overhead_s).ok()
-        };
-        let pod = self.model.pod(batch, pods);
-        let fleet = |each: f64| each * f64::from(pods);
+        let latencies = self.model.latencies(batch, pods, self.engine_rate(), delay_s(knobs));
+        let latency = |q: f64| Seconds::try_from(latencies.as_ref()?.quantile(q) + overhead_s).ok();
+        let (capacity, utilization) = self.load_of(knobs);
         Outcome {
             p50: latency(0.5),
             p95: latency(0.95),
-            capacity: rate(pod.map_or(0.0, |pod| fleet(pod.carried))),
+            capacity,
             rss: state.memory.bytes(batch, knobs.cache_bytes).map_or_else(Bytes::default, whole_bytes),
-            utilization: ratio(pod.map_or(0.0, |pod| self.engine_rate() / fleet(pod.saturation).max(1e-9))),
+            utilization,
             hit_ratio: ratio(self.hits_of(knobs.cache_bytes)),
         }
+    }
+
+    /// What pods set to `knobs` carry, and the share of their saturation rate that reaches the engines now.
+    fn load_of(&self, knobs: &Knobs) -> (Rate, Ratio) {
+        let pods = knobs.replicas.get();
+        let pod = self.model.pod(self.known(knobs.max_batch_size.get()), pods);
+        let fleet = |each: f64| each * f64::from(pods);
+        let utilization = pod.map_or(0.0, |pod| self.engine_rate() / fleet(pod.saturation).max(1e-9));
+        (rate(pod.map_or(0.0, |pod| fleet(pod.carried))), ratio(utilization))
     }
 
     /// Share of the images that a cache of `bytes` answers: as the ghosts see it, else as is sure now.
@@ -113,11 +126,11 @@ impl View {
     }
 
     /// What is measured now.
-    pub(crate) fn measure(&self, state: &State, current: &Knobs) -> Outcome {
+    pub(crate) fn measure(&self, current: &Knobs) -> Outcome {
         let quantile = |q: f64| self.sums.api.quantile(q).map(crate::histogram::Quantile::seconds);
         let hit_ratio = ratio(self.sums.hits / self.sums.lookups.max(1.0));
-        let expected = self.expect(state, current);
-        Outcome { p50: quantile(0.5), p95: quantile(0.95), rss: self.sums.rss, hit_ratio, ..expected }
+        let (capacity, utilization) = self.load_of(current);
+        Outcome { p50: quantile(0.5), p95: quantile(0.95), capacity, rss: self.sums.rss, utilization, hit_ratio }
     }
 }
 
@@ -219,13 +232,14 @@ pub(crate) fn candidates(policy: &Policy, view: &View, desired: &Knobs) -> Vec<C
 /// The API target's figure for the present knobs: overhead, waiting and running, seconds.
 pub(crate) fn expected_api_s(policy: &Policy, state: &State, view: &View, current: &Knobs) -> Option<f64> {
     let q = policy.targets.api.map(LatencyTarget::at)?;
-    let engine_s = view.model.latency_s(
-        view.known(current.max_batch_size.get()),
-        current.replicas.get().max(1),
-        view.engine_rate(),
-        q,
-    )?;
-    Some(engine_s + state.overhead_s.unwrap_or(0.0))
+    let (batch, pods) = (view.known(current.max_batch_size.get()), current.replicas.get().max(1));
+    let latencies = view.model.latencies(batch, pods, view.engine_rate(), delay_s(current))?;
+    Some(latencies.quantile(q) + state.overhead_s.unwrap_or(0.0))
+}
+
+/// How long the first image of a batch waits for others, seconds.
+fn delay_s(knobs: &Knobs) -> f64 {
+    real(knobs.max_queue_delay_micros) / 1e6
 }
 
 /// Images/s that `replicas.max` pods would carry with the chosen batch.
