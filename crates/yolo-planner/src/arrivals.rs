@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::forecast::GAP_TICKS_MAX;
 use crate::observation::PerSecond;
 use crate::units::real;
 
@@ -9,8 +10,6 @@ use crate::units::real;
 const TICKS: usize = 6;
 /// The peak's half-life, 12 h: a peak of this morning counts tonight, last week's does not.
 const PEAK_HALF_LIFE_S: f64 = 12.0 * 3600.0;
-/// Factor over the level that covers its error one start-up time ahead, until errors are counted (control.md §5, q).
-pub(crate) const COVER: f64 = 1.15;
 /// Least factor over the level, whatever the past peak (control.md §5).
 const COVER_MIN: f64 = 1.05;
 /// Time in which a queue is worked off.
@@ -39,14 +38,32 @@ impl Arrivals {
         Self { dispersion, ..Self::default() }
     }
 
-    /// Adds a tick of `length_s` seconds with `rate` images/s.
-    pub(crate) fn tick(&mut self, rate: f64, length_s: f64) {
-        if self.rates.len() >= TICKS {
-            self.rates.remove(0);
+    /// Adds `count` ticks of `tick_s` seconds, all with `rate` images/s.
+    pub(crate) fn tick(&mut self, rate: f64, count: u32, tick_s: f64) {
+        if count > GAP_TICKS_MAX {
+            // The rates before a gap are not the last half minute's.
+            self.rates.clear();
         }
-        self.rates.push(rate);
+        let counted = if count > GAP_TICKS_MAX { 1 } else { count.max(1) };
+        for _ in 0..counted {
+            if self.rates.len() >= TICKS {
+                self.rates.remove(0);
+            }
+            self.rates.push(rate);
+        }
+        let length_s = f64::from(count) * tick_s;
         self.peak = (self.peak * libm::exp2(-length_s / PEAK_HALF_LIFE_S)).max(self.mean(2));
-        self.ticks = self.ticks.saturating_add(1);
+        self.ticks = self.ticks.saturating_add(counted);
+    }
+
+    /// The last ticks' rates, oldest first, images/s.
+    pub(crate) fn ticks_kept(&self) -> &[f64] {
+        &self.rates
+    }
+
+    /// Whether as many ticks are kept as the level looks back.
+    pub(crate) const fn full(&self) -> bool {
+        self.rates.len() >= TICKS
     }
 
     /// Adds one pod's bins of a second.
@@ -84,10 +101,15 @@ impl Arrivals {
         if last > level + 3.5 * deviation(level, tick_s) { last } else { level }
     }
 
-    /// The rate that pods are ordered for, without the backlog: the level with its cover, but not above the past peak
-    /// unless the level itself is.
-    pub(crate) fn plan(&self, level: f64) -> f64 {
-        (COVER * level).min((COVER_MIN * level).max(self.peak))
+    /// Images/s of the last two ticks, r10.
+    pub(crate) fn pair(&self) -> f64 {
+        self.mean(2)
+    }
+
+    /// The rate that pods are ordered for, without the backlog: the forecast with the factor that covers its errors, but
+    /// not above the past peak unless the level itself is.
+    pub(crate) fn plan(&self, level: f64, forecast: f64, factor: f64) -> f64 {
+        (forecast * factor).min((COVER_MIN * level).max(self.peak))
     }
 
     /// The past peak, images/s.
@@ -108,7 +130,7 @@ mod tests {
     fn steady(rate: f64) -> Arrivals {
         let mut arrivals = Arrivals::default();
         for _ in 0..TICKS {
-            arrivals.tick(rate, 5.0);
+            arrivals.tick(rate, 1, 5.0);
         }
         arrivals
     }
@@ -116,19 +138,41 @@ mod tests {
     #[test]
     fn a_step_is_believed_at_once_and_noise_is_not() {
         let mut arrivals = steady(20.0);
-        arrivals.tick(22.0, 5.0);
+        arrivals.tick(22.0, 1, 5.0);
         assert!((arrivals.level(5.0) - 20.333).abs() < 0.01, "one sigma is noise");
-        arrivals.tick(60.0, 5.0);
+        arrivals.tick(60.0, 1, 5.0);
         assert!((arrivals.level(5.0) - 60.0).abs() < 1e-9);
     }
 
     #[test]
     fn the_cover_ends_at_the_past_peak() {
         let arrivals = steady(20.0);
-        assert!((arrivals.plan(20.0) - 21.0).abs() < 1e-9, "never seen more than 20/s: the least cover");
+        assert!((arrivals.plan(20.0, 20.0, 1.15) - 21.0).abs() < 1e-9, "never seen more than 20/s: the least cover");
         let mut arrivals = steady(60.0);
-        arrivals.tick(20.0, 5.0);
-        assert!((arrivals.plan(20.0) - 23.0).abs() < 1e-9);
+        arrivals.tick(20.0, 1, 5.0);
+        assert!((arrivals.plan(20.0, 20.0, 1.15) - 23.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn rates_from_before_a_gap_are_no_level() {
+        let mut arrivals = steady(60.0);
+        arrivals.tick(20.0, 7, 5.0);
+        assert!((arrivals.level(5.0) - 20.0).abs() < 1e-9);
+        let mut arrivals = steady(60.0);
+        arrivals.tick(20.0, 6, 5.0);
+        assert!((arrivals.level(5.0) - 20.0).abs() < 1e-9);
+        assert_eq!(arrivals.ticks, 12, "six ticks of the same rate");
+    }
+
+    #[test]
+    fn a_peak_is_half_forgotten_after_half_a_day() {
+        let mut arrivals = steady(60.0);
+        arrivals.tick(0.0, 1, 5.0);
+        let before = arrivals.peak();
+        for _ in 0..8640 {
+            arrivals.tick(0.0, 1, 5.0);
+        }
+        assert!((arrivals.peak() / before - 0.5).abs() < 1e-3, "{} of {before}", arrivals.peak());
     }
 
     #[test]

@@ -78,11 +78,22 @@ pub(crate) fn targets_feasible(choice: Option<&Choice>, relaxations: &[Relaxatio
 }
 
 /// What keeps the knobs from where they should be.
-pub(crate) fn scaling_limited(policy: &Policy, seen: &Seen, choice: Option<&Choice>) -> Condition {
+///
+/// `degraded`: the model is not used, because measured latency contradicts it.
+pub(crate) fn scaling_limited(policy: &Policy, seen: &Seen, choice: Option<&Choice>, degraded: bool) -> Condition {
     let max = policy.replicas.max.get();
-    if seen.unschedulable {
-        let message = "A pod waits because no node has room for it.".to_owned();
+    if seen.unschedulable || seen.stuck > 0 {
+        let message = if seen.unschedulable {
+            "A pod waits because no node has room for it.".to_owned()
+        } else {
+            format!("Pods that take longer than three usual starts: {}.", seen.stuck)
+        };
         return condition(Tristate::True, ConditionReason::Unschedulable, message);
+    }
+    if degraded {
+        let message =
+            "Measured latency contradicts the model: pods are ordered with a reserve of 30 % instead.".to_owned();
+        return condition(Tristate::True, ConditionReason::ModelDegraded, message);
     }
     match choice {
         Some(choice) if choice.needed.is_some_and(|needed| needed > max) => {

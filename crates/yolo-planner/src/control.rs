@@ -52,6 +52,10 @@ pub(crate) struct Control {
     cache_low_since_s: Option<f64>,
     /// The fleet is older than this state.
     existing: Option<bool>,
+    /// When knobs were last changed.
+    changed_s: Option<f64>,
+    /// A scale-down did harm within the last hour: lower needs must last twice as long.
+    pub(crate) careful: bool,
 }
 
 /// What a tick offers to steer by.
@@ -65,6 +69,9 @@ pub(crate) struct Tick {
     /// How long a pod ordered now takes to serve, seconds.
     pub(crate) startup_s: f64,
     pub(crate) ticks: u32,
+    /// No pod may go, whatever the need: a rollout is under way, or the budget of bad minutes burns.
+    /// (After any bad minute, as control.md §7 has it, one burst would hold its pods for five minutes of silence.)
+    pub(crate) frozen: bool,
 }
 
 /// The next knobs, and whether the way to a cheaper setting is still barred.
@@ -81,7 +88,17 @@ impl Control {
     pub(crate) fn hold_s(&self, policy: &Policy, startup_s: f64) -> f64 {
         let hold_s =
             policy.stabilization.map_or_else(|| (2.0 * startup_s).max(HOLD_MIN_S), |hold| hold.get().min(86_400.0));
-        if self.turns.len() > TURNS_MAX { 2.0 * hold_s } else { hold_s }
+        if self.careful || self.turns.len() > TURNS_MAX { 2.0 * hold_s } else { hold_s }
+    }
+
+    /// Remembers a change of the knobs.
+    pub(crate) const fn changed(&mut self, now_s: f64) {
+        self.changed_s = Some(now_s);
+    }
+
+    /// Whether knobs were changed within the last `span_s` seconds.
+    pub(crate) fn changed_within(&self, span_s: f64, now: Timestamp) -> bool {
+        self.changed_s.is_some_and(|at_s| now.get() - at_s < span_s)
     }
 
     /// Forgets what a gap in the data makes worthless: a need that was not seen is not a low need.
@@ -158,7 +175,7 @@ impl Control {
         if cold {
             return (current, Some(HoldReason::ColdStart));
         }
-        if lasting >= current || !covered || recent || observation.rolling {
+        if lasting >= current || !covered || recent || tick.frozen {
             let damped = self.turns.len() > TURNS_MAX;
             return (current, Some(if damped { HoldReason::FlapDamped } else { HoldReason::Stabilizing }));
         }

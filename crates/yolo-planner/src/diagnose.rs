@@ -365,7 +365,7 @@ mod tests {
 
     #[test]
     fn confidence_rises_with_the_margin_and_falls_with_scatter() {
-        let mut judged = |excesses: [f64; 3]| {
+        let judged = |excesses: [f64; 3]| {
             let mut diagnosis = Diagnosis::default();
             let mut last = 0.0;
             for excess in excesses {

@@ -109,6 +109,24 @@ impl Histogram {
         }
     }
 
+    /// Observations above `limit_s` seconds, linear inside the limit's bucket.
+    pub(crate) fn above(&self, limit_s: f64) -> f64 {
+        let mut low = 0.0;
+        let mut above = 0.0;
+        let uppers = self.edges.iter().map(|edge| edge.get()).chain([f64::INFINITY]);
+        for (upper, &count) in uppers.zip(&self.counts) {
+            // Of the +Inf bucket nothing more is known than that it lies above its lower edge.
+            let share = if upper.is_infinite() {
+                f64::from(u8::from(limit_s < f64::INFINITY))
+            } else {
+                ((upper - limit_s) / (upper - low)).clamp(0.0, 1.0)
+            };
+            above += share * real(count);
+            low = upper;
+        }
+        above
+    }
+
     /// The mean, each observation in the middle of its bucket; `None` without observations.
     pub fn mean(&self) -> Option<f64> {
         let lows = [0.0].into_iter().chain(self.edges.iter().map(|edge| edge.get()));
@@ -174,6 +192,16 @@ mod tests {
         let slow = histogram(&[100, 200], &[1, 2, 100]);
         assert_eq!(slow.quantile(0.95), Some(Quantile::AtLeast(Seconds::millis(200))));
         assert!(!slow.quantile(0.95).unwrap().within(Seconds::whole(9)));
+    }
+
+    #[test]
+    fn what_lies_above_a_limit_is_linear_inside_its_bucket() {
+        let found = histogram(&[100, 200, 300], &[10, 20, 30, 35]);
+        assert!((found.above(0.15) - 20.0).abs() < 1e-9, "half of the second bucket, the third, and the last");
+        assert!((found.above(0.3) - 5.0).abs() < 1e-9);
+        assert!((found.above(9.0) - 5.0).abs() < 1e-9, "beyond the last edge nothing is known");
+        assert!(found.above(f64::INFINITY) <= 0.0 && Histogram::default().above(0.1) <= 0.0);
+        assert!((found.mean().unwrap() - (0.5 + 1.5 + 2.5 + 1.5) / 35.0).abs() < 1e-9);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Takes the samples into the state, each once, and says how much of the fleet was seen.
 
+use crate::forecast;
 use crate::observation::{Observation, Phase, Pod, Sample, Signal};
 use crate::policy::{Accelerator, Policy};
 use crate::state::State;
-use crate::units::{Timestamp, real};
+use crate::units::{Timestamp, ceil_u32, real};
 
 /// Shortest and longest useful sample, seconds: below, rates are noise; above, they are history.
 const SPAN_S: (f64, f64) = (0.1, 600.0);
@@ -18,6 +19,9 @@ const REGULAR_SCRAPES: f64 = 1.5;
 /// Sample age, in scrape intervals, from which a pod counts as silent (control.md §2).
 const STALE_SCRAPES: f64 = 3.0;
 
+/// Start-up times after which a pod on its way is no capacity to count on (control.md §8).
+const STUCK_STARTS: f64 = 3.0;
+
 /// How much of the fleet was seen.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Seen {
@@ -29,6 +33,12 @@ pub(crate) struct Seen {
     pub(crate) sampled: u32,
     /// Pods with a fresh sample, draining ones too.
     sources: u32,
+    /// Images refused or expired for overload in the newest samples.
+    pub(crate) shed: f64,
+    /// Images of tasks that wait. With a shared store each pod tells the whole service's, without one there is one pod.
+    pub(crate) tasks: f64,
+    /// Pods that have been on their way for longer than [`STUCK_STARTS`] start-up times.
+    pub(crate) stuck: u32,
     /// Images that wait for an engine now.
     pub(crate) queued: f64,
     /// Parallel engine sessions of a pod.
@@ -83,7 +93,7 @@ pub(crate) fn take(policy: &Policy, observation: &Observation, state: &mut State
         // A pod that came in the middle of the interval counts for its share of it; one that missed a look does not
         // count twice.
         state.tally.rate_sum += real(sample.arrivals) / sample.span.get().max(look_s);
-        learn(pod.class, sample, state);
+        learn(policy, pod.class, sample, state);
         state.mark(pod.id, sample.until);
     }
     let minute_ended = state.diagnosis.watch.look(&fresh, &observation.pods, now);
@@ -111,6 +121,7 @@ fn plausible(sample: &Sample) -> bool {
         sample.errors,
         sample.queued,
         sample.inflight,
+        sample.task_queue,
         sample.cpu_periods,
         sample.cpu_throttled,
         sample.cache.hits,
@@ -150,7 +161,7 @@ fn look_s(policy: &Policy, fresh: &[(&Pod, &Sample)]) -> f64 {
 }
 
 /// One sample into the estimators.
-fn learn(class: u32, sample: &Sample, state: &mut State) {
+fn learn(policy: &Policy, class: u32, sample: &Sample, state: &mut State) {
     let mut engine_images = 0.0;
     let mut largest = 0;
     state.curve.time_at_idle(&sample.curve);
@@ -164,6 +175,7 @@ fn learn(class: u32, sample: &Sample, state: &mut State) {
     state.cpu.add(sample, engine_images);
     state.memory.add(sample, largest);
     state.window.add(sample);
+    state.burn.add(policy, sample);
 }
 
 /// Counts pods and reads gauges; a gauge is read again at each look, unlike an increase.
@@ -174,6 +186,8 @@ fn survey(policy: &Policy, observation: &Observation, state: &State, now: Timest
         seen.unschedulable |= pod.phase == Phase::Unschedulable;
         let sample = usable(policy, pod, now);
         seen.sources += u32::from(sample.is_some());
+        let waiting = matches!(pod.phase, Phase::Pending | Phase::Unschedulable);
+        seen.stuck += u32::from(waiting && now.since(pod.created) > STUCK_STARTS * start_s);
         if pod.phase != Phase::Ready {
             continue;
         }
@@ -184,6 +198,8 @@ fn survey(policy: &Policy, observation: &Observation, state: &State, now: Timest
             seen.live += 1;
             seen.sampled += 1;
             seen.queued += real(sample.queued);
+            seen.shed += real(sample.shed);
+            seen.tasks = seen.tasks.max(real(sample.task_queue));
             seen.quota_cores = seen.quota_cores.max(sample.cpu_quota.get());
             if policy.accelerator == Accelerator::Cpu {
                 seen.workers = seen.workers.max(f64::from(sample.workers.min(1024)));
@@ -199,20 +215,23 @@ fn survey(policy: &Policy, observation: &Observation, state: &State, now: Timest
 /// Ends the tick if one is due and something was seen in it.
 fn end_tick(policy: &Policy, state: &mut State, seen: &Seen, now: Timestamp) -> bool {
     let tick_s = policy.tick_s();
-    let tick = (now.get() / tick_s).floor();
-    if state.tick.is_some_and(|last| tick <= last) || state.tally.looks < COVERAGE_MIN {
+    let tick_at_s = (now.get() / tick_s).floor() * tick_s;
+    if state.tick_at_s.is_some_and(|last_s| tick_at_s <= last_s) || state.tally.looks < COVERAGE_MIN {
         return false;
     }
-    let length_s = state.tick.map_or(tick_s, |last| (tick - last) * tick_s);
+    let passed = state.tick_at_s.map_or(1, |last_s| ceil_u32(((tick_at_s - last_s) / tick_s).floor()).max(1));
     // Silent pods are taken to get what the others get.
     let silent = f64::from(seen.ready - seen.live) / f64::from(seen.sampled).max(1.0);
     let rate = state.tally.rate_sum / state.tally.looks * (1.0 + silent);
-    state.arrivals.tick(rate, length_s);
+    state.arrivals.tick(rate, passed, tick_s);
+    let horizon_s = forecast::horizon_s(policy, state.startup.expected_s(now));
+    let step = forecast::Step { rate, ticks: passed, tick_s, horizon_s, experts: policy.experts };
+    state.forecasts.tick(&state.arrivals, step);
     state.curve.tick();
     state.hits.tick();
     state.cpu.tick();
     state.tally = Tally::default();
-    state.tick = Some(tick);
+    state.tick_at_s = Some(tick_at_s);
     state.last_live = Some(now);
     true
 }

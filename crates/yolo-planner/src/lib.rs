@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod arrivals;
+mod burn;
 mod capacity;
 mod chain;
 mod choose;
@@ -13,9 +14,13 @@ mod curve;
 pub mod decision;
 mod diagnose;
 pub mod explain;
+mod feedback;
+mod forecast;
+mod guard;
 pub mod histogram;
 mod hits;
 mod intake;
+mod learn;
 mod line;
 mod normal;
 pub mod observation;
@@ -23,6 +28,7 @@ mod outcome;
 mod plan;
 mod pod_model;
 pub mod policy;
+mod raise;
 mod reason;
 mod relax;
 mod report;

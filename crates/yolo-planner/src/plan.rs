@@ -7,6 +7,7 @@ use crate::control::{self, Tick};
 use crate::decision::{Action, Decision, HoldReason, Record, Trigger};
 use crate::explain::ConstraintKind;
 use crate::intake::{self, COVERAGE_MIN};
+use crate::learn;
 use crate::observation::{Knobs, Observation};
 use crate::outcome::{self, Open};
 use crate::policy::{Mode, Policy};
@@ -43,7 +44,12 @@ pub fn plan(policy: &Policy, observation: &Observation, state: &State, now: Time
     next.control.notice_fleet(observation, now);
     let seen = intake::take(policy, observation, &mut next, now);
     learn_overhead(policy, observation, &mut next, &seen);
+    learn::adapt_bound(policy, observation, &mut next, (&seen, now));
+    let sums = next.window.sums();
+    next.guard.look(policy, observation, (&seen, &sums), now);
+    next.control.careful = next.guard.careful(now.get());
     let view = View::new(policy, observation, &mut next, seen, now);
+    learn::correct_model(policy, observation, &mut next, (&view, now));
     let (action, desired) = decide(policy, observation, &mut next, &view, now);
     let (record, judged) = keep_record(policy, observation, &mut next, (&view, action, desired, now));
     let explanation = report::explain(policy, observation, &mut next, (&view, action, desired, now));
@@ -95,9 +101,11 @@ fn decide(
         }
         (Some(reason), _) => (previous(state, current), reason, Trigger::Policy),
         (None, Some(choice)) if view.seen.ticked => {
-            let tick = tick(policy, state, view, choice, now);
-            let step = state.control.step(policy, observation, choice, tick);
-            (step.knobs, settled(observation, view, step.barred), step.trigger)
+            let tick = tick(policy, observation, state, (view, choice, now));
+            let step = state.control.step(&view.bounds, observation, choice, tick);
+            let more = step.knobs.replicas > current.replicas;
+            let trigger = view.raised.filter(|_| more).unwrap_or(step.trigger);
+            (step.knobs, settled(observation, view, step.barred), trigger)
         }
         (None, _) => (
             state.control.previous.unwrap_or(current),
@@ -145,7 +153,12 @@ fn blind(
     Knobs { replicas, ..held }
 }
 
-fn tick(policy: &Policy, state: &State, view: &View, choice: &Choice, now: Timestamp) -> Tick {
+fn tick(
+    policy: &Policy,
+    observation: &Observation,
+    state: &State,
+    (view, choice, now): (&View, &Choice, Timestamp),
+) -> Tick {
     let carried = |rate: f64| {
         let pods = view.model.pods_for(choice.batch.get(), rate).unwrap_or(choice.replicas);
         policy.replicas.clamp(Replicas::new(pods)).get().max(policy.schedule_floor.get().min(policy.replicas.max.get()))
@@ -162,6 +175,7 @@ fn tick(policy: &Policy, state: &State, view: &View, choice: &Choice, now: Times
         backlog: carried(without_backlog) < choice.replicas,
         startup_s: view.startup_s,
         ticks: state.arrivals.ticks,
+        frozen: observation.rolling || (choice.needed.is_some() && state.burn.burning(policy)),
     }
 }
 
@@ -185,11 +199,17 @@ fn keep_record(
     let after_s = view.startup_s + policy.window_s();
     let mut open = state.open.take();
     let judged = outcome::close(&mut open, actual, level, changed, (now, after_s));
+    let hold_s = state.control.hold_s(policy, view.startup_s);
+    for record in &judged {
+        state.guard.judged(policy, record, hold_s, now.get());
+    }
     let Action::Change { trigger } = action else {
         state.open = open;
         return (None, judged);
     };
     let from = observation.current;
+    state.control.changed(now.get());
+    state.guard.changed(from, &desired, now.get());
     let record = Record {
         id: whole_seconds_since_epoch(now),
         time: now,

@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{BatchSize, Bytes, Rate, Ratio, Replicas, Seconds};
 
+/// Share of a tick by which the measured interval between two samples may exceed whole ticks.
+const SCRAPE_JITTER: f64 = 0.1;
+
 /// Everything about one service that its owner declared.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Policy {
@@ -39,6 +42,8 @@ pub struct Policy {
     pub accelerator: Accelerator,
     /// What balances requests over the pods.
     pub routing: Routing,
+    /// Which forecasts may lead the level.
+    pub experts: Experts,
     /// Largest share of the arrivals that the cache may be trusted to answer.
     pub cache_credit: Ratio,
     /// Hands off.
@@ -67,6 +72,7 @@ impl Default for Policy {
             complete_within: Seconds::whole(900),
             accelerator: Accelerator::default(),
             routing: Routing::default(),
+            experts: Experts::default(),
             cache_credit: Ratio::percent(50),
             paused: false,
             cost: Cost::default(),
@@ -76,8 +82,12 @@ impl Default for Policy {
 
 impl Policy {
     /// Length of a series tick: never shorter than the interval between two samples.
+    ///
+    /// A whole number of `tick`s, because the measured interval jitters and a series needs ticks of one length.
     pub(crate) fn tick_s(&self) -> f64 {
-        self.tick.get().max(self.scrape.get()).clamp(1.0, 300.0)
+        let tick_s = self.tick.get().clamp(1.0, 300.0);
+        let whole = (self.scrape_s() / tick_s - SCRAPE_JITTER).ceil().max(1.0);
+        (whole * tick_s).min(300.0)
     }
 
     /// Interval between two samples of a pod.
@@ -214,6 +224,21 @@ pub enum Mode {
     Off,
 }
 
+/// Forecasts beside the level (control.md §5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Experts {
+    /// A damped straight line. Dearer than what it saves on recorded traffic, hence off.
+    pub trend: bool,
+    /// What came one period before, once that has proved better than the level.
+    pub seasonal: bool,
+}
+
+impl Default for Experts {
+    fn default() -> Self {
+        Self { trend: false, seasonal: true }
+    }
+}
+
 /// What happens when more arrives than can be served.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Overload {
@@ -276,5 +301,20 @@ impl Default for Cost {
     /// A pod is the unit; a GiB costs a twentieth of a pod of 1 core and 2 GiB's usual list price.
     fn default() -> Self {
         Self { pod: Ratio::whole(1), cache_gib: Ratio::percent(5), switch: Ratio::whole(1) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_keep_their_length_while_the_scrape_interval_jitters() {
+        let tick_s = |scrape: f64| Policy { scrape: Seconds::try_from(scrape).unwrap(), ..Policy::default() }.tick_s();
+        for (scrape, tick) in
+            [(4.9, 5.0), (5.0, 5.0), (5.3, 5.0), (15.02, 15.0), (14.9, 15.0), (7.0, 10.0), (1e300, 300.0)]
+        {
+            assert!((tick_s(scrape) - tick).abs() < 1e-9, "{scrape} gives {}", tick_s(scrape));
+        }
     }
 }

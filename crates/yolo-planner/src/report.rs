@@ -8,6 +8,7 @@ use crate::explain::{Capacity, TargetName, TargetRow, Verdict};
 use crate::explain::{Condition, ConditionReason, Conditions, Explanation, Forecast, Load, Tristate};
 use crate::observation::{Knobs, Observation};
 use crate::policy::Policy;
+use crate::raise;
 use crate::reason;
 use crate::relax;
 use crate::state::State;
@@ -65,7 +66,7 @@ pub(crate) fn explain(
         reason,
         load: load(policy, observation, view),
         forecast: view.forecast,
-        capacity: view::capacity(view, observation, &desired),
+        capacity: view::capacity(state, view, observation, &desired),
         constraints: choice.map(|choice| choice.constraints.clone()).unwrap_or_default(),
         best3: view::candidates(policy, view, &desired),
         targets_summary: targets::summary(&targets),
@@ -74,7 +75,7 @@ pub(crate) fn explain(
             targets_feasible: conditions::targets_feasible(choice, &relaxations),
             metrics_available,
             scaling_active: conditions::scaling_active(policy, observation),
-            scaling_limited: conditions::scaling_limited(policy, &view.seen, choice),
+            scaling_limited: conditions::scaling_limited(policy, &view.seen, choice, raise::fallback(state, now.get())),
         },
         relaxations,
         targets,

@@ -3,9 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::arrivals::Arrivals;
+use crate::burn::Burn;
 use crate::control::Control;
 use crate::curve::Curve;
 use crate::diagnose::Diagnosis;
+use crate::feedback::Feedback;
+use crate::forecast::Forecasts;
+use crate::guard::Guard;
 use crate::hits::Hits;
 use crate::intake::Tally;
 use crate::outcome::Open;
@@ -15,8 +19,6 @@ use crate::targets::Verdicts;
 use crate::units::{BatchSize, Bytes, Ratio, Seconds, Timestamp};
 use crate::window::Window;
 
-/// Least and greatest correction of the capacity from measured latency (control.md §7).
-const KAPPA: (f64, f64) = (0.7, 1.05);
 /// Slots that remember which samples were taken. Pods that share a slot lose a sample now and then, no more.
 const MARKS: usize = 128;
 
@@ -100,18 +102,17 @@ pub struct MemoryModel {
 pub struct State {
     /// Time of the last call.
     pub(crate) last: Option<Timestamp>,
-    /// Number of the last series tick.
-    pub(crate) tick: Option<f64>,
+    /// Start of the last series tick, seconds since the epoch.
+    pub(crate) tick_at_s: Option<f64>,
     /// Time of the last tick.
     pub(crate) last_live: Option<Timestamp>,
     /// End of the newest sample taken, by slot of pods.
     marks: Vec<f64>,
     pub(crate) tally: Tally,
     pub(crate) arrivals: Arrivals,
+    pub(crate) forecasts: Forecasts,
     pub(crate) curve: Curve,
     pub(crate) table: Table,
-    /// Correction of the capacity from measured latency; `None`: none yet.
-    pub(crate) kappa: Option<f64>,
     pub(crate) hits: Hits,
     pub(crate) cpu: Cpu,
     pub(crate) memory: Memory,
@@ -120,6 +121,9 @@ pub struct State {
     /// Overhead quantile while the pods were not overloaded, seconds.
     pub(crate) overhead_s: Option<f64>,
     pub(crate) control: Control,
+    pub(crate) feedback: Feedback,
+    pub(crate) burn: Burn,
+    pub(crate) guard: Guard,
     pub(crate) verdicts: Verdicts,
     pub(crate) diagnosis: Diagnosis,
     /// The newest change, until its outcome is known.
@@ -138,7 +142,7 @@ impl State {
             memory,
             startup,
             overhead_s: learned.overhead.map(Seconds::get),
-            kappa: learned.kappa.map(Ratio::get),
+            feedback: learned.kappa.map_or_else(Feedback::default, |kappa| Feedback::seeded(kappa.get())),
             ..Self::default()
         }
     }
@@ -159,8 +163,8 @@ impl State {
     }
 
     /// Correction of the capacity from measured latency (control.md §7); 1 is none.
-    pub(crate) fn kappa(&self) -> f64 {
-        self.kappa.unwrap_or(1.0).clamp(KAPPA.0, KAPPA.1)
+    pub(crate) const fn kappa(&self) -> f64 {
+        self.feedback.kappa()
     }
 
     /// Whether a pod's sample that ends at `until` was not taken yet.

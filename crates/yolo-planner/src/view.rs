@@ -1,13 +1,15 @@
 //! What one call concludes from policy, observation and state, before anything is decided.
 
-use crate::arrivals::{self, backlog_rate};
+use crate::arrivals::backlog_rate;
 use crate::capacity::{self, Model, PodRate};
 use crate::choose::{self, Choice, Load, choose, pinned, rate, ratio};
-use crate::decision::Outcome;
-use crate::explain::{Candidate, Capacity, Expert, Forecast};
+use crate::decision::{Outcome, Trigger};
+use crate::explain::{Candidate, Capacity, Forecast};
+use crate::forecast::horizon_s;
 use crate::intake::Seen;
 use crate::observation::{Knobs, Observation};
 use crate::policy::{LatencyTarget, Mode, Policy};
+use crate::raise::{self, Rates, raise};
 use crate::reason::Facts;
 use crate::state::State;
 use crate::units::{Bytes, Rate, Ratio, Replicas, Seconds, Timestamp, real, whole_bytes};
@@ -29,6 +31,10 @@ pub(crate) struct View {
     pub(crate) hit_ratio: f64,
     /// The cheapest setting of the knobs that may move.
     pub(crate) choice: Option<Choice>,
+    /// What made it more pods than the planned arrivals need.
+    pub(crate) raised: Option<Trigger>,
+    /// The policy with the ranges that pins leave.
+    pub(crate) bounds: Policy,
     /// The cheapest setting if all might.
     free: Option<Choice>,
     pub(crate) sums: Sums,
@@ -50,10 +56,20 @@ impl View {
         let forecast = forecast(policy, observation, state, (&model, &seen, startup_s));
         let load = Load { plan: forecast.plan.get(), hit_ratio };
         let current = &observation.current;
-        let choice = choose(&pinned(policy, current), &model, state, current, load);
-        let free = choose(policy, &model, state, current, load);
-        let sums = state.window.sums();
-        Self { seen, model, forecast, hit_ratio, choice, free, sums, startup_s }
+        let bounds = state.guard.narrow(policy, current, (raise::fallback(state, now.get()), now.get()));
+        let rates = Rates {
+            planned: choose::required_rate(policy, load),
+            level: forecast.level.get() * (1.0 - hit_ratio),
+            tasks: seen.tasks,
+        };
+        let chosen = |policy: &Policy| {
+            let choice = choose(policy, &model, state, current, load)?;
+            Some(raise(policy, state, &model, (choice, rates, now.get())))
+        };
+        let (choice, raised) = chosen(&pinned(&bounds, current)).unzip();
+        let free = chosen(&bounds).map(|(choice, _)| choice);
+        let (sums, raised) = (state.window.sums(), raised.flatten());
+        Self { seen, model, forecast, hit_ratio, choice, raised, bounds, free, sums, startup_s }
     }
 
     /// Images/s that reach the engines.
@@ -181,28 +197,31 @@ fn forecast(
         model.pod_regardless_of_latency(batch.min(model.times.largest())).map(|pod| pod.saturation * ready);
     let excess = saturation.map_or(0.0, |most| (level - most).max(0.0));
     let backlog = (seen.queued - running).max(0.0) + (excess * startup_s).min(OVERLOAD_S * level);
+    let (newest, bound) = (state.forecasts.newest(), &state.forecasts.bound);
+    let factor = bound.factor();
+    let plan = state.arrivals.plan(level, newest.rate.max(level), factor);
     Forecast {
         level: rate(level),
-        expert: Expert::Level,
-        q: ratio(arrivals::COVER),
-        a: ratio(0.05),
+        expert: newest.expert,
+        q: ratio(factor),
+        a: ratio(bound.level()),
         backlog,
-        plan: rate(state.arrivals.plan(level) + backlog_rate(backlog)),
-        horizon: Seconds::try_from(startup_s + tick_s).unwrap_or_default(),
+        plan: rate(plan + backlog_rate(backlog)),
+        horizon: Seconds::try_from(horizon_s(policy, startup_s)).unwrap_or_default(),
     }
 }
 
 /// What the pods can carry, as the explanation shows it.
-pub(crate) fn capacity(view: &View, observation: &Observation, desired: &Knobs) -> Capacity {
+pub(crate) fn capacity(state: &State, view: &View, observation: &Observation, desired: &Knobs) -> Capacity {
     let Some(pod) = view.model.pod(desired.max_batch_size.get(), desired.replicas.get()) else {
-        return Capacity { kappa: ratio(1.0), ..Capacity::default() };
+        return Capacity { kappa: ratio(state.kappa()), ..Capacity::default() };
     };
     let ready = view.pod_now(observation.current.max_batch_size.get());
     Capacity {
         mu_sat: rate(pod.saturation),
         mu_star: rate(pod.carried),
         f_c: ratio(pod.share),
-        kappa: ratio(1.0),
+        kappa: ratio(state.kappa()),
         ready: rate(ready.map_or(0.0, |pod| pod.carried) * f64::from(view.seen.ready)),
         desired: rate(pod.carried * f64::from(desired.replicas.get())),
     }

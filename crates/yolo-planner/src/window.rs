@@ -21,6 +21,8 @@ pub(crate) struct Sums {
     /// Pod-seconds behind the sums.
     pub(crate) pod_s: f64,
     pub(crate) arrivals: f64,
+    /// Images in a pod, summed over pod-seconds.
+    pub(crate) inflight_s: f64,
     pub(crate) done: f64,
     pub(crate) shed: f64,
     pub(crate) errors: f64,
@@ -46,6 +48,7 @@ impl Sums {
         let span_s = sample.span.get();
         self.pod_s += span_s;
         self.arrivals += real(sample.arrivals);
+        self.inflight_s += real(sample.inflight) * span_s;
         self.done += real(sample.done);
         self.shed += real(sample.shed);
         self.errors += real(sample.errors);
@@ -68,6 +71,7 @@ impl Sums {
     fn add_sums(&mut self, other: &Self) {
         self.pod_s += other.pod_s;
         self.arrivals += other.arrivals;
+        self.inflight_s += other.inflight_s;
         self.done += other.done;
         self.shed += other.shed;
         self.errors += other.errors;

@@ -115,7 +115,7 @@ pub(super) fn batch_too_large(case: Case) -> Option<Finding> {
         return None;
     }
     let q = case.policy.quantile();
-    let latency = |size: u32| case.model.latency_s(size, case.seen.ready, case.engine_rate, q);
+    let latency = |size: u32| Some(case.model.latencies(size, case.seen.ready, case.engine_rate, 0.0)?.quantile(q));
     let mut found = Finding::new(BottleneckKind::BatchTooLarge, 0.0, Vec::new());
     if too_large {
         found.excess = above(rate, had);

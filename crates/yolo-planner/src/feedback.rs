@@ -1,0 +1,250 @@
+//! Measured latency corrects the model, never the number of pods directly (control.md §7): a controller on latency is
+//! stable only while it answers the load less than twice as fast, and near saturation it never does (§1, finding 5).
+
+use serde::{Deserialize, Serialize};
+
+use crate::policy::{LatencyTarget, Policy};
+
+/// Step towards a lower capacity, and towards a higher one: a pod too few is dearer than a pod too many.
+const GAIN_DOWN: f64 = 0.3;
+const GAIN_UP: f64 = 0.05;
+/// Range of the correction: beyond it the model is wrong, not inaccurate.
+const RANGE: (f64, f64) = (0.7, 1.05);
+/// Utilisation at which latency tells capacity: below, it is the batch's own time; above, there is no steady state.
+const UTILIZATION: (f64, f64) = (0.5, 1.05);
+/// Answers in the window from which its quantile is one.
+const ANSWERS_MIN: u64 = 500;
+/// Least elasticity of latency in the rate that is believed: a flat curve tells nothing about the rate.
+const ELASTICITY_MIN: f64 = 0.2;
+/// Step of the rate at which the elasticity is taken.
+const PROBE: f64 = 1.05;
+/// Most that one window may say, as a factor of the rate.
+const CLAIM_MAX: f64 = 1.5;
+/// p95 beyond the prediction by this share, and by this share of the threshold, contradicts the model.
+const RESIDUAL_MAX: f64 = 0.30;
+const RESIDUAL_OF_THRESHOLD: f64 = 0.10;
+/// For so long, and the model is not used; so long without, and it is again.
+const DEGRADED_AFTER_S: f64 = 300.0;
+/// Images in the pods may differ by this share from arrivals times latency (Little's law) before one of the three is
+/// not what it seems.
+const LITTLE_MAX: f64 = 0.3;
+/// Pods' arrivals may differ by this share from those at the entry.
+const ENTRY_MAX: f64 = 0.15;
+
+/// What latency said about the model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Feedback {
+    /// Correction of the capacity; 1 is none.
+    kappa: f64,
+    /// When the next whole window has passed, seconds since the epoch.
+    next_s: f64,
+    /// For how long the model has been contradicted, and confirmed, seconds.
+    contradicted_s: f64,
+    confirmed_s: f64,
+    degraded: bool,
+}
+
+impl Default for Feedback {
+    fn default() -> Self {
+        Self { kappa: 1.0, next_s: 0.0, contradicted_s: 0.0, confirmed_s: 0.0, degraded: false }
+    }
+}
+
+/// One window's latency and what the model says of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Measured {
+    pub(crate) now_s: f64,
+    /// At the API target's quantile, seconds.
+    pub(crate) latency_s: f64,
+    /// What the model expects, overhead included, seconds.
+    pub(crate) expected_s: f64,
+    /// The part of both that the rate does not change, seconds.
+    pub(crate) overhead_s: f64,
+    /// What the model expects of waiting and running at [`PROBE`] times the rate.
+    pub(crate) probe_s: f64,
+    pub(crate) utilization: f64,
+    pub(crate) answers: u64,
+}
+
+/// The factor of the rate at which a model should be probed.
+pub(crate) const fn probe() -> f64 {
+    PROBE
+}
+
+impl Feedback {
+    /// A correction that an earlier leader learned.
+    pub(crate) fn seeded(kappa: f64) -> Self {
+        Self { kappa: kappa.clamp(RANGE.0, RANGE.1), ..Self::default() }
+    }
+
+    /// Correction of the capacity, κ.
+    pub(crate) const fn kappa(&self) -> f64 {
+        self.kappa
+    }
+
+    /// Whether latency has contradicted the model for so long that it is not to be used.
+    pub(crate) const fn degraded(&self) -> bool {
+        self.degraded
+    }
+
+    /// Whether a window that ends now is a new one.
+    pub(crate) fn due(&self, now_s: f64) -> bool {
+        now_s >= self.next_s
+    }
+
+    /// Learns from one window; a window is one measurement, however often it is looked at.
+    pub(crate) fn learn(&mut self, policy: &Policy, measured: Measured) {
+        if measured.answers < ANSWERS_MIN || !self.due(measured.now_s) {
+            return;
+        }
+        self.next_s = measured.now_s + policy.window_s();
+        self.judge(policy, measured);
+        if (UTILIZATION.0..UTILIZATION.1).contains(&measured.utilization) {
+            self.correct(measured);
+        }
+    }
+
+    /// Counts how long the model is contradicted.
+    fn judge(&mut self, policy: &Policy, measured: Measured) {
+        let limit_s = policy.targets.api.map_or(0.0, LatencyTarget::limit_s);
+        let beyond_s = measured.latency_s - measured.expected_s;
+        let contradicted = beyond_s > RESIDUAL_MAX * measured.expected_s && beyond_s > RESIDUAL_OF_THRESHOLD * limit_s;
+        let window_s = policy.window_s();
+        if contradicted {
+            (self.contradicted_s, self.confirmed_s) = (self.contradicted_s + window_s, 0.0);
+        } else {
+            (self.contradicted_s, self.confirmed_s) = (0.0, self.confirmed_s + window_s);
+        }
+        self.degraded =
+            if self.degraded { self.confirmed_s < DEGRADED_AFTER_S } else { self.contradicted_s >= DEGRADED_AFTER_S };
+        self.contradicted_s = self.contradicted_s.min(2.0 * DEGRADED_AFTER_S);
+        self.confirmed_s = self.confirmed_s.min(2.0 * DEGRADED_AFTER_S);
+    }
+
+    /// Moves κ towards the factor at which the model would have said what was measured: κ·λ/λₑ, λₑ being the rate that
+    /// the model gives the measured latency. Near λ the logarithms' slope tells it from two points.
+    fn correct(&mut self, measured: Measured) {
+        let engine_s = |total_s: f64| (total_s - measured.overhead_s).max(1e-4);
+        let (came_s, expected_s) = (engine_s(measured.latency_s), engine_s(measured.expected_s));
+        let slope = libm::log(measured.probe_s.max(1e-4) / expected_s) / libm::log(PROBE);
+        let claim = libm::log(came_s / expected_s) / slope.max(ELASTICITY_MIN);
+        let claim = claim.clamp(-libm::log(CLAIM_MAX), libm::log(CLAIM_MAX));
+        let target = self.kappa * libm::exp(-claim);
+        let gain = if target < self.kappa { GAIN_DOWN } else { GAIN_UP };
+        self.kappa = (self.kappa + gain * (target - self.kappa)).clamp(RANGE.0, RANGE.1);
+    }
+}
+
+/// Whether images in the pods, arrivals and latency fit together (Little, 1961): `inflight` = `rate`·`latency_s`.
+pub(crate) fn consistent(inflight: f64, rate: f64, latency_s: f64) -> bool {
+    // A count of a few images is not within 30 % of its own mean.
+    let noise = inflight.sqrt();
+    (inflight - rate * latency_s).abs() <= LITTLE_MAX * inflight + noise
+}
+
+/// Whether the pods' arrivals are those that entered in front of them.
+pub(crate) fn same_arrivals(pods: f64, entered: f64) -> bool {
+    (pods - entered).abs() <= ENTRY_MAX * entered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(latency_ms: f64) -> Measured {
+        Measured {
+            now_s: 1000.0,
+            latency_s: latency_ms / 1e3,
+            expected_s: 0.100,
+            overhead_s: 0.020,
+            // 5 % more arrivals, 10 % more waiting and running: an elasticity of 2.
+            probe_s: 0.088,
+            utilization: 0.8,
+            answers: 500,
+        }
+    }
+
+    fn kappa(measured: Measured) -> f64 {
+        let mut feedback = Feedback::default();
+        feedback.learn(&Policy::default(), measured);
+        feedback.kappa()
+    }
+
+    #[test]
+    fn latency_as_expected_corrects_nothing() {
+        assert!((kappa(measured(100.0)) - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn slower_lowers_the_capacity_at_once_and_faster_raises_it_slowly() {
+        // 96.8 for 80 ms: 10 % more arrivals at the elasticity of 1.95, so a target of 0.907.
+        let slower = kappa(measured(116.8));
+        assert!((slower - 0.972).abs() < 0.001, "{slower}");
+        let faster = kappa(measured(86.1));
+        assert!((faster - 1.005).abs() < 0.001, "a target of 1.1 at a gain of 0.05: {faster}");
+    }
+
+    #[test]
+    fn too_few_answers_and_idle_or_overloaded_pods_say_nothing() {
+        for silent in [
+            Measured { answers: 499, ..measured(150.0) },
+            Measured { utilization: 0.49, ..measured(150.0) },
+            Measured { utilization: 1.06, ..measured(150.0) },
+        ] {
+            assert!((kappa(silent) - 1.0).abs() < 1e-9, "{silent:?}");
+        }
+    }
+
+    #[test]
+    fn the_correction_keeps_to_its_range_and_to_one_step_a_window() {
+        let (policy, mut feedback) = (Policy::default(), Feedback::default());
+        feedback.learn(&policy, measured(400.0));
+        let once = feedback.kappa();
+        feedback.learn(&policy, Measured { now_s: 1059.0, ..measured(400.0) });
+        assert!((feedback.kappa() - once).abs() < 1e-12, "the same window");
+        for window in 1..50 {
+            feedback.learn(&policy, Measured { now_s: 1000.0 + 60.0 * f64::from(window), ..measured(400.0) });
+        }
+        assert!((feedback.kappa() - 0.7).abs() < 1e-9);
+        for window in 50..500 {
+            feedback.learn(&policy, Measured { now_s: 1000.0 + 60.0 * f64::from(window), ..measured(30.0) });
+        }
+        assert!((feedback.kappa() - 1.05).abs() < 1e-9);
+    }
+
+    #[test]
+    fn five_minutes_of_contradiction_degrade_the_model_and_five_of_agreement_restore_it() {
+        let (policy, mut feedback, mut now_s) = (Policy::default(), Feedback::default(), 0.0);
+        let mut minutes = |latency_ms: f64, minutes: u32| {
+            for _ in 0..minutes {
+                now_s += 60.0;
+                feedback.learn(&policy, Measured { now_s, ..measured(latency_ms) });
+            }
+            feedback.degraded()
+        };
+        assert!(!minutes(125.0, 10), "within 30 %");
+        assert!(!minutes(135.0, 4));
+        assert!(!minutes(100.0, 1) && !minutes(135.0, 4), "one good minute begins anew");
+        assert!(minutes(135.0, 1));
+        assert!(minutes(100.0, 4));
+        assert!(!minutes(100.0, 1));
+    }
+
+    #[test]
+    fn a_few_milliseconds_do_not_contradict_a_model() {
+        let (policy, mut feedback) = (Policy::default(), Feedback::default());
+        for minute in 1..100 {
+            let now_s = 60.0 * f64::from(minute);
+            feedback.learn(&policy, Measured { now_s, expected_s: 0.020, latency_s: 0.038, ..measured(0.0) });
+        }
+        assert!(!feedback.degraded(), "90 % beyond, but 9 % of the threshold");
+    }
+
+    #[test]
+    fn inflight_is_arrivals_times_latency() {
+        assert!(consistent(100.0, 1000.0, 0.1));
+        assert!(!consistent(100.0, 1000.0, 0.05), "half of the images are somewhere else");
+        assert!(consistent(2.0, 10.0, 0.1), "one image more is no contradiction");
+        assert!(same_arrivals(114.0, 100.0) && !same_arrivals(116.0, 100.0) && !same_arrivals(84.0, 100.0));
+    }
+}

@@ -1,0 +1,244 @@
+//! What keeps the planner from doing harm with a model that is wrong: pins on knobs, back-off from changes that made it
+//! worse, and an estimate that needs no model (control.md §7 and §8).
+
+use serde::{Deserialize, Serialize};
+
+use crate::decision::{Record, RecordVerdict};
+use crate::histogram::Quantile;
+use crate::intake::Seen;
+use crate::observation::{Knobs, Observation};
+use crate::policy::{Knob, LatencyTarget, Mode, Policy};
+use crate::units::{BatchSize, Bytes, Replicas, Timestamp, real};
+use crate::window::Sums;
+
+/// First length of a pin, and the length that doubling ends at.
+const PIN_S: f64 = 3600.0;
+const PIN_MAX_S: f64 = 8.0 * 3600.0;
+/// For so long a scale-down that was undone makes the hold twice as long, and the model goes unused after two changes in
+/// a row that made it worse.
+const CAREFUL_S: f64 = 3600.0;
+/// Changes for the worse, one after the other, that end the trust in the model.
+const WORSE_MAX: u32 = 2;
+/// Working set over the memory limit from which the kernel's kill is near.
+const RSS_MAX: f64 = 0.9;
+/// Between two steps down of the memory that a pod may use: a working set does not fall at once.
+const MEMORY_EVERY_S: f64 = 300.0;
+/// Ready pods that do not report the current knobs for so long run others (an unreadable document, a stuck mount).
+const UNAPPLIED_S: f64 = 30.0;
+/// Answers from which a batch's quantile is one.
+const ANSWERS_MIN: u64 = 20;
+
+/// A knob kept at a value, or below it, for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Pin<T> {
+    value: T,
+    /// Also lower values are allowed.
+    ceiling: bool,
+    until_s: f64,
+}
+
+impl<T: Copy + Ord> Pin<T> {
+    const fn held(value: T) -> Self {
+        Self { value, ceiling: false, until_s: f64::INFINITY }
+    }
+
+    /// The range that the pin leaves of `knob`.
+    fn narrow(pin: Option<Self>, knob: &mut Knob<T>, now_s: f64) {
+        let Some(pin) = pin.filter(|pin| knob.mode == Mode::Auto && now_s < pin.until_s) else { return };
+        let value = knob.clamp(pin.value);
+        knob.max = value;
+        if !pin.ceiling {
+            knob.min = value;
+        }
+    }
+}
+
+/// What the guards remember.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Guard {
+    batch: Option<Pin<BatchSize>>,
+    cache: Option<Pin<Bytes>>,
+    /// Pods that a scale-down for the worse left too few of.
+    floor: Option<(u32, f64)>,
+    /// Length of the next pin of a back-off.
+    pin_s: f64,
+    /// Batch and cache of the last change whose prediction held.
+    confirmed: Option<Knobs>,
+    worse_running: u32,
+    careful_until_s: f64,
+    distrust_until_s: f64,
+    /// Knobs before the last change of batch or cache, and when that was.
+    before: Option<(Knobs, f64)>,
+    unapplied_since_s: Option<f64>,
+    /// Newest kill for memory that was answered.
+    oom: Option<Timestamp>,
+    memory_at_s: f64,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self {
+            batch: None,
+            cache: None,
+            floor: None,
+            pin_s: PIN_S,
+            confirmed: None,
+            worse_running: 0,
+            careful_until_s: 0.0,
+            distrust_until_s: 0.0,
+            before: None,
+            unapplied_since_s: None,
+            oom: None,
+            memory_at_s: 0.0,
+        }
+    }
+}
+
+impl Guard {
+    /// Looks at what a call has seen; places pins.
+    pub(crate) fn look(
+        &mut self,
+        policy: &Policy,
+        observation: &Observation,
+        (seen, sums): (&Seen, &Sums),
+        now: Timestamp,
+    ) {
+        let now_s = now.get();
+        self.applied(observation, seen, now_s);
+        self.memory(policy, observation, (seen, sums), now);
+        self.slow_batch(policy, &observation.current, sums, now_s);
+    }
+
+    /// Since when ready pods run other knobs than the live ones.
+    fn applied(&mut self, observation: &Observation, seen: &Seen, now_s: f64) {
+        if observation.applied_pods < seen.ready {
+            self.unapplied_since_s.get_or_insert(now_s);
+        } else {
+            self.unapplied_since_s = None;
+        }
+    }
+
+    /// A pod that was killed for memory, or is about to be: the cache goes first, then the batch.
+    fn memory(&mut self, policy: &Policy, observation: &Observation, (seen, sums): (&Seen, &Sums), now: Timestamp) {
+        let kills = observation.pods.iter().filter_map(|pod| pod.oom_killed).filter(|at| *at <= now);
+        // Kills from before this state are an earlier leader's.
+        let known = *self.oom.get_or_insert(now);
+        let newest = kills.fold(known, |newest, at| if at > newest { at } else { newest });
+        let limit = real(policy.memory_limit.get());
+        let full = limit > 0.0 && seen.sampled > 0 && real(sums.rss.get()) > RSS_MAX * limit;
+        let waited = now.get() - self.memory_at_s >= MEMORY_EVERY_S;
+        if newest <= known && !(full && waited) {
+            return;
+        }
+        (self.oom, self.memory_at_s) = (Some(newest), now.get());
+        let (current, until_s) = (observation.current, now.get() + PIN_S);
+        if current.cache_bytes > policy.cache.min {
+            let value = Bytes::new(current.cache_bytes.get() / 2).max(policy.cache.min);
+            self.cache = Some(Pin { value, ceiling: true, until_s });
+        } else {
+            let value = BatchSize::try_from(current.max_batch_size.get() / 2).unwrap_or(BatchSize::ONE);
+            self.batch = Some(Pin { value, ceiling: true, until_s });
+        }
+    }
+
+    /// A batch that was raised and is too slow goes back, whatever its estimate says.
+    fn slow_batch(&mut self, policy: &Policy, current: &Knobs, sums: &Sums, now_s: f64) {
+        let Some((before, at_s)) = self.before else { return };
+        let Some(target) = policy.targets.inference else { return };
+        let raised = before.max_batch_size < current.max_batch_size;
+        let whole_window = now_s - at_s >= policy.window_s() && now_s - at_s < PIN_S;
+        let measured = sums.inference.quantile(target.at()).filter(|_| sums.inference.count() >= ANSWERS_MIN);
+        let slow = measured.map(Quantile::seconds).is_some_and(|value| value.get() > target.limit_s());
+        if raised && whole_window && slow {
+            self.batch = Some(Pin { value: before.max_batch_size, ceiling: true, until_s: now_s + PIN_S });
+            self.before = None;
+        }
+    }
+
+    /// Remembers what a change of the knobs leaves.
+    pub(crate) fn changed(&mut self, from: Knobs, to: &Knobs, now_s: f64) {
+        if (from.max_batch_size, from.cache_bytes) != (to.max_batch_size, to.cache_bytes) {
+            self.before = Some((from, now_s));
+        }
+    }
+
+    /// Answers the verdict on an earlier change. `hold_s`: how long a lower need must last.
+    pub(crate) fn judged(&mut self, policy: &Policy, record: &Record, hold_s: f64, now_s: f64) {
+        match record.verdict {
+            Some(RecordVerdict::Confirmed | RecordVerdict::Better) => {
+                self.confirmed = Some(record.to);
+                (self.worse_running, self.pin_s) = (0, PIN_S);
+            }
+            Some(RecordVerdict::Worse) if harmful(policy, record) => self.back_off(record, hold_s, now_s),
+            Some(RecordVerdict::Worse | RecordVerdict::Superseded | RecordVerdict::Unmeasured) | None => {}
+        }
+    }
+
+    fn back_off(&mut self, record: &Record, hold_s: f64, now_s: f64) {
+        let (from, to) = (record.from, record.to);
+        let until_s = now_s + self.pin_s;
+        if (from.max_batch_size, from.cache_bytes) != (to.max_batch_size, to.cache_bytes) {
+            let good = self.confirmed.unwrap_or(from);
+            self.batch = Some(Pin { value: good.max_batch_size, ceiling: false, until_s });
+            self.cache = Some(Pin { value: good.cache_bytes, ceiling: false, until_s });
+            self.pin_s = (2.0 * self.pin_s).min(PIN_MAX_S);
+        }
+        if to.replicas < from.replicas {
+            self.floor = Some((from.replicas.get(), now_s + 2.0 * hold_s));
+            self.careful_until_s = now_s + CAREFUL_S;
+        }
+        self.worse_running += 1;
+        if self.worse_running >= WORSE_MAX {
+            self.distrust_until_s = now_s + CAREFUL_S;
+            self.worse_running = 0;
+        }
+    }
+
+    /// The policy with the ranges that the pins leave. `fallback`: no model says which batch is better.
+    pub(crate) fn narrow(&self, policy: &Policy, current: &Knobs, (fallback, now_s): (bool, f64)) -> Policy {
+        let mut narrowed = policy.clone();
+        Pin::narrow(self.batch, &mut narrowed.batch, now_s);
+        Pin::narrow(self.cache, &mut narrowed.cache, now_s);
+        // Nobody knows what another document would do to pods that did not take this one.
+        let unapplied = self.unapplied(now_s);
+        if fallback || unapplied {
+            Pin::narrow(Some(Pin::held(current.max_batch_size)), &mut narrowed.batch, now_s);
+        }
+        if unapplied {
+            Pin::narrow(Some(Pin::held(current.cache_bytes)), &mut narrowed.cache, now_s);
+        }
+        narrowed
+    }
+
+    /// Whether pods have run other knobs than the live ones for long.
+    pub(crate) fn unapplied(&self, now_s: f64) -> bool {
+        self.unapplied_since_s.is_some_and(|since_s| now_s - since_s >= UNAPPLIED_S)
+    }
+
+    /// The other batch that pods may run while not all have applied the present one.
+    pub(crate) fn other_batch(&self, now_s: f64) -> Option<BatchSize> {
+        self.before.filter(|_| self.unapplied(now_s)).map(|(knobs, _)| knobs.max_batch_size)
+    }
+
+    /// Least number of pods after a scale-down for the worse.
+    pub(crate) fn floor(&self, now_s: f64) -> Option<Replicas> {
+        self.floor.filter(|(_, until_s)| now_s < *until_s).map(|(pods, _)| Replicas::new(pods))
+    }
+
+    /// Whether lower needs must last twice as long.
+    pub(crate) fn careful(&self, now_s: f64) -> bool {
+        now_s < self.careful_until_s
+    }
+
+    /// Whether the model has been wrong twice in a row.
+    pub(crate) fn distrusts(&self, now_s: f64) -> bool {
+        now_s < self.distrust_until_s
+    }
+}
+
+/// Whether a change for the worse did harm. p95 beyond its prediction but within the target is the model's error,
+/// which the feedback corrects: undoing a cheaper setting that meets every target would only cost.
+fn harmful(policy: &Policy, record: &Record) -> bool {
+    let limit_s = policy.targets.api.map_or(0.0, LatencyTarget::limit_s);
+    record.actual.and_then(|actual| actual.p95).is_some_and(|p95| p95.get() > limit_s)
+}
