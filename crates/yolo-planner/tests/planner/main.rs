@@ -11,6 +11,10 @@
 mod closed_loop;
 mod cost;
 #[cfg(test)]
+mod diagnosis;
+#[cfg(test)]
+mod faulty;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod properties;
