@@ -6,6 +6,7 @@ use crate::arrivals::Arrivals;
 use crate::burn::Burn;
 use crate::control::Control;
 use crate::curve::Curve;
+use crate::diagnose::Diagnosis;
 use crate::feedback::Feedback;
 use crate::forecast::Forecasts;
 use crate::guard::Guard;
@@ -124,6 +125,7 @@ pub struct State {
     pub(crate) burn: Burn,
     pub(crate) guard: Guard,
     pub(crate) verdicts: Verdicts,
+    pub(crate) diagnosis: Diagnosis,
     /// The newest change, until its outcome is known.
     pub(crate) open: Option<Open>,
 }
