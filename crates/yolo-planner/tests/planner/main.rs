@@ -12,6 +12,12 @@ mod closed_loop;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod guards;
+#[cfg(test)]
+mod laws;
+#[cfg(test)]
+mod plain;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod support;
