@@ -61,6 +61,8 @@ struct Lone {
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
     pub(crate) times: Times,
+    /// t⁺(b) without jitter, seconds: what capacity rests on.
+    careful_s: Vec<f64>,
     workers: f64,
     dispersion: f64,
     /// What the API target leaves for waiting and running, seconds; `None` without that target.
@@ -84,7 +86,7 @@ pub(crate) fn refresh(policy: &Policy, state: &mut State, (seen, hit_ratio): (&S
     let model = Model::new(policy, state, seen, hit_ratio);
     let keys: Vec<Key> =
         crate::choose::sizes(policy, &model, current).into_iter().filter_map(|size| model.key(size)).collect();
-    state.table.refresh(&keys, &model.times.mean, &mut FUEL.clone());
+    state.table.refresh(&keys, &model.careful_s, &mut FUEL.clone());
 }
 
 impl Model {
@@ -93,8 +95,10 @@ impl Model {
         let overhead_s = state.overhead_s.unwrap_or(0.0);
         let cpu_s = state.cpu.per_image_s().filter(|cost| *cost > 1e-6);
         let quota = (policy.accelerator == Accelerator::Cpu && seen.quota_cores > 0.0).then_some(seen.quota_cores);
+        let times = state.curve.times();
         let mut model = Self {
-            times: state.curve.times(),
+            careful_s: times.careful(policy.quantile()),
+            times,
             workers: seen.workers.max(1.0),
             dispersion: state.arrivals.dispersion(),
             budget_s: policy.targets.api.map(LatencyTarget::limit_s).map(|limit| limit - overhead_s),
@@ -109,7 +113,7 @@ impl Model {
             kappa: state.kappa(),
             rates: Vec::new(),
         };
-        let rate = |size| model.key(size).and_then(|key| state.table.rate(&key, &model.times.mean));
+        let rate = |size| model.key(size).and_then(|key| state.table.rate(&key, &model.careful_s));
         model.rates = (1..=model.times.largest()).map(rate).collect();
         model
     }
@@ -120,7 +124,7 @@ impl Model {
     }
 
     fn server(&self, batch: u32) -> Option<Server<'_>> {
-        Server::new(&self.times.mean, batch, denoised(self.dispersion))
+        Server::new(&self.careful_s, batch, denoised(self.dispersion))
     }
 
     /// Share of the engine's answers that may be slow: hits answer at once, so it is a larger share of those.
@@ -212,7 +216,7 @@ impl Model {
     /// saturation. `delay_s`: how long the first image of a batch waits for others.
     pub(crate) fn latencies(&self, batch: u32, pods: u32, rate: f64, delay_s: f64) -> Option<Latencies> {
         let lone = self.lone(batch)?;
-        let server = self.server(batch)?;
+        let server = Server { times: self.times.mean.get(..self.server(batch)?.times.len())?, ..self.server(batch)? };
         let each = rate / f64::from(pods.max(1)) / self.workers;
         // Sharing acts like a lower load on a lone pod (control.md §4: the chain's p95 at (λ/c)·f₁/f_c).
         let pooled = self.pooled(lone, pods);

@@ -1,12 +1,13 @@
-//! The service curve t(b): seconds of an engine call by batch size, learned from counters.
+//! The service curve t(b): seconds of an engine call by batch size, learned from counters (control.md §3).
 //!
-//! Each size keeps its own decayed mean. The shape between and beyond them comes from the *prior*: what the server
-//! timed at idle, or what an earlier leader learned. Load makes every size slower alike (shared cores, a slowed
-//! device), so measured sizes scale the whole prior; otherwise an idle figure of batch 2 beside a loaded figure of
-//! batch 1 would make batching look as if it paid.
+//! Three layers. The *line* α + β·b follows every size of every scrape ([`crate::line`]). The *shape* is what the server timed at idle
+//! (or what an earlier leader learned), relative to a line of its own: load makes every size slower alike (shared
+//! cores, a slowed device), so an idle figure of batch 2 is never set beside a loaded figure of batch 1, or batching
+//! would look as if it paid. And a size that ran often enough and lies off both has its *own* mean.
 
 use serde::{Deserialize, Serialize};
 
+use crate::line::Line;
 use crate::normal;
 use crate::observation::{BatchCount, CurvePoint};
 use crate::state::{LearnedCurve, SizeMean};
@@ -17,10 +18,14 @@ use crate::units::{BatchSize, Seconds, real};
 const DECAY: f64 = 0.95;
 /// Calls from which a size counts as measured.
 const CALLS_MIN: f64 = 5.0;
-/// Calls that the scaled prior weighs against a size's own mean.
-const PRIOR_CALLS: f64 = 10.0;
+/// Deviations off the line from which a size's own mean is believed instead (padding, engine profiles).
+const OWN_DEVIATIONS: f64 = 2.0;
 /// Jitter of a call's time until it is measured (control.md §3: σ = 0.03 t).
 const JITTER: f64 = 0.03;
+/// Relative deviation up to which a size that never ran counts as known (control.md §8).
+const KNOWN: f64 = 0.10;
+/// What a new model's line starts from: the old one's, this much slower (control.md §8).
+const SUCCESSOR: f64 = 1.15;
 
 /// Decayed sums of one size's calls.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -45,8 +50,12 @@ impl Size {
 /// What is known of t(b).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(crate) struct Curve {
+    line: Line,
     measured: Vec<Size>,
+    /// What was timed at idle or learned before, rising in size.
     prior: Vec<CurvePoint>,
+    /// Class of the pods that the curve is of.
+    class: Option<u32>,
 }
 
 /// t(b) for all sizes that are known.
@@ -54,6 +63,8 @@ pub(crate) struct Curve {
 pub(crate) struct Times {
     /// Mean seconds of a call of 1, 2, … images, rising.
     pub(crate) mean: Vec<f64>,
+    /// Standard deviation of that mean as it is known, seconds.
+    pub(crate) deviation: Vec<f64>,
     /// Standard deviation of a call's time over its mean.
     pub(crate) jitter: f64,
 }
@@ -69,10 +80,33 @@ impl Times {
         self.mean.get(usize::try_from(size).ok()?.checked_sub(1)?).copied()
     }
 
-    /// The `q`-quantile of a call's time: t⁺(b) = t(b) + z·σ.
-    pub(crate) fn upper(&self, size: u32, q: f64) -> Option<f64> {
-        self.mean(size).map(|mean| mean * (1.0 + normal::quantile(q).max(0.0) * self.jitter))
+    /// Standard deviation of that mean over it: how well the size is known.
+    pub(crate) fn doubt(&self, size: u32) -> Option<f64> {
+        let deviation = self.deviation.get(usize::try_from(size).ok()?.checked_sub(1)?)?;
+        self.mean(size).map(|mean| deviation / mean.max(1e-12))
     }
+
+    /// The `q`-quantile of a call's time, the curve's own uncertainty included: t⁺(b) = t(b) + z·√(var t(b) + σ²).
+    pub(crate) fn upper(&self, size: u32, q: f64) -> Option<f64> {
+        let (mean, doubt) = self.mean(size).zip(self.doubt(size))?;
+        Some(mean * (1.0 + normal::quantile(q).max(0.0) * (doubt * doubt + self.jitter * self.jitter).sqrt()))
+    }
+
+    /// t⁺(b) without jitter, for all sizes: in a queue jitter averages out, a wrong curve does not.
+    pub(crate) fn careful(&self, q: f64) -> Vec<f64> {
+        let z = normal::quantile(q).max(0.0);
+        rising(self.mean.iter().zip(&self.deviation).map(|(mean, deviation)| mean + z * deviation))
+    }
+}
+
+/// More images never take less time: a smaller figure of a larger size is noise.
+fn rising(times: impl Iterator<Item = f64>) -> Vec<f64> {
+    times
+        .scan(0.0, |longest: &mut f64, time| {
+            *longest = longest.max(time);
+            Some(*longest)
+        })
+        .collect()
 }
 
 impl Curve {
@@ -85,26 +119,63 @@ impl Curve {
         let sizes: Vec<_> = learned.sizes.iter().map(|size| (size.size, size.mean.get())).collect();
         // A curve without sizes still has its line: t(1..8) is what most fleets run.
         let points: Vec<_> = if sizes.is_empty() { line.collect() } else { sizes };
+        let points: Vec<_> = points.into_iter().filter_map(|(size, mean)| point(size, mean)).collect();
         let mut curve = Self::default();
-        curve.set_prior(points.into_iter().filter_map(|(size, mean)| point(size, mean)));
+        curve.time_at_idle(&points);
         curve
     }
 
-    /// Takes the server's idle timing as the shape, if it timed anything.
+    /// Takes the server's idle timing as the shape, if it timed anything, and as the line until calls say otherwise.
     pub(crate) fn time_at_idle(&mut self, points: &[CurvePoint]) {
-        if points.iter().any(|point| point.mean > Seconds::ZERO) {
-            self.set_prior(points.iter().copied());
+        let mut points: Vec<_> = points.iter().filter(|point| point.mean > Seconds::ZERO).take(32).copied().collect();
+        points.sort_by_key(|point| point.size);
+        points.dedup_by_key(|point| point.size);
+        let reach = |points: &[CurvePoint]| points.last().map_or(0, |point| point.size.get());
+        // A pod that has not timed as much as another says nothing new.
+        if points.is_empty() || reach(&points) < reach(&self.prior) {
+            return;
+        }
+        let farther = reach(&points) > reach(&self.prior);
+        self.prior = points;
+        if farther {
+            let old = self.line;
+            self.line = Line::through(&self.shape());
+            let size = old.last_size();
+            if old.loaded() && self.line.time(size) > 0.0 {
+                self.line = self.line.scaled(old.time(size) / self.line.time(size));
+            }
         }
     }
 
-    fn set_prior(&mut self, points: impl Iterator<Item = CurvePoint>) {
-        self.prior = points.filter(|point| point.mean > Seconds::ZERO).take(32).collect();
-        self.prior.sort_by_key(|point| point.size);
-        self.prior.dedup_by_key(|point| point.size);
+    /// Takes a scrape of a pod of `class`, whose sessions ran `batches`.
+    pub(crate) fn add(&mut self, class: u32, batches: &[BatchCount]) {
+        if self.class.is_some_and(|known| known != class) {
+            return;
+        }
+        self.class = Some(class);
+        for batch in batches {
+            self.count(batch);
+        }
+        let jitter = self.jitter();
+        for batch in batches.iter().filter(|batch| batch.count > 0) {
+            let (size, calls) = (f64::from(batch.size.get()), real(batch.count));
+            // A kink that the prior has is none of the line.
+            self.line.take(size, batch.seconds.get() / calls / self.bend(size), calls, jitter);
+        }
+    }
+
+    /// Starts anew for pods of another class, from the old line made slower: another image, model or device.
+    pub(crate) fn succeed(&mut self, class: u32) {
+        if self.class.is_some_and(|known| known != class) {
+            let shape = self.times().mean;
+            let points: Vec<_> = (1..).zip(&shape).map(|(size, time): (u32, _)| (f64::from(size), *time)).collect();
+            *self = Self { line: Line::through(&points).scaled(SUCCESSOR), ..Self::default() };
+        }
+        self.class = Some(class);
     }
 
     /// Adds one size's calls.
-    pub(crate) fn add(&mut self, batch: &BatchCount) {
+    fn count(&mut self, batch: &BatchCount) {
         if batch.count == 0 {
             return;
         }
@@ -136,37 +207,50 @@ impl Curve {
 
     /// The known sizes' times.
     pub(crate) fn times(&self) -> Times {
-        let largest_measured = self.trusted().map(|size| size.images.get()).max().unwrap_or(0);
-        let largest_prior = self.prior.last().map_or(0, |point| point.size.get());
-        let shape = self.shape();
-        let scale = self.scale(&shape);
-        let mut mean: Vec<f64> = Vec::new();
-        for size in 1..=largest_measured.max(largest_prior) {
-            let prior = scale * interpolate(&shape, f64::from(size));
-            let own = self.trusted().find(|own| own.images.get() == size);
-            let time = own.map_or(prior, |own| (own.seconds + PRIOR_CALLS * prior) / (own.calls + PRIOR_CALLS));
-            // More images never take less time: a smaller mean of a larger size is noise.
-            mean.push(mean.last().map_or(time, |&last| time.max(last)));
+        let jitter = self.jitter();
+        if !self.line.known() {
+            return Times { mean: Vec::new(), deviation: Vec::new(), jitter };
         }
-        Times { mean, jitter: self.jitter() }
+        let known = self.trusted().map(|size| size.images).chain(self.prior.last().map(|point| point.size));
+        let known = known.max().map_or(0, BatchSize::get);
+        let (mut mean, mut deviation) = (Vec::new(), Vec::new());
+        for size in 1..=BatchSize::MAX.get() {
+            let (time, doubt) = self.time(size, jitter);
+            if size > known && doubt > KNOWN * time {
+                break;
+            }
+            mean.push(time);
+            deviation.push(doubt);
+        }
+        Times { mean: rising(mean.into_iter()), deviation, jitter }
     }
 
-    /// Points (size, seconds) of the prior, or of the measured sizes where there is none.
+    /// Mean seconds of a call of `size` images, and how surely that is known (a standard deviation).
+    fn time(&self, size: u32, jitter: f64) -> (f64, f64) {
+        let images = f64::from(size);
+        let bend = self.bend(images);
+        let (line, doubt) = (self.line.time(images) * bend, self.line.variance(images).sqrt() * bend);
+        // While the line itself may be old, a size's own mean would be set beside old figures of the others.
+        let own = self.trusted().find(|own| own.images.get() == size).filter(|_| !self.line.doubted());
+        let Some(own) = own else { return (line, doubt) };
+        let own_doubt = jitter.max(JITTER) * own.mean() / own.calls.sqrt();
+        let off = (own.mean() - line).abs() > OWN_DEVIATIONS * (doubt * doubt + own_doubt * own_doubt).sqrt();
+        if off { (own.mean(), own_doubt) } else { (line, doubt) }
+    }
+
+    /// Points (size, seconds) of the prior.
     fn shape(&self) -> Vec<(f64, f64)> {
-        let points = self.prior.iter().map(|point| (f64::from(point.size.get()), point.mean.get()));
-        if self.prior.is_empty() {
-            self.trusted().map(|size| (f64::from(size.images.get()), size.mean())).collect()
-        } else {
-            points.collect()
-        }
+        self.prior.iter().map(|point| (f64::from(point.size.get()), point.mean.get())).collect()
     }
 
-    /// Measured time over the shape's time, all calls together.
-    fn scale(&self, shape: &[(f64, f64)]) -> f64 {
-        let (measured, expected) = self.trusted().fold((0.0, 0.0), |(measured, expected), size| {
-            (measured + size.seconds, expected + size.calls * interpolate(shape, f64::from(size.images.get())))
-        });
-        if expected > 0.0 { measured / expected } else { 1.0 }
+    /// How far the prior lies off its own line at `size`, as a factor; 1 without one, and beyond its sizes as at the
+    /// last of them.
+    fn bend(&self, size: f64) -> f64 {
+        let shape = self.shape();
+        let Some((alpha, beta)) = line(&shape).filter(|_| shape.len() > 1) else { return 1.0 };
+        let last = shape.last().map_or(size, |point| point.0.min(size));
+        let straight = alpha + beta * last;
+        if straight > 0.0 { interpolate(&shape, last) / straight } else { 1.0 }
     }
 
     fn jitter(&self) -> f64 {
@@ -179,8 +263,8 @@ impl Curve {
     /// What the next leader should know.
     pub(crate) fn learned(&self) -> Option<LearnedCurve> {
         let times = self.times();
-        let points: Vec<_> = (1..=times.largest()).zip(&times.mean).map(|(n, &t)| (f64::from(n), t)).collect();
-        let (alpha, beta) = line(&points)?;
+        let first_s = times.mean(1)?;
+        let (alpha, beta) = self.line.parameters();
         let known = self.prior.iter().map(|point| point.size).chain(self.trusted().map(|size| size.images));
         let mut sizes: Vec<BatchSize> = known.collect();
         sizes.sort_unstable();
@@ -190,7 +274,7 @@ impl Curve {
         Some(LearnedCurve {
             alpha: Seconds::try_from(alpha).ok()?,
             beta: Seconds::try_from(beta).ok()?,
-            uncertainty: Seconds::try_from(times.jitter * times.mean(1)?).ok()?,
+            uncertainty: Seconds::try_from(times.jitter * first_s).ok()?,
             sizes: sizes
                 .into_iter()
                 .filter_map(|size| {
@@ -268,7 +352,7 @@ mod tests {
     fn load_scales_the_whole_idle_curve() {
         let mut curve = Curve::default();
         curve.time_at_idle(&idle(&[(1, 0.016), (2, 0.032), (4, 0.064)]));
-        curve.add(&calls(1, 1000, 0.024));
+        curve.add(0, &[calls(1, 1000, 0.024)]);
         let times = curve.times();
         assert!((times.mean(1).unwrap() - 0.024).abs() < 1e-4);
         assert!((times.mean(4).unwrap() - 0.096).abs() < 1e-3, "idle batches must not look cheap: {times:?}");
@@ -277,23 +361,60 @@ mod tests {
     #[test]
     fn a_line_is_learned_from_two_sizes() {
         let mut curve = Curve::default();
-        curve.add(&calls(1, 100, 0.032));
-        curve.add(&calls(4, 100, 0.038));
+        curve.add(0, &[calls(1, 100, 0.032)]);
+        curve.add(0, &[calls(4, 100, 0.038)]);
         let learned = curve.learned().unwrap();
         assert!((learned.alpha.get() - 0.030).abs() < 1e-4 && (learned.beta.get() - 0.002).abs() < 1e-4, "{learned:?}");
         let again = Curve::seeded(&learned).times();
-        assert!((again.mean(4).unwrap() - 0.038).abs() < 1e-6);
+        assert!((again.mean(4).unwrap() - 0.038).abs() < 2e-4, "{again:?}");
+    }
+
+    #[test]
+    fn another_class_starts_from_the_old_curve_made_slower_and_old_pods_no_longer_count() {
+        let mut curve = Curve::default();
+        curve.succeed(7);
+        curve.add(7, &[calls(1, 100, 0.020), calls(4, 100, 0.050)]);
+        curve.add(7, &[calls(1, 100, 0.020), calls(2, 100, 0.030)]);
+        let before = curve.times().mean(1).unwrap();
+        curve.succeed(8);
+        let after = curve.times().mean(1).unwrap();
+        assert!((after / before - 1.15).abs() < 0.01, "{before} {after}");
+        curve.add(7, &[calls(1, 100, 0.020)]);
+        assert_eq!(curve.times().mean(1), Some(after));
+        curve.add(8, &[calls(1, 100, 0.010)]);
+        assert!((curve.times().mean(1).unwrap() / 0.010 - 1.0).abs() < 0.05, "its own first scrape sets the level");
+    }
+
+    #[test]
+    fn a_size_that_pays_less_than_the_line_says_has_its_own_mean() {
+        let mut curve = Curve::default();
+        for _ in 0..20 {
+            curve.add(0, &[calls(2, 100, 0.012), calls(3, 100, 0.024), calls(4, 100, 0.024), calls(8, 100, 0.048)]);
+        }
+        let times = curve.times();
+        assert!((times.mean(3).unwrap() / 0.024 - 1.0).abs() < 0.01, "padded to 4: {times:?}");
+    }
+
+    #[test]
+    fn what_is_not_sure_counts_as_slower() {
+        let mut curve = Curve::default();
+        curve.time_at_idle(&idle(&[(1, 0.010), (2, 0.014), (4, 0.022)]));
+        let times = curve.times();
+        let (mean, careful) = (times.mean(4).unwrap(), times.careful(0.95)[3]);
+        assert!(careful > 1.01 * mean && careful < 1.3 * mean, "{mean} {careful}");
+        assert!(times.upper(4, 0.95).unwrap() > careful, "jitter comes on top");
+        assert!(times.careful(0.95).is_sorted());
     }
 
     #[test]
     fn times_never_fall_with_size_and_old_calls_fade() {
         let mut curve = Curve::default();
-        curve.add(&calls(2, 50, 0.030));
-        curve.add(&calls(3, 50, 0.020));
+        curve.add(0, &[calls(2, 50, 0.030)]);
+        curve.add(0, &[calls(3, 50, 0.020)]);
         assert!(curve.times().mean.is_sorted());
         for _ in 0..200 {
             curve.tick();
         }
-        assert_eq!(curve.times().largest(), 0);
+        assert!(curve.measured.is_empty() && curve.times().largest() >= 3, "the line stays");
     }
 }

@@ -91,12 +91,16 @@ pub(crate) fn take(policy: &Policy, observation: &Observation, state: &mut State
     }
     // Sums of floating-point numbers depend on their order; a decision must not depend on the pods' order.
     fresh.sort_by_key(|(pod, _)| pod.id);
+    let newest = fresh.iter().max_by(|(a, _), (b, _)| a.created.get().total_cmp(&b.created.get()));
+    if let Some((pod, _)) = newest.filter(|(pod, _)| pod.phase == Phase::Ready) {
+        state.curve.succeed(pod.class);
+    }
     let look_s = look_s(policy, &fresh);
     for (pod, sample) in &fresh {
         // A pod that came in the middle of the interval counts for its share of it; one that missed a look does not
         // count twice.
         state.tally.rate_sum += real(sample.arrivals) / sample.span.get().max(look_s);
-        learn(policy, sample, state);
+        learn(policy, (pod.class, sample), state);
         state.mark(pod.id, sample.until);
     }
     let minute_ended = state.diagnosis.watch.look(&fresh, &observation.pods, now);
@@ -170,12 +174,12 @@ fn look_s(policy: &Policy, fresh: &[(&Pod, &Sample)]) -> f64 {
 }
 
 /// One sample into the estimators.
-fn learn(policy: &Policy, sample: &Sample, state: &mut State) {
+fn learn(policy: &Policy, (class, sample): (u32, &Sample), state: &mut State) {
     let mut engine_images = 0.0;
     let mut largest = 0;
     state.curve.time_at_idle(&sample.curve);
+    state.curve.add(class, &sample.batches);
     for batch in &sample.batches {
-        state.curve.add(batch);
         engine_images += real(batch.count) * f64::from(batch.size.get());
         largest = if batch.count > 0 { largest.max(batch.size.get()) } else { largest };
     }

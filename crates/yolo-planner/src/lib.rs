@@ -21,6 +21,7 @@ pub mod histogram;
 mod hits;
 mod intake;
 mod learn;
+mod line;
 mod normal;
 pub mod observation;
 mod outcome;

@@ -10,6 +10,10 @@
 #[cfg(test)]
 mod closed_loop;
 #[cfg(test)]
+mod diagnosis;
+#[cfg(test)]
+mod faulty;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod guards;
