@@ -93,7 +93,7 @@ pub(crate) fn take(policy: &Policy, observation: &Observation, state: &mut State
         // A pod that came in the middle of the interval counts for its share of it; one that missed a look does not
         // count twice.
         state.tally.rate_sum += real(sample.arrivals) / sample.span.get().max(look_s);
-        learn(policy, pod.class, sample, state);
+        learn(policy, (pod.class, sample), state);
         state.mark(pod.id, sample.until);
     }
     let minute_ended = state.diagnosis.watch.look(&fresh, &observation.pods, now);
@@ -161,7 +161,7 @@ fn look_s(policy: &Policy, fresh: &[(&Pod, &Sample)]) -> f64 {
 }
 
 /// One sample into the estimators.
-fn learn(policy: &Policy, class: u32, sample: &Sample, state: &mut State) {
+fn learn(policy: &Policy, (class, sample): (u32, &Sample), state: &mut State) {
     let mut engine_images = 0.0;
     let mut largest = 0;
     state.curve.time_at_idle(&sample.curve);

@@ -76,6 +76,11 @@ impl Clairvoyant {
         self.pods.first().copied().unwrap_or(1)
     }
 
+    /// Pods, second by second.
+    pub fn pods(&self) -> &[u32] {
+        &self.pods
+    }
+
     /// Seconds of pods from `from_s` on.
     pub fn pod_seconds(&self, from_s: f64) -> f64 {
         self.pods.iter().skip(from_s as usize).map(|pods| f64::from(*pods)).sum()
