@@ -41,7 +41,9 @@ pub fn observed(target: TargetName, value: f64) -> String {
 /// Two digits of a constraint's figure, in the kind's unit.
 pub fn constrained(kind: ConstraintKind, value: f64) -> String {
     match kind {
-        ConstraintKind::InferenceLatency | ConstraintKind::ApiLatency => seconds(two_digits(value)),
+        ConstraintKind::InferenceLatency | ConstraintKind::ApiLatency | ConstraintKind::OneImage => {
+            seconds(two_digits(value))
+        }
         ConstraintKind::Capacity | ConstraintKind::Throughput | ConstraintKind::CpuQuota => {
             format!("{}/s", two_digits(value))
         }

@@ -6,7 +6,7 @@ use crate::intake::Seen;
 use crate::observation::Knobs;
 use crate::policy::{Accelerator, LatencyTarget, Policy, Routing};
 use crate::state::State;
-use crate::table::{FUEL, Key, denoised};
+use crate::table::{FUEL, Key, above, denoised};
 
 /// Share of its saturation rate that a pod may run at whatever the targets allow: a curve that is a few percent too
 /// optimistic must not become an endless queue. CPU time varies more than a GPU's (control.md §4).
@@ -20,6 +20,8 @@ const QUOTA_SHARE: f64 = 0.85;
 const POOLING: f64 = -0.85;
 /// Share of a pod's saturation rate that is relied on until the chain has said more (control.md §8, fallback).
 const SHARE_UNKNOWN: f64 = 0.7;
+/// Share of the saturation rate by which a limit is searched for a higher rate than is asked: twice the table's precision.
+const LIMIT_MARGIN: f64 = 1e-3;
 /// Pods beyond which no search goes: larger than any cluster.
 pub(crate) const PODS_MAX: u32 = 100_000;
 
@@ -81,7 +83,7 @@ pub(crate) struct Model {
     rates: Vec<Option<f64>>,
 }
 
-/// Computes as many of the chain's answers that `sizes` need as one call may.
+/// Computes as many of the chain's answers that a choice needs as one call may.
 pub(crate) fn refresh(policy: &Policy, state: &mut State, (seen, hit_ratio): (&Seen, f64), current: &Knobs) {
     let model = Model::new(policy, state, seen, hit_ratio);
     let keys: Vec<Key> =
@@ -226,12 +228,24 @@ impl Model {
         Server { delay_s, ..server }.latencies((each * relief / self.kappa).max(least))
     }
 
+    /// What a lone pod carries within the API target, images/s; `None` without one, or while it is not computed.
+    pub(crate) fn alone(&self, batch: u32) -> Option<f64> {
+        let lone = self.lone(batch).filter(|lone| lone.computed && self.budget_s.is_some())?;
+        Some(self.workers * lone.alone)
+    }
+
+    /// The latencies of a lone pod at `rate` images/s; `None` beyond saturation.
+    pub(crate) fn lone_latencies(&self, batch: u32, rate: f64) -> Option<Latencies> {
+        self.server(batch)?.latencies(rate / self.workers)
+    }
+
     /// The least limit of waiting and running under which each of `pods` carries its share of `rate` images/s,
-    /// seconds; `None` if no limit helps.
+    /// seconds; `None` if no limit helps, or if `fuel` does not suffice, which then is 0.
     ///
     /// The pooling law solved for a lone pod's share: f₁ = 1 - (1 - `f_n`)·n^.85, and the chain's quantile at f₁·μ.
-    pub(crate) fn limit_for(&self, batch: u32, pods: u32, rate: f64) -> Option<f64> {
-        let server = self.server(batch)?;
+    pub(crate) fn limit_for(&self, batch: u32, pods: u32, rate: f64, fuel: &mut u32) -> Option<f64> {
+        let key = self.key(batch)?;
+        let server = Server::new(&self.careful_s, batch, key.dispersion())?;
         let saturation = server.saturation();
         let each = rate / f64::from(pods.max(1)) / self.workers / self.kappa;
         let share = each / saturation;
@@ -239,7 +253,14 @@ impl Model {
         if share > self.utilization_max || !by_cpu {
             return None;
         }
-        let alone = (1.0 - (1.0 - share) / self.reserve(pods)).max(1e-3);
-        Some(server.latencies(alone * saturation)?.quantile(1.0 - self.slow_share()))
+        let Some(left) = fuel.checked_sub(server.cost()) else {
+            *fuel = 0;
+            return None;
+        };
+        *fuel = left;
+        // A search of the table ends a little below the greatest rate: what is offered must pass it.
+        let alone = (1.0 - (1.0 - share) / self.reserve(pods)).max(0.0) + LIMIT_MARGIN;
+        let slow = key.goal().slow;
+        Some(above(server.latencies(alone * saturation)?.quantile(1.0 - slow)))
     }
 }

@@ -109,12 +109,26 @@ fn unmet(policy: &Policy, model: &Model, batch: u32, needed: Option<u32>) -> Opt
 }
 
 /// Batch sizes that the range allows of those that are tried, rising.
-fn allowed_sizes(policy: &Policy, current: &Knobs) -> Vec<u32> {
+fn allowed_sizes(policy: &Policy, now: BatchSize) -> Vec<u32> {
     let knob = policy.batch;
-    let now = knob.clamp(current.max_batch_size).get();
+    let now = knob.clamp(now).get();
     let mut sizes: Vec<u32> = BATCHES.into_iter().chain([knob.min.get(), knob.max.get(), now]).collect();
     sizes.retain(|size| knob.clamp(BatchSize::try_from(*size).unwrap_or_default()).get() == *size);
     sizes.sort_unstable();
+    sizes.dedup();
+    sizes
+}
+
+/// Upper bound of a batch's time at the inference target's percentile, seconds.
+pub(crate) fn upper_s(policy: &Policy, model: &Model, size: u32) -> Option<f64> {
+    model.times.upper(size, policy.targets.inference.map_or(0.95, LatencyTarget::at))
+}
+
+/// Known batch sizes of the range, rising; the largest known one stands for those beyond it.
+pub(crate) fn known_sizes(policy: &Policy, model: &Model, now: BatchSize) -> Vec<u32> {
+    let largest = model.times.largest();
+    let mut sizes: Vec<u32> = allowed_sizes(policy, now).into_iter().map(|size| size.min(largest)).collect();
+    sizes.retain(|size| *size > 0);
     sizes.dedup();
     sizes
 }
@@ -124,7 +138,12 @@ pub(crate) fn sizes(policy: &Policy, model: &Model, current: &Knobs) -> Vec<u32>
     let largest = model.times.largest();
     let now = current.max_batch_size.get().min(largest);
     let mut sizes = vec![now];
-    sizes.extend(allowed_sizes(policy, current).into_iter().map(|size| size.min(largest)).filter(|size| *size != now));
+    sizes.extend(
+        allowed_sizes(policy, current.max_batch_size)
+            .into_iter()
+            .map(|size| size.min(largest))
+            .filter(|size| *size != now),
+    );
     sizes.dedup();
     sizes
 }
@@ -138,14 +157,11 @@ fn choose_batch(
 ) -> Option<(BatchSize, Option<ConstraintKind>)> {
     let knob = policy.batch;
     let now = knob.clamp(current.max_batch_size).get();
-    let sizes = allowed_sizes(policy, current);
+    let sizes = allowed_sizes(policy, current.max_batch_size);
     let known = |size: &u32| *size <= model.times.largest();
     let least = BatchSize::try_from(*sizes.first()?).ok()?;
-    let quick = |size: u32| {
-        let limit_s = policy.targets.inference.map_or(f64::INFINITY, LatencyTarget::limit_s);
-        let q = policy.targets.inference.map_or(0.95, LatencyTarget::at);
-        model.times.upper(size, q).is_some_and(|upper| upper <= limit_s)
-    };
+    let limit_s = policy.targets.inference.map_or(f64::INFINITY, LatencyTarget::limit_s);
+    let quick = |size: u32| upper_s(policy, model, size).is_some_and(|upper| upper <= limit_s);
     let small = |size: u32| fits(policy, state, size, policy.cache.min);
     if !sizes.iter().any(known) {
         // Nothing measured at any allowed size: what is known of smaller ones says nothing about this range.
@@ -177,7 +193,7 @@ fn choose_batch(
 }
 
 /// Whether batch and cache fit into memory; true while memory is not known.
-fn fits(policy: &Policy, state: &State, batch: u32, cache: Bytes) -> bool {
+pub(crate) fn fits(policy: &Policy, state: &State, batch: u32, cache: Bytes) -> bool {
     match (memory_max(policy), state.memory.bytes(batch, cache)) {
         (Some(limit), Some(bytes)) => bytes <= limit,
         _ => true,
@@ -272,46 +288,148 @@ pub(crate) fn ratio(value: f64) -> Ratio {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::capacity;
+    use crate::explain::{Conflict, Relaxation};
     use crate::intake::Seen;
-    use crate::policy::Targets;
-    use crate::state::{Learned, LearnedCurve, SizeMean};
+    use crate::policy::{Accelerator, Routing, Targets};
+    use crate::relax;
+    use crate::state::{Learned, LearnedCurve, MemoryModel, SizeMean};
     use crate::units::Seconds;
 
-    fn state(curve: &[(u32, u32)]) -> State {
+    /// A service at rest: what the optimiser looks at.
+    #[derive(Clone)]
+    pub(crate) struct Scene {
+        pub(crate) policy: Policy,
+        pub(crate) learned: Learned,
+        pub(crate) current: Knobs,
+        pub(crate) load: Load,
+    }
+
+    /// A service whose batches take `time_s` and at which `rate` images/s arrive; defaults besides.
+    pub(crate) fn scene(accelerator: Accelerator, time_s: impl Fn(f64) -> f64, rate: f64) -> Scene {
+        let size = |size: u32| SizeMean {
+            size: BatchSize::try_from(size).unwrap(),
+            mean: Seconds::try_from(time_s(f64::from(size))).unwrap(),
+            ..SizeMean::default()
+        };
+        let sizes = [1, 2, 3, 4, 6, 8, 10, 12, 14, 16].into_iter().map(size).collect();
+        let curve = LearnedCurve { sizes, ..LearnedCurve::default() };
+        let latency = |millis| Some(LatencyTarget { threshold: Seconds::millis(millis), quantile: ratio(0.95) });
+        let targets = Targets { inference: latency(150), api: latency(400), ..Targets::default() };
+        let policy = Policy { targets, accelerator, routing: Routing::LeastOutstanding, ..Policy::default() };
+        let current = Knobs::initial(&policy);
+        let learned = Learned { curve: Some(curve), ..Learned::default() };
+        Scene { policy, learned, current, load: Load { plan: rate, hit_ratio: 0.0 } }
+    }
+
+    impl Scene {
+        pub(crate) fn learn_memory(&mut self, base_mebi: u32, image_mebi: u32) {
+            let (base, per_image) = (Bytes::mebi(base_mebi), Bytes::mebi(image_mebi));
+            self.learned.memory = Some(MemoryModel { base, per_image });
+        }
+
+        /// The model with all that the chain has to say.
+        pub(crate) fn model(&self) -> (State, Model) {
+            let (mut state, mut seen) = (State::seeded(&self.learned), Seen::default());
+            seen.workers = 1.0;
+            for _ in 0..200 {
+                capacity::refresh(&self.policy, &mut state, (&seen, self.load.hit_ratio), &self.current);
+            }
+            let model = Model::new(&self.policy, &state, &seen, self.load.hit_ratio);
+            (state, model)
+        }
+
+        pub(crate) fn choice(&self) -> Choice {
+            let (state, model) = self.model();
+            choose(&self.policy, &model, &state, &self.current, self.load).unwrap()
+        }
+
+        pub(crate) fn relaxations(&self) -> Vec<Relaxation> {
+            let (state, model) = self.model();
+            let choice = choose(&self.policy, &model, &state, &self.current, self.load).unwrap();
+            relax::relaxations(&self.policy, &model, &state, &choice, required_rate(&self.policy, self.load))
+        }
+
+        pub(crate) fn conflict(&self) -> Option<Conflict> {
+            let (_, model) = self.model();
+            relax::conflict(&self.policy, &model, &self.choice())
+        }
+    }
+
+    fn with_sizes(curve: &[(u32, u32)], now: u32) -> Choice {
         let size = |&(size, millis): &(u32, u32)| SizeMean {
             size: BatchSize::try_from(size).unwrap(),
             mean: Seconds::millis(millis),
             ..SizeMean::default()
         };
+        let mut scene = scene(Accelerator::Cpu, |size| size, 15.0);
         let curve = LearnedCurve { sizes: curve.iter().map(size).collect(), ..LearnedCurve::default() };
-        State::seeded(&Learned { curve: Some(curve), ..Learned::default() })
-    }
-
-    fn chosen(curve: &[(u32, u32)], now: u32) -> Choice {
-        let latency = |millis| Some(LatencyTarget { threshold: Seconds::millis(millis), quantile: ratio(0.95) });
-        let targets = Targets { inference: latency(150), api: latency(400), ..Targets::default() };
-        let (policy, state) = (Policy { targets, ..Policy::default() }, state(curve));
-        let current = Knobs { max_batch_size: BatchSize::try_from(now).unwrap(), ..Knobs::initial(&policy) };
-        let mut seen = Seen::default();
-        seen.workers = 1.0;
-        let model = Model::new(&policy, &state, &seen, 0.0);
-        choose(&policy, &model, &state, &current, Load { plan: 15.0, hit_ratio: 0.0 }).unwrap()
+        scene.learned.curve = Some(curve);
+        scene.current.max_batch_size = BatchSize::try_from(now).unwrap();
+        scene.choice()
     }
 
     #[test]
     fn a_batch_that_was_never_run_is_left_for_one_that_is_quick_enough() {
         // The server never formed the 4 that it may: two images take too long already.
-        let choice = chosen(&[(1, 110), (2, 250)], 4);
+        let choice = with_sizes(&[(1, 110), (2, 250)], 4);
         assert_eq!(choice.batch.get(), 1);
         assert!(choice.replicas > 1, "{choice:?}");
     }
 
     #[test]
     fn a_batch_that_was_never_run_is_kept_while_the_known_ones_still_gain() {
-        let choice = chosen(&[(1, 40), (2, 44)], 4);
-        assert_eq!(choice.batch.get(), 4);
+        let choice = with_sizes(&[(1, 40), (2, 44)], 4);
+        assert!(choice.batch.get() >= 4, "{choice:?}");
         assert!(choice.pod.carried > 0.0);
+    }
+
+    #[test]
+    fn batch_goes_up_where_it_pays_before_pods_do_and_no_farther() {
+        let gpu = scene(Accelerator::Gpu, |size| 0.006 + 0.0022 * size, 300.0);
+        assert_eq!((gpu.choice().batch.get(), gpu.choice().replicas), (16, 1));
+        let cpu = scene(Accelerator::Cpu, |size| 0.005 + 0.028 * size, 15.0);
+        assert!(cpu.choice().batch.get() <= 4, "at b = 2 a CPU gains all there is: {:?}", cpu.choice());
+    }
+
+    /// Law 4: with fixed batch and memory, more load, burstier arrivals, slower batches or tighter targets never need
+    /// fewer pods.
+    #[test]
+    fn pods_are_monotone() {
+        let pods = |rate: f64, factor: f64, dispersion: f64, api_ms: u32| {
+            let mut scene = scene(Accelerator::Gpu, |size| factor * (0.010 + 0.006 * size), rate);
+            let size = BatchSize::try_from(8).unwrap();
+            (scene.policy.batch.min, scene.policy.batch.max) = (size, size);
+            scene.policy.replicas.max = Replicas::new(1000);
+            scene.policy.targets.api.as_mut().unwrap().threshold = Seconds::millis(api_ms);
+            scene.learned.dispersion = Some(ratio(dispersion));
+            scene.choice().replicas
+        };
+        for (rate, factor) in [(50.0, 1.0), (400.0, 1.0), (3000.0, 0.5)] {
+            let base = pods(rate, factor, 1.0, 200);
+            assert!(pods(1.2 * rate, factor, 1.0, 200) >= base);
+            assert!(pods(rate, 1.3 * factor, 1.0, 200) >= base);
+            assert!(pods(rate, factor, 4.0, 200) >= base);
+            assert!(pods(rate, factor, 1.0, 120) >= base);
+        }
+        assert!(pods(100.0, 1.0, 8.0, 90) > pods(100.0, 1.0, 1.0, 400), "bursts against a tight target cost pods");
+    }
+
+    /// Law 10: twice the time everywhere at half the rate is the same choice.
+    #[test]
+    fn time_scales_out() {
+        let of = |factor: f64| {
+            let mut scene = scene(Accelerator::Gpu, |size| factor * (0.006 + 0.0022 * size), 700.0 / factor);
+            for target in [&mut scene.policy.targets.api, &mut scene.policy.targets.inference] {
+                let target = target.as_mut().unwrap();
+                target.threshold = Seconds::try_from(factor * target.threshold.get()).unwrap();
+            }
+            let choice = scene.choice();
+            (choice.batch, choice.replicas)
+        };
+        assert_eq!(of(1.0), of(2.0));
+        assert_eq!(of(1.0), of(8.0));
     }
 }

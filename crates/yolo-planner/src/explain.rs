@@ -22,6 +22,8 @@ pub struct Explanation {
     pub best3: Vec<Candidate>,
     /// What would make the targets feasible; empty while they are.
     pub relaxations: Vec<Relaxation>,
+    /// Targets that cannot hold together, whatever the load and the number of pods.
+    pub conflict: Option<Conflict>,
     /// The target rows, in the order of the custom resource.
     pub targets: Vec<TargetRow>,
     /// Rows that are met, over all that apply: "5/5".
@@ -127,6 +129,8 @@ pub enum ConstraintKind {
     ReplicasMax,
     /// A pod's rate ≤ 85 % of what its CPU quota allows, images/s.
     CpuQuota,
+    /// Time of one image in the engine that a quicker model or device would have to have, seconds.
+    OneImage,
 }
 
 /// A setting and its price.
@@ -146,6 +150,17 @@ pub struct Relaxation {
     /// Its new value, in the kind's unit.
     pub value: f64,
     /// As a person reads it: "replicas.max ≥ 14".
+    pub sentence: String,
+}
+
+/// Two targets that exclude each other.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// Which.
+    pub targets: [TargetName; 2],
+    /// For each the value, in its unit, at which it could hold with the other one as it is.
+    pub possible: [f64; 2],
+    /// As a person reads it.
     pub sentence: String,
 }
 

@@ -15,6 +15,8 @@ pub mod decision;
 mod diagnose;
 pub mod explain;
 mod feedback;
+#[cfg(test)]
+mod fleet;
 mod forecast;
 mod guard;
 pub mod histogram;

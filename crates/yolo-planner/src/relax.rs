@@ -1,10 +1,34 @@
-//! What would make the targets feasible: per limit the least change that alone does.
+//! What would make the targets feasible: per limit the least change that alone does (control.md §6); and which targets
+//! cannot hold together.
 
 use crate::capacity::Model;
-use crate::choose::{Choice, MEMORY_SHARE};
-use crate::explain::{ConstraintKind, Relaxation};
-use crate::policy::{LatencyTarget, Policy};
+use crate::choose::{self, Choice, MEMORY_SHARE};
+use crate::explain::{Conflict, ConstraintKind, Relaxation, TargetName};
+use crate::policy::{Accelerator, LatencyTarget, Policy};
 use crate::state::State;
+use crate::units::ceil_u32;
+
+/// Steps of the chain that relaxations may cost a call, about a nanosecond each; what it does not reach is not offered.
+const FUEL: u32 = 1_500_000;
+/// Bisections of the model that would be quick enough: to 1/64 of its time.
+const MODEL_STEPS: u32 = 6;
+/// Bisections of the rate at which a GPU is as busy as asked.
+const BUSY_STEPS: u32 = 5;
+/// Bytes of a MiB.
+const MIB: f64 = 1_048_576.0;
+
+/// An infeasible case: what must be carried, and by what.
+struct Case<'a> {
+    policy: &'a Policy,
+    model: &'a Model,
+    state: &'a State,
+    sizes: Vec<u32>,
+    /// Most pods.
+    max: u32,
+    /// Images/s that arrive at the engines, and that must be possible.
+    rate: f64,
+    needed: f64,
+}
 
 /// The relaxations of an infeasible choice; empty for a feasible one.
 ///
@@ -16,44 +40,275 @@ pub(crate) fn relaxations(
     choice: &Choice,
     rate: f64,
 ) -> Vec<Relaxation> {
-    let Some(kind) = choice.infeasible else { return Vec::new() };
-    let batch = choice.batch.get();
-    let max = policy.replicas.max.max(policy.replicas.min).get();
-    let inference = policy.targets.inference.and_then(|target| model.times.upper(batch, target.at()));
-    let api = policy.targets.api.and_then(|target| {
-        let used_s = target.limit_s() - model.budget_s?;
-        // 1 ms above the model's figure, which is the threshold's own resolution.
-        Some(used_s + model.limit_for(batch, max, rate).or_else(|| model.times.mean(batch))? + 1e-3)
-    });
-    let relaxation = |kind, value: f64, sentence| Some(Relaxation { kind, value, sentence });
-    let pods = match kind {
-        ConstraintKind::Throughput => {
-            policy.targets.throughput.and_then(|target| model.pods_for(batch, target.rate.get()))
-        }
-        _ => choice.needed,
+    if choice.infeasible.is_none() {
+        return Vec::new();
+    }
+    let throughput = policy.targets.throughput.map_or(0.0, |target| target.rate.get());
+    let case = Case {
+        policy,
+        model,
+        state,
+        sizes: choose::known_sizes(policy, model, choice.batch),
+        max: policy.replicas.max.max(policy.replicas.min).get(),
+        rate,
+        needed: rate.max(throughput),
     };
-    let found = match kind {
-        ConstraintKind::InferenceLatency => {
-            [inference.and_then(|s| relaxation(kind, s, format!("inference ≥ {:.0} ms", (s * 1e3).ceil()))), None]
+    let mut fuel = FUEL;
+    let offers = [
+        case.api(&mut fuel),
+        case.replicas(),
+        case.inference(),
+        case.memory(),
+        case.throughput(),
+        case.quicker(choice, &mut fuel),
+    ];
+    offers.into_iter().flatten().collect()
+}
+
+fn offer(kind: ConstraintKind, value: f64, sentence: String) -> Relaxation {
+    Relaxation { kind, value, sentence }
+}
+
+fn ceil_ms(seconds: f64) -> u32 {
+    ceil_u32(seconds * 1e3)
+}
+
+impl Case<'_> {
+    fn quick(&self, size: u32) -> bool {
+        let limit_s = self.policy.targets.inference.map_or(f64::INFINITY, LatencyTarget::limit_s);
+        choose::upper_s(self.policy, self.model, size).is_some_and(|upper| upper <= limit_s)
+    }
+
+    fn fits(&self, size: u32) -> bool {
+        choose::fits(self.policy, self.state, size, self.policy.cache.min)
+    }
+
+    /// Whether the most pods carry what is needed with batches of `size`.
+    fn carries(&self, size: u32) -> bool {
+        self.model.pods_for(size, self.needed).is_some_and(|pods| pods <= self.max)
+    }
+
+    /// Least value of `of` over the sizes that `wanted` takes.
+    fn least(&self, wanted: impl Fn(u32) -> bool, mut of: impl FnMut(u32) -> Option<f64>) -> Option<f64> {
+        let sizes = self.sizes.iter().copied().filter(|size| wanted(*size));
+        sizes.filter_map(&mut of).min_by(f64::total_cmp)
+    }
+
+    /// A looser API threshold, under which the most pods carry what is needed.
+    fn api(&self, fuel: &mut u32) -> Option<Relaxation> {
+        let target = self.policy.targets.api?;
+        let overhead_s = target.limit_s() - self.model.budget_s?;
+        let limit_s = self.least(
+            |size| self.quick(size) && self.fits(size),
+            |size| self.model.limit_for(size, self.max, self.needed, fuel),
+        )?;
+        let millis = ceil_ms(limit_s + overhead_s);
+        let value = f64::from(millis) / 1e3;
+        (value > target.limit_s()).then(|| offer(ConstraintKind::ApiLatency, value, format!("api ≥ {millis} ms")))
+    }
+
+    fn replicas(&self) -> Option<Relaxation> {
+        let pods = |size| self.model.pods_for(size, self.needed).map(f64::from);
+        let pods = self.least(|size| self.quick(size) && self.fits(size), pods)?;
+        (pods > f64::from(self.max))
+            .then(|| offer(ConstraintKind::ReplicasMax, pods, format!("replicas.max ≥ {pods:.0}")))
+    }
+
+    fn inference(&self) -> Option<Relaxation> {
+        let upper = |size| choose::upper_s(self.policy, self.model, size);
+        let limit_s = self.least(|size| !self.quick(size) && self.fits(size) && self.carries(size), upper)?;
+        let millis = ceil_ms(limit_s);
+        Some(offer(ConstraintKind::InferenceLatency, f64::from(millis) / 1e3, format!("inference ≥ {millis} ms")))
+    }
+
+    fn memory(&self) -> Option<Relaxation> {
+        let bytes = |size| self.state.memory.bytes(size, self.policy.cache.min);
+        let bytes = self.least(|size| self.quick(size) && !self.fits(size) && self.carries(size), bytes)?;
+        let mebi = (bytes / MEMORY_SHARE / MIB).ceil();
+        Some(offer(ConstraintKind::Memory, mebi * MIB, format!("memory ≥ {mebi:.0} MiB")))
+    }
+
+    /// A lower throughput target, where what arrives is not what is too much.
+    fn throughput(&self) -> Option<Relaxation> {
+        let most = |size| Some(self.model.pod(size, self.max)?.carried * f64::from(self.max));
+        let most = self.least(|size| self.quick(size) && self.fits(size), |size| most(size).map(|rate| -rate))?;
+        let rate = (-most * 10.0).floor() / 10.0;
+        (rate >= self.rate && rate < self.needed && rate > 0.0)
+            .then(|| offer(ConstraintKind::Throughput, rate, format!("throughput ≤ {rate:.1}/s")))
+    }
+
+    /// A quicker model or device: how long one image may take.
+    fn quicker(&self, choice: &Choice, fuel: &mut u32) -> Option<Relaxation> {
+        let smallest = *self.sizes.first()?;
+        let tried = [smallest, choice.batch.get().min(self.model.times.largest())];
+        let (mut low, mut high) = (0.0, 1.0);
+        for _ in 0..MODEL_STEPS {
+            let middle = f64::midpoint(low, high);
+            if tried.into_iter().any(|size| self.would_do(size, middle, fuel)) {
+                low = middle;
+            } else if *fuel == 0 {
+                // What was found so far would do, if not as the least change.
+                break;
+            } else {
+                high = middle;
+            }
         }
-        ConstraintKind::Memory => [
-            state.memory.bytes(batch, choice.cache).and_then(|bytes| {
-                let needed = bytes / MEMORY_SHARE;
-                relaxation(kind, needed, format!("memory ≥ {:.0} MiB", (needed / 1_048_576.0).ceil()))
-            }),
-            None,
-        ],
-        ConstraintKind::ApiLatency => {
-            [api.and_then(|s| relaxation(kind, s, format!("api ≥ {:.0} ms", (s * 1e3).ceil()))), None]
+        // Rounded down: the next whole millisecond might be too slow already.
+        let millis = (self.model.times.mean(1)? * low * 1e3).floor();
+        (millis > 0.0)
+            .then(|| offer(ConstraintKind::OneImage, millis / 1e3, format!("a model with t(1) ≤ {millis:.0} ms")))
+    }
+
+    /// Whether batches of `size` that take `factor` of their time would meet the targets.
+    fn would_do(&self, size: u32, factor: f64, fuel: &mut u32) -> bool {
+        let limit_s = self.policy.targets.inference.map_or(f64::INFINITY, LatencyTarget::limit_s);
+        let quick = choose::upper_s(self.policy, self.model, size).is_some_and(|upper| factor * upper <= limit_s);
+        // Time has no scale: a model twice as quick at a rate is this one at half the rate, in half the time.
+        let limit = self.model.limit_for(size, self.max, self.needed * factor, fuel).map(|limit| limit * factor);
+        quick && self.fits(size) && limit.is_some_and(|limit| self.model.budget_s.is_some_and(|budget| limit <= budget))
+    }
+}
+
+/// Latency against GPU utilisation: what a GPU is busy at the greatest rate within the API target, if that is less than
+/// asked, and the threshold from which it would be as busy as asked. Whatever the load, both cannot hold together.
+pub(crate) fn conflict(policy: &Policy, model: &Model, choice: &Choice) -> Option<Conflict> {
+    let wanted = policy.targets.gpu.filter(|_| policy.accelerator == Accelerator::Gpu)?.get();
+    let target = policy.targets.api?;
+    let size = choice.batch.get().min(model.times.largest());
+    let within = model.alone(size).filter(|rate| *rate > 0.0 && choice.infeasible.is_none())?;
+    let busy = model.lone_latencies(size, within)?.busy;
+    if busy >= wanted {
+        return None;
+    }
+    let (mut low, mut high) = (within, 0.99 * model.pod_regardless_of_latency(size)?.saturation);
+    for _ in 0..BUSY_STEPS {
+        let middle = f64::midpoint(low, high);
+        if model.lone_latencies(size, middle).is_none_or(|found| found.busy >= wanted) {
+            high = middle;
+        } else {
+            low = middle;
         }
-        _ => [
-            pods.and_then(|n| relaxation(ConstraintKind::ReplicasMax, f64::from(n), format!("replicas.max ≥ {n}"))),
-            api.filter(|s| *s > policy.targets.api.map_or(0.0, LatencyTarget::limit_s)).and_then(|s| {
-                let carried = model.pod_regardless_of_latency(batch)?.carried * f64::from(max) >= rate;
-                let fits = carried && model.limit_for(batch, max, rate).is_some();
-                fits.then(|| relaxation(ConstraintKind::ApiLatency, s, format!("api ≥ {:.0} ms", (s * 1e3).ceil())))?
-            }),
-        ],
-    };
-    found.into_iter().flatten().collect()
+    }
+    let overhead_s = target.limit_s() - model.budget_s?;
+    let api_s = model.lone_latencies(size, high)?.quantile(1.0 - model.slow_share()) + overhead_s;
+    let sentence = format!(
+        "GPU utilisation of {:.0} % and {:.0} ms cannot hold together: within {:.0} ms a GPU is busy {:.0} % at most, \
+         {:.0} % from {} ms on.",
+        wanted * 1e2,
+        target.limit_s() * 1e3,
+        target.limit_s() * 1e3,
+        (busy * 1e2).floor(),
+        wanted * 1e2,
+        ceil_ms(api_s),
+    );
+    Some(Conflict { targets: [TargetName::ApiLatency, TargetName::GpuUtilization], possible: [api_s, busy], sentence })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::choose::tests::{Scene, scene};
+    use crate::units::{Rate, Ratio, Replicas, Seconds};
+
+    fn found(scene: &Scene, kind: ConstraintKind) -> Option<Relaxation> {
+        scene.relaxations().into_iter().find(|relaxation| relaxation.kind == kind)
+    }
+
+    /// Law 11: the offer alone makes it feasible, a few percent less do not.
+    fn suffices(scene: &Scene, set: impl Fn(&mut Policy, f64), (value, less): (f64, f64)) {
+        assert!(scene.choice().infeasible.is_some());
+        let mut relaxed = scene.clone();
+        set(&mut relaxed.policy, value);
+        assert_eq!(relaxed.choice().infeasible, None, "{value} does");
+        let mut short = scene.clone();
+        set(&mut short.policy, less);
+        assert!(short.choice().infeasible.is_some(), "{less} does not");
+    }
+
+    fn set_api(policy: &mut Policy, value: f64) {
+        policy.targets.api.as_mut().unwrap().threshold = Seconds::try_from(value).unwrap();
+    }
+
+    #[test]
+    fn an_api_threshold_below_one_image_names_the_least_that_does_and_the_model_that_would() {
+        let mut scene = scene(Accelerator::Gpu, |size| 0.060 + 0.010 * size, 5.0);
+        set_api(&mut scene.policy, 0.065);
+        let api = found(&scene, ConstraintKind::ApiLatency).unwrap();
+        assert!((0.070..0.200).contains(&api.value), "{api:?}");
+        suffices(&scene, set_api, (api.value, 0.97 * api.value));
+        assert_eq!(found(&scene, ConstraintKind::ReplicasMax), None, "more pods do not help");
+        let model = found(&scene, ConstraintKind::OneImage).unwrap();
+        assert!((0.030..0.065).contains(&model.value), "{model:?}");
+        let factor = model.value / 0.070;
+        let mut quicker = self::scene(Accelerator::Gpu, |size| factor * (0.060 + 0.010 * size), 5.0);
+        set_api(&mut quicker.policy, 0.065);
+        assert_eq!(quicker.choice().infeasible, None);
+    }
+
+    #[test]
+    fn too_few_pods_allowed_names_the_pods_and_the_model_but_no_threshold_that_would_not_do() {
+        let mut scene = scene(Accelerator::Gpu, |size| 0.006 + 0.0022 * size, 6000.0);
+        scene.policy.replicas.max = Replicas::new(4);
+        let pods = found(&scene, ConstraintKind::ReplicasMax).unwrap();
+        suffices(
+            &scene,
+            |policy, max| policy.replicas.max = Replicas::new(ceil_u32(max)),
+            (pods.value, pods.value - 1.0),
+        );
+        assert_eq!(found(&scene, ConstraintKind::ApiLatency), None, "4 pods are short at any threshold");
+        let model = found(&scene, ConstraintKind::OneImage).unwrap();
+        assert!((0.001..0.0082).contains(&model.value), "{model:?}");
+    }
+
+    #[test]
+    fn a_larger_batch_that_the_inference_threshold_forbids_is_offered() {
+        let mut scene = scene(Accelerator::Gpu, |size| 0.040 + 0.002 * size, 60.0);
+        scene.policy.replicas.max = Replicas::new(1);
+        let set = |policy: &mut Policy, value: f64| {
+            policy.targets.inference.as_mut().unwrap().threshold = Seconds::try_from(value).unwrap();
+        };
+        set(&mut scene.policy, 0.043);
+        let inference = found(&scene, ConstraintKind::InferenceLatency).unwrap();
+        suffices(&scene, set, (inference.value, 0.97 * inference.value));
+    }
+
+    #[test]
+    fn memory_and_throughput_have_their_least_change() {
+        let mut scene = scene(Accelerator::Gpu, |size| 0.006 + 0.0022 * size, 50.0);
+        scene.learn_memory(900, 20);
+        let set = |policy: &mut Policy, bytes: f64| policy.targets.memory = Some(crate::units::whole_bytes(bytes));
+        set(&mut scene.policy, 900.0 * MIB);
+        let memory = found(&scene, ConstraintKind::Memory).unwrap();
+        suffices(&scene, set, (memory.value, 0.99 * memory.value));
+
+        let mut scene = self::scene(Accelerator::Gpu, |size| 0.006 + 0.0022 * size, 50.0);
+        scene.policy.replicas.max = Replicas::new(2);
+        let set = |policy: &mut Policy, rate: f64| {
+            policy.targets.throughput.as_mut().unwrap().rate = Rate::try_from(rate).unwrap();
+        };
+        set(&mut scene.policy, 2000.0);
+        let throughput = found(&scene, ConstraintKind::Throughput).unwrap();
+        suffices(&scene, set, (throughput.value, 1.01 * throughput.value));
+    }
+
+    #[test]
+    fn latency_and_a_busy_gpu_that_cannot_hold_together_are_named_with_what_could() {
+        let mut scene = scene(Accelerator::Gpu, |size| 0.020 + 0.002 * size, 20.0);
+        scene.policy.targets.gpu = Some(Ratio::percent(70));
+        assert_eq!(scene.conflict(), None, "200 ms are enough to queue in");
+        set_api(&mut scene.policy, 0.026);
+        let conflict = scene.conflict().unwrap();
+        let [api_s, busy] = conflict.possible;
+        assert!(busy < 0.7 && api_s > 0.026, "{conflict:?}");
+        set_api(&mut scene.policy, 1.03 * api_s);
+        assert_eq!(scene.conflict(), None);
+        set_api(&mut scene.policy, 0.026);
+        scene.policy.targets.gpu = Some(Ratio::try_from(0.98 * busy).unwrap());
+        assert_eq!(scene.conflict(), None);
+    }
+
+    #[test]
+    fn a_feasible_choice_needs_no_relaxation() {
+        assert_eq!(scene(Accelerator::Gpu, |size| 0.006 + 0.0022 * size, 50.0).relaxations(), Vec::new());
+    }
 }

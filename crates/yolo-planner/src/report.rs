@@ -78,6 +78,7 @@ pub(crate) fn explain(
             scaling_limited: conditions::scaling_limited(policy, &view.seen, choice, raise::fallback(state, now.get())),
         },
         relaxations,
+        conflict: choice.and_then(|choice| relax::conflict(policy, &view.model, choice)),
         targets,
         bottlenecks,
         advice,
@@ -98,7 +99,8 @@ fn rows(
     let evidence = Evidence {
         sums: metrics.then_some(&view.sums),
         inference_s: view.model.times.upper(view.known(batch), q),
-        api_s: view::expected_api_s(policy, state, view, &current),
+        // Only where nothing was measured: a figure of the chain is not free.
+        api_s: (view.sums.api.count() == 0).then(|| view::expected_api_s(policy, state, view, &current)).flatten(),
         ready_rate: ready,
         max_rate: view::reachable_rate(policy, view),
         level: view.forecast.level.get(),
@@ -141,6 +143,7 @@ pub(crate) fn backwards(policy: &Policy, observation: &Observation, state: &Stat
         constraints: Vec::new(),
         best3: Vec::new(),
         relaxations: Vec::new(),
+        conflict: None,
         targets: Vec::new(),
         targets_summary: "0/0".to_owned(),
         bottlenecks: Vec::new(),

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::chain::{Goal, Search, Server};
 
-/// Steps of the chain that a call may spend, about a nanosecond each: with all else a call stays below 5 ms.
-pub(crate) const FUEL: u32 = 2_500_000;
+/// Steps of the chain that a call may spend on cells, about a nanosecond each: with all else a call stays below 5 ms.
+pub(crate) const FUEL: u32 = 2_000_000;
 /// Cells kept: every batch size of the table at two targets, and some.
 const CELLS_MAX: usize = 28;
 /// A batch's time that moved by this share makes a cell old (control.md §4).
@@ -51,11 +51,13 @@ impl Key {
         u32::from(self.batch)
     }
 
-    fn dispersion(&self) -> f64 {
+    /// The dispersion that the chain is computed for.
+    pub(crate) fn dispersion(&self) -> f64 {
         f64::from(self.dispersion) / 2.0
     }
 
-    fn goal(&self) -> Goal {
+    /// The target that the chain is computed for.
+    pub(crate) fn goal(&self) -> Goal {
         Goal { limit_s: libm::exp2(f64::from(self.limit) / LIMIT_STEPS), slow: f64::from(self.slow) }
     }
 
@@ -68,6 +70,11 @@ impl Key {
 fn level(dispersion: f64) -> u8 {
     let least = denoised(dispersion);
     DISPERSIONS.into_iter().find(|halves| f64::from(*halves) / 2.0 >= least).unwrap_or(16)
+}
+
+/// The least limit that a [`Key`] rounds to no less than `limit_s`.
+pub(crate) fn above(limit_s: f64) -> f64 {
+    libm::exp2((libm::log2(limit_s.clamp(1e-6, 1e6)) * LIMIT_STEPS - 1e-9).ceil() / LIMIT_STEPS)
 }
 
 /// A measured dispersion without what noise alone makes of a Poisson stream's.

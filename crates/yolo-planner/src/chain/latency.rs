@@ -34,7 +34,6 @@ pub(crate) struct Latencies {
     /// All images' weight.
     weight: f64,
     /// Share of the time in which the server works.
-    #[cfg_attr(not(test), expect(dead_code, reason = "an oracle of control.md §4, not an input of a decision"))]
     pub(crate) busy: f64,
     /// Probability that the queue is as long as the chain can tell, or longer.
     pub(crate) overflow: f64,
@@ -60,7 +59,8 @@ fn add_sum(sums: &mut Vec<f64>, left: &[f64], counts: &[f64], weight: f64) {
     }
     for (start, &first) in left.iter().enumerate() {
         let first = first * weight;
-        if first > 0.0 {
+        // Most long queues are all but impossible: not worth a convolution.
+        if first > WEIGHT_MIN * weight {
             for (sum, second) in sums[start..].iter_mut().zip(counts) {
                 *sum += first * second;
             }

@@ -9,6 +9,7 @@
 
 #[cfg(test)]
 mod closed_loop;
+mod cost;
 #[cfg(test)]
 mod diagnosis;
 #[cfg(test)]
