@@ -248,6 +248,8 @@ pub struct Bottleneck {
     pub confidence: Ratio,
     /// The figures that say so.
     pub evidence: Vec<Evidence>,
+    /// The pods that it is about, where it is about some of them.
+    pub pods: Vec<u64>,
 }
 
 /// One figure and the limit that it passed.

@@ -127,16 +127,13 @@ impl Histogram {
         above
     }
 
-    /// Mean, an observation taken for its bucket's middle and one in the +Inf bucket for the last edge, seconds; `None`
-    /// without observations.
-    pub(crate) fn mean(&self) -> Option<f64> {
-        let mut low = 0.0;
-        let mut sum = 0.0;
-        for (edge, &count) in self.edges.iter().zip(&self.counts) {
-            sum += f64::midpoint(low, edge.get()) * real(count);
-            low = edge.get();
-        }
-        sum += low * real(self.counts.get(self.edges.len()).copied().unwrap_or(0));
+    /// The mean, each observation in the middle of its bucket; `None` without observations.
+    pub fn mean(&self) -> Option<f64> {
+        let lows = [0.0].into_iter().chain(self.edges.iter().map(|edge| edge.get()));
+        let last = self.edges.last().map_or(0.0, |edge| edge.get());
+        let highs = self.edges.iter().map(|edge| edge.get()).chain([last]);
+        let middles = lows.zip(highs).map(|(low, high)| f64::midpoint(low, high));
+        let sum: f64 = middles.zip(&self.counts).map(|(middle, &count)| middle * real(count)).sum();
         let total = real(self.count());
         (total > 0.0).then(|| sum / total)
     }
@@ -181,6 +178,13 @@ mod tests {
         let uniform = histogram(&[100, 200, 300], &[10, 20, 30, 30]);
         assert!((at(uniform.quantile(0.5)) - 0.15).abs() < 1e-12);
         assert!((at(uniform.quantile(1.0)) - 0.3).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_mean_is_that_of_the_buckets_middles() {
+        let mean = histogram(&[100, 200], &[10, 20, 20]).mean().unwrap();
+        assert!((mean - 0.1).abs() < 1e-12, "{mean}");
+        assert_eq!(Histogram::default().mean(), None);
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub(crate) struct Seen {
     pub(crate) warm: u32,
     /// Whether a series tick ended with this call.
     pub(crate) ticked: bool,
+    /// Whether a window of the diagnosis ended with this call.
+    pub(crate) minute_ended: bool,
     /// No node has room for a pod.
     pub(crate) unschedulable: bool,
 }
@@ -94,7 +96,8 @@ pub(crate) fn take(policy: &Policy, observation: &Observation, state: &mut State
         learn(policy, (pod.class, sample), state);
         state.mark(pod.id, sample.until);
     }
-    let mut seen = survey(policy, observation, state, now);
+    let minute_ended = state.diagnosis.watch.look(&fresh, &observation.pods, now);
+    let mut seen = Seen { minute_ended, ..survey(policy, observation, state, now) };
     state.tally.looks += real(fresh.len() as u64) / f64::from(seen.sources).max(1.0);
     seen.ticked = end_tick(policy, state, &seen, now);
     seen
@@ -170,6 +173,7 @@ fn learn(policy: &Policy, (class, sample): (u32, &Sample), state: &mut State) {
     state.arrivals.add_bins(sample.per_second);
     state.hits.add(&sample.ghosts, sample.cache);
     state.cpu.add(sample, engine_images);
+    state.stages.add(&sample.stages);
     state.memory.add(sample, largest);
     state.window.add(sample);
     state.burn.add(policy, sample);
@@ -227,6 +231,7 @@ fn end_tick(policy: &Policy, state: &mut State, seen: &Seen, now: Timestamp) -> 
     state.curve.tick();
     state.hits.tick();
     state.cpu.tick();
+    state.stages.tick();
     state.tally = Tally::default();
     state.tick_at_s = Some(tick_at_s);
     state.last_live = Some(now);

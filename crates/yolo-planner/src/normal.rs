@@ -12,8 +12,20 @@ pub(crate) fn quantile(p: f64) -> f64 {
     if p < 0.5 { -z } else { z }
 }
 
+/// The standard normal distribution function Φ(z) = erfc(-z/√2)/2.
+pub(crate) fn below(z: f64) -> f64 {
+    0.5 * libm::erfc(-z * std::f64::consts::FRAC_1_SQRT_2)
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn probabilities_are_those_of_the_tables() {
+        for (z, p) in [(0.0, 0.5), (1.644_854, 0.95), (-2.326_348, 0.01)] {
+            assert!((super::below(z) - p).abs() < 1e-6, "{z}");
+        }
+    }
+
     #[test]
     fn quantiles_are_those_of_the_tables() {
         for (p, z) in [(0.5, 0.0), (0.95, 1.644_854), (0.99, 2.326_348), (0.05, -1.644_854)] {

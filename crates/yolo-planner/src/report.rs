@@ -1,10 +1,10 @@
 //! The explanation of a decision, as data.
 
-use crate::choose::{rate, ratio};
+use crate::choose::{self, rate, ratio};
 use crate::conditions;
 use crate::decision::{Action, Decision, HoldReason};
 use crate::diagnose::{self, Case};
-use crate::explain::{Capacity, TargetRow};
+use crate::explain::{Capacity, TargetRow, Verdict};
 use crate::explain::{Condition, ConditionReason, Conditions, Explanation, Forecast, Load, Tristate};
 use crate::observation::{Knobs, Observation};
 use crate::policy::Policy;
@@ -32,18 +32,28 @@ pub(crate) fn explain(
     });
     let targets = rows(policy, observation, state, (view, metrics, now));
     let targets_met = state.verdicts.targets_met(policy, &targets, (!metrics).then_some(metrics_available.reason), now);
-    let (bottlenecks, advice) = diagnose::diagnose(Case {
-        policy,
-        state,
-        seen: &view.seen,
-        current: &current,
-        sums: &view.sums,
-        model: &view.model,
-        choice,
-        relaxations: &relaxations,
-        engine_rate: view.engine_rate(),
-        metrics,
-    });
+    let (bottlenecks, advice) = if metrics {
+        let found = diagnose::find(Case {
+            policy,
+            observation,
+            state,
+            seen: &view.seen,
+            minute: &state.diagnosis.watch.last(),
+            model: &view.model,
+            choice,
+            engine_rate: view.engine_rate(),
+            hit_ratio: view.hit_ratio,
+            level: view.forecast.level.get(),
+            latency_s: view.sums.api.mean().unwrap_or(0.0),
+            overhead_s: view.sums.overhead.mean().unwrap_or(0.0),
+            startup_s: view.startup_s,
+            now,
+        });
+        let missed = targets.iter().any(|row| row.verdict == Verdict::Missed);
+        state.diagnosis.judge(found, view.seen.minute_ended, missed)
+    } else {
+        diagnose::blind()
+    };
     let facts = view.facts(policy, state);
     let reason = match (action, facts) {
         (Action::Change { .. }, Some(facts)) => reason::change(facts, &current, &desired),
@@ -56,7 +66,13 @@ pub(crate) fn explain(
         forecast: view.forecast,
         capacity: view::capacity(state, view, observation, &desired),
         constraints: choice.map(|choice| choice.constraints.clone()).unwrap_or_default(),
-        best3: view::candidates(policy, view, &desired),
+        best3: choose::best3(
+            policy,
+            &view.model,
+            state,
+            (&current, &desired),
+            (view.forecast.plan.get(), view.startup_s / state.control.hold_s(policy, view.startup_s).max(1.0)),
+        ),
         targets_summary: targets::summary(&targets),
         conditions: Conditions {
             targets_met,

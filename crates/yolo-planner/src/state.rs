@@ -6,13 +6,14 @@ use crate::arrivals::Arrivals;
 use crate::burn::Burn;
 use crate::control::Control;
 use crate::curve::Curve;
+use crate::diagnose::Diagnosis;
 use crate::feedback::Feedback;
 use crate::forecast::Forecasts;
 use crate::guard::Guard;
 use crate::hits::Hits;
 use crate::intake::Tally;
 use crate::outcome::Open;
-use crate::pod_model::{self, Cpu, Memory, Startup};
+use crate::pod_model::{self, Cpu, Memory, Stages, Startup};
 use crate::table::Table;
 use crate::targets::Verdicts;
 use crate::units::{BatchSize, Bytes, Ratio, Seconds, Timestamp};
@@ -114,6 +115,7 @@ pub struct State {
     pub(crate) table: Table,
     pub(crate) hits: Hits,
     pub(crate) cpu: Cpu,
+    pub(crate) stages: Stages,
     pub(crate) memory: Memory,
     pub(crate) startup: Startup,
     pub(crate) window: Window,
@@ -124,6 +126,7 @@ pub struct State {
     pub(crate) burn: Burn,
     pub(crate) guard: Guard,
     pub(crate) verdicts: Verdicts,
+    pub(crate) diagnosis: Diagnosis,
     /// The newest change, until its outcome is known.
     pub(crate) open: Option<Open>,
 }
