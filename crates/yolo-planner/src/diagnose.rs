@@ -67,6 +67,8 @@ pub(crate) struct Case<'a> {
     /// Mean response time and the part of it outside queue and engine, seconds.
     pub(crate) latency_s: f64,
     pub(crate) overhead_s: f64,
+    /// The API target is missed.
+    pub(crate) late: bool,
     pub(crate) startup_s: f64,
     pub(crate) now: Timestamp,
 }
@@ -97,20 +99,35 @@ impl Case<'_> {
         self.pod(self.batch()).map(|pod| pod.carried * self.pods())
     }
 
-    /// The known batch size that carries most within the inference threshold, the smallest of those as good.
-    fn best_batch(&self) -> Option<(u32, f64)> {
+    /// Images/s that a pod carries within the targets, by known batch size within the inference threshold; without a
+    /// size that meets the API target, what each can do at all.
+    fn batches(&self) -> Vec<(u32, f64)> {
         let target = self.policy.targets.inference;
+        let upper = |size: u32, q: f64| self.model.times.upper(size, q);
         let quick = |size: u32| {
-            target.is_none_or(|target| {
-                self.model.times.upper(size, target.at()).is_some_and(|upper| upper <= target.limit_s())
-            })
+            target.is_none_or(|target| upper(size, target.at()).is_some_and(|upper| upper <= target.limit_s()))
         };
-        let largest = self.model.times.largest();
-        let mut sizes: Vec<u32> = BATCHES.into_iter().chain([largest, self.batch()]).collect();
-        sizes.retain(|size| (1..=largest).contains(size) && (*size == 1 || quick(*size)));
+        let (largest, now) = (self.model.times.largest(), self.batch());
+        let mut sizes: Vec<u32> = BATCHES.into_iter().chain([largest, now]).collect();
+        sizes.retain(|size| (1..=largest).contains(size) && ([1, now].contains(size) || quick(*size)));
         sizes.sort_unstable();
-        let rates: Vec<(u32, f64)> =
-            sizes.into_iter().filter_map(|size| Some((size, self.pod(size)?.carried))).collect();
+        sizes.dedup();
+        let within = |size: u32| self.model.pod(size, self.seen.ready).map(|pod| pod.carried);
+        let at_all = |size: u32| self.model.pod_regardless_of_latency(size).map(|pod| pod.carried);
+        let met = sizes.iter().any(|size| within(*size).is_some_and(|rate| rate > 0.0));
+        let rate = |size: u32| if met { within(size) } else { at_all(size) };
+        sizes.into_iter().filter_map(|size| Some((size, rate(size)?))).collect()
+    }
+
+    /// Images/s that a pod carries with the present batch size, as [`Self::batches`] has it.
+    fn batch_rate(&self) -> Option<f64> {
+        let now = self.batch();
+        self.batches().into_iter().find(|(size, _)| *size == now).map(|(_, rate)| rate)
+    }
+
+    /// The batch size that carries most, the smallest of those as good.
+    fn best_batch(&self) -> Option<(u32, f64)> {
+        let rates = self.batches();
         let best = rates.iter().map(|(_, rate)| *rate).fold(0.0, f64::max);
         rates.into_iter().find(|(_, rate)| *rate >= AS_GOOD * best)
     }
@@ -208,7 +225,14 @@ impl Diagnosis {
             return (vec![bottleneck(&Finding::new(BottleneckKind::None, 0.0, Vec::new()), 1.0)], Vec::new());
         }
         let bottlenecks = lasting.iter().map(|(finding, sure)| bottleneck(finding, *sure)).collect();
-        (bottlenecks, lasting.into_iter().flat_map(|(finding, _)| finding.advice).collect())
+        let mut given: Vec<Advice> = Vec::new();
+        for advice in lasting.into_iter().flat_map(|(finding, _)| finding.advice) {
+            // What two bottlenecks call for is said once, for the first of them.
+            if given.iter().all(|other| other.id != advice.id) {
+                given.push(advice);
+            }
+        }
+        (bottlenecks, given)
     }
 
     /// Counts a closed window: kinds that did not hold in it begin anew.

@@ -75,7 +75,8 @@ fn load(facts: Facts) -> String {
     format!("arrivals {:.1}/s ({})", forecast.level.get(), notes.join(", "))
 }
 
-fn pods(count: u32) -> String {
+/// "1 pod", "3 pods".
+pub(crate) fn pods(count: u32) -> String {
     if count == 1 { "1 pod".to_owned() } else { format!("{count} pods") }
 }
 

@@ -4,7 +4,7 @@ use crate::choose::{self, rate, ratio};
 use crate::conditions;
 use crate::decision::{Action, Decision, HoldReason};
 use crate::diagnose::{self, Case};
-use crate::explain::{Capacity, TargetRow, Verdict};
+use crate::explain::{Capacity, TargetName, TargetRow, Verdict};
 use crate::explain::{Condition, ConditionReason, Conditions, Explanation, Forecast, Load, Tristate};
 use crate::observation::{Knobs, Observation};
 use crate::policy::Policy;
@@ -32,6 +32,7 @@ pub(crate) fn explain(
     });
     let targets = rows(policy, observation, state, (view, metrics, now));
     let targets_met = state.verdicts.targets_met(policy, &targets, (!metrics).then_some(metrics_available.reason), now);
+    let missed = |row: &TargetRow| row.verdict == Verdict::Missed;
     let (bottlenecks, advice) = if metrics {
         let found = diagnose::find(Case {
             policy,
@@ -46,10 +47,11 @@ pub(crate) fn explain(
             level: view.forecast.level.get(),
             latency_s: view.sums.api.mean().unwrap_or(0.0),
             overhead_s: view.sums.overhead.mean().unwrap_or(0.0),
+            late: targets.iter().any(|row| missed(row) && row.name == TargetName::ApiLatency),
             startup_s: view.startup_s,
             now,
         });
-        let missed = targets.iter().any(|row| row.verdict == Verdict::Missed);
+        let missed = targets.iter().any(missed);
         state.diagnosis.judge(found, view.seen.minute_ended, missed)
     } else {
         diagnose::blind()

@@ -11,7 +11,7 @@ use crate::feedback::Feedback;
 use crate::forecast::Forecasts;
 use crate::guard::Guard;
 use crate::hits::Hits;
-use crate::intake::Tally;
+use crate::intake::{Shape, Tally};
 use crate::outcome::Open;
 use crate::pod_model::{self, Cpu, Memory, Stages, Startup};
 use crate::table::Table;
@@ -109,6 +109,7 @@ pub struct State {
     /// End of the newest sample taken, by slot of pods.
     marks: Vec<f64>,
     pub(crate) tally: Tally,
+    pub(crate) shape: Shape,
     pub(crate) arrivals: Arrivals,
     pub(crate) forecasts: Forecasts,
     pub(crate) curve: Curve,

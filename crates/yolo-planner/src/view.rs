@@ -196,7 +196,9 @@ fn forecast(
     let saturation =
         model.pod_regardless_of_latency(batch.min(model.times.largest())).map(|pod| pod.saturation * ready);
     let excess = saturation.map_or(0.0, |most| (level - most).max(0.0));
-    let backlog = (seen.queued - running).max(0.0) + (excess * startup_s).min(OVERLOAD_S * level);
+    // What waits because ordered pods do not come would order more that do not come either (control.md §8).
+    let counted = if seen.stuck > 0 { 0.0 } else { 1.0 };
+    let backlog = counted * ((seen.queued - running).max(0.0) + (excess * startup_s).min(OVERLOAD_S * level));
     let (newest, bound) = (state.forecasts.newest(), &state.forecasts.bound);
     let factor = bound.factor();
     let plan = state.arrivals.plan(level, newest.rate.max(level), factor);

@@ -23,11 +23,11 @@ const EPOCH_S: f64 = 1_800_057_600.0;
 /// A pod answers `/metrics` this long before it is ready.
 const ANSWERS_BEFORE_S: f64 = 5.0;
 /// A sample older than so many scrapes is stale.
-const STALE_SCRAPES: f64 = 3.0;
+pub const STALE_SCRAPES: f64 = 3.0;
 /// A sample older than this is not shown.
-const FORGOTTEN_S: f64 = 600.0;
+pub const FORGOTTEN_S: f64 = 600.0;
 /// Readings further apart make no sample.
-const SPAN_MAX_S: f64 = 120.0;
+pub const SPAN_MAX_S: f64 = 120.0;
 /// Working set without images and cache, and what an image of a batch adds.
 const BASE_BYTES: u64 = 300 << 20;
 const IMAGE_BYTES: u64 = 8 << 20;

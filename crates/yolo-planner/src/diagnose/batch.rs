@@ -31,7 +31,7 @@ pub(super) fn small_batches(case: Case) -> Option<Finding> {
         return untimed(case);
     }
     let (better, rate) = case.best_batch().filter(|(size, _)| *size > now)?;
-    let (had, best) = (case.pod(now)?.carried, case.pod(better)?.saturation);
+    let (had, best) = (case.batch_rate()?, case.pod(better)?.saturation);
     let gain = rate / had.max(1e-9);
     let used = case.engine_rate / (best * case.pods().max(1.0)).max(1e-9);
     if gain < GAIN_MIN || used >= UTILIZATION_MAX.max(busy) {
@@ -109,7 +109,7 @@ pub(super) fn batch_too_large(case: Case) -> Option<Finding> {
     let now = case.batch();
     let delay_s = case.minute.delay_s / case.minute.pod_s.max(1e-9);
     let (better, rate) = case.best_batch()?;
-    let had = case.pod(now)?.carried;
+    let had = case.batch_rate()?;
     let too_large = better < now && had < AS_GOOD * rate;
     if !too_large && delay_s <= 0.0 {
         return None;

@@ -2,6 +2,7 @@
 
 use crate::explain::{Advice, AdviceId, BottleneckKind, Severity};
 use crate::policy::Mode;
+use crate::reason::pods;
 
 use super::{Case, Finding, above, advice};
 
@@ -12,6 +13,9 @@ const BURST_DISPERSION: f64 = 4.0;
 /// Peak of the past over the mean from which they come in bursts (control.md §9).
 const BURST_PEAK: f64 = 2.0;
 
+/// A start that is as fast as pods with their image and model at hand reach, seconds.
+const FAST_START_S: f64 = 10.0;
+
 /// `CapacityShort`: what reaches the engines exceeds what the ready pods carry within the targets.
 pub(super) fn capacity_short(case: Case) -> Option<Finding> {
     // Where no number of pods meets the target, capacity is not what is short.
@@ -21,8 +25,9 @@ pub(super) fn capacity_short(case: Case) -> Option<Finding> {
         return None;
     }
     let message = format!(
-        "{:.1} images/s reach the engines, {} ready pods carry {carried:.1}/s within the targets.",
-        case.engine_rate, case.seen.ready
+        "{:.1} images/s reach the engines, {} ready carry {carried:.1}/s within the targets.",
+        case.engine_rate,
+        pods(case.seen.ready)
     );
     let evidence = vec![("images/s at the engines", case.engine_rate, carried)];
     let mut found = Finding::new(BottleneckKind::CapacityShort, above(case.engine_rate, carried), evidence);
@@ -44,7 +49,7 @@ pub(super) fn capacity_short(case: Case) -> Option<Finding> {
 fn more_pods(case: Case, needed: u32, message: &str) -> Option<Advice> {
     let (now, knob) = (case.knobs().replicas.get(), case.policy.replicas);
     let each = case.model.pod(case.choice?.batch.get().min(case.model.times.largest()), needed)?.carried;
-    let gain = format!("{:.1} images/s with {needed} pods, within the targets.", each * f64::from(needed));
+    let gain = format!("{:.1} images/s with {}, within the targets.", each * f64::from(needed), pods(needed));
     let max = knob.max.max(knob.min).get();
     let text = |action: String, gain: String| (message.to_owned(), action, gain);
     Some(if knob.mode != Mode::Auto {
@@ -59,7 +64,7 @@ fn more_pods(case: Case, needed: u32, message: &str) -> Option<Advice> {
         advice(AdviceId::RaiseMaxReplicas, Severity::Critical, text(action, gain))
     } else {
         let more = needed.saturating_sub(case.seen.ready);
-        let action = format!("Nothing: {more} more pods are ordered. Look at their events if they do not come.");
+        let action = format!("Nothing: {} more ordered. Look at their events if they do not come.", pods(more));
         let gain = format!("{gain} A pod takes {:.0} s to start.", case.startup_s);
         advice(AdviceId::AddReplicas, Severity::Warning, text(action, gain))
     })
@@ -74,8 +79,8 @@ pub(super) fn bursty(case: Case) -> Option<Finding> {
         return None;
     }
     let (batch, startup_s) = (case.batch(), case.startup_s);
-    let pods = |rate: f64| case.model.pods_for(batch, rate * (1.0 - case.hit_ratio));
-    let (of_peak, of_mean) = (pods(peak)?, pods(mean)?.max(1));
+    let carry = |rate: f64| case.model.pods_for(batch, rate * (1.0 - case.hit_ratio));
+    let (of_peak, of_mean) = (carry(peak)?, carry(mean)?.max(1));
     let message = format!(
         "{:.0} images a minute are refused: arrivals come in bursts, up to {peak:.1}/s against {mean:.1}/s on average.",
         case.minute.shed
@@ -93,12 +98,14 @@ pub(super) fn bursty(case: Case) -> Option<Finding> {
     let queue = (
         message.clone(),
         "Send what need not be answered at once as tasks: spec.tasks.enabled true, POST /predict/async.".to_owned(),
-        format!("{of_mean} pods for the mean instead of {of_peak} for the peak."),
+        format!("{} for the mean instead of {of_peak} for the peak.", pods(of_mean)),
     );
     let start = (
         message.clone(),
         "Make pods start faster: the image on the nodes beforehand, the model on a claim or in the image.".to_owned(),
-        format!("A burst is refused for about {startup_s:.0} s, until pods are there; a start of 10 s makes it 10 s."),
+        format!(
+            "Images are refused for {FAST_START_S:.0} s of a burst instead of {startup_s:.0} s, until new pods are ready."
+        ),
     );
     let min = case.policy.replicas.min.get();
     let stand_by = (
@@ -107,7 +114,9 @@ pub(super) fn bursty(case: Case) -> Option<Finding> {
         format!("No image refused at {peak:.1}/s, for {} more pods held.", of_peak.saturating_sub(min)),
     );
     found.advice.push(advice(AdviceId::UseAsync, Severity::Warning, queue));
-    found.advice.push(advice(AdviceId::FasterStart, Severity::Info, start));
+    if startup_s > FAST_START_S {
+        found.advice.push(advice(AdviceId::FasterStart, Severity::Info, start));
+    }
     if of_peak > min {
         found.advice.push(advice(AdviceId::RaiseMinReplicas, Severity::Info, stand_by));
     }
@@ -123,7 +132,7 @@ pub(super) fn over_provisioned(case: Case) -> Option<Finding> {
     if needed >= min || case.knobs().replicas.get() != min || used >= UTILIZATION_MIN {
         return None;
     }
-    let message = format!("{needed} pods would carry the load; spec.scaling.replicas.min holds {min}.");
+    let message = format!("{} would carry the load; spec.scaling.replicas.min holds {min}.", pods(needed));
     let evidence = vec![("image rate over the best possible rate", used, UTILIZATION_MIN)];
     let mut found = Finding::new(BottleneckKind::OverProvisioned, above(UTILIZATION_MIN, used), evidence);
     let lower = (

@@ -23,12 +23,16 @@ const QUEUE_MIN: f64 = 0.5;
 const ENGINE_IDLE: f64 = 0.7;
 /// Share of the API threshold that overhead may take (control.md §9).
 const OVERHEAD_MAX: f64 = 0.25;
+/// Times as many cores as there are, beyond which more of them would not shorten what one picture needs.
+const MORE_CORES_MAX: f64 = 4.0;
 
 /// `CpuPreprocess`: the kernel throttles the pods, or images wait for decoders that have no time left.
 pub(super) fn cpu_preprocess(case: Case) -> Option<Finding> {
     let minute = case.minute;
     let (throttled, busy) = (minute.throttled(), minute.decoders_busy());
-    let wait = minute.decode_wait_s() / case.latency_s.max(minute.decode_wait_s()).max(1e-9);
+    // Of an answer that comes late anyway only the part that the target grants counts.
+    let granted_s = case.latency_s.min(case.api_s().unwrap_or(f64::INFINITY)).max(1e-9);
+    let wait = minute.decode_wait_s() / granted_s;
     let decoders_short = busy > DECODERS_MAX && wait > DECODE_WAIT_MAX;
     if throttled <= THROTTLED_MAX && !decoders_short {
         return None;
@@ -44,7 +48,7 @@ pub(super) fn cpu_preprocess(case: Case) -> Option<Finding> {
     let mut evidence = vec![
         ("throttled CPU periods, share", throttled, THROTTLED_MAX),
         ("decoders' busy share", busy, DECODERS_MAX),
-        ("wait for a decoder, share of the response time", wait, DECODE_WAIT_MAX),
+        ("wait for a decoder over the response time (at most its target)", wait, DECODE_WAIT_MAX),
     ];
     if !by_quota {
         evidence.rotate_left(1);
@@ -167,16 +171,16 @@ pub(super) fn api_overhead(case: Case) -> Option<Finding> {
     roomier.budget_s = case.model.budget_s.map(|budget_s| budget_s + spared_s);
     let (batch, pods) = (case.batch(), case.seen.ready);
     let carried = |model: &crate::capacity::Model| model.pod(batch, pods).map_or(0.0, |pod| pod.carried);
-    let gain = format!(
-        "{:.1} images/s a pod instead of {:.1}, with {} less overhead.",
-        carried(&roomier),
-        carried(case.model),
-        millis(spared_s)
-    );
+    let (before, after) = (carried(case.model), carried(&roomier));
+    let gain = if after > 1.01 * before {
+        format!("{after:.1} images/s a pod instead of {before:.1}, with {} less overhead.", millis(spared_s))
+    } else {
+        format!("{} less of a response; the pods carry as much as before.", millis(spared_s))
+    };
     let evidence = vec![("overhead, seconds", overhead_s, limit_s)];
     let mut found = Finding::new(BottleneckKind::ApiOverhead, above(overhead_s, limit_s), evidence);
     let cores = case.minute.cores();
-    let wanted = (cores * overhead_s / limit_s).ceil().clamp(1.0, 1024.0);
+    let wanted = (cores * (overhead_s / limit_s).min(MORE_CORES_MAX)).ceil().clamp(1.0, 1024.0);
     let from = if cores > 0.0 { format!(" from {cores:.1}") } else { String::new() };
     let cpu = format!("Raise spec.server.resources.cpu{from} to {wanted:.0}, or let clients send smaller pictures.");
     found.advice.push(advice(AdviceId::RaiseCpu, Severity::Warning, (message.clone(), cpu, gain.clone())));

@@ -201,7 +201,7 @@ pub(super) fn straggler(case: Case) -> Option<Finding> {
     Some(found)
 }
 
-/// `Imbalance`: pods' loads vary by more than 30 % beyond chance, and better balancing would save pods.
+/// `Imbalance`: pods' loads vary by more than 30 % beyond chance, and better balancing would save pods or keep the target.
 pub(super) fn imbalance(case: Case) -> Option<Finding> {
     let variation = case.minute.imbalance();
     let pods = case.seen.ready;
@@ -212,7 +212,7 @@ pub(super) fn imbalance(case: Case) -> Option<Finding> {
     let share = |routing: Routing| case.with_routing(routing).pod(batch, pods).map(|pod| pod.share);
     let (alone, pooled) = (share(Routing::Random)?, share(Routing::LeastOutstanding)?);
     let saved = 1.0 - alone / pooled.max(1e-9);
-    if saved < IMBALANCE_GAIN_MIN {
+    if saved < IMBALANCE_GAIN_MIN && !case.late {
         return None;
     }
     let message = format!(
@@ -227,7 +227,7 @@ pub(super) fn imbalance(case: Case) -> Option<Finding> {
          spec.service.routing to LeastOutstanding."
     };
     let gain = format!(
-        "{:.1} of {pods} pods: one pod of {pods} may then run at {:.0} % instead of {:.0} % of its best rate.",
+        "{:.1} of {pods} pods' worth: one pod of {pods} may then run at {:.0} % instead of {:.0} % of its best rate.",
         saved * f64::from(pods),
         pooled * 1e2,
         alone * 1e2

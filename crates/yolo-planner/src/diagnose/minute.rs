@@ -12,6 +12,10 @@ use super::device::{Baseline, Suspects};
 pub(super) const WINDOW_S: f64 = 60.0;
 /// No pod does more in a sample than this; a greater figure is a broken source and must not reach a sentence.
 const FIGURE_MAX: f64 = 1e12;
+/// What the next window keeps of how unequal pods were: gauges of a few pods, read a dozen times, scatter too much.
+const UNEQUAL_KEPT: f64 = 0.7;
+/// Images in flight in a mean pod below which they are too few to be shared.
+const INFLIGHT_MIN: f64 = 0.5;
 /// Pods whose samples are shorter than this share of the longest one came in between: their counts do not compare.
 const WHOLE_SAMPLE: f64 = 0.9;
 
@@ -143,16 +147,20 @@ impl Minute {
         let whole = || fresh.iter().map(|(_, sample)| *sample).filter(|s| s.span.get() >= WHOLE_SAMPLE * longest_s);
         let arrivals: Vec<f64> =
             whole().map(|sample| real(sample.arrivals) * longest_s / sample.span.get().max(1e-9)).collect();
+        if let Some((mean, variance)) = moments(&arrivals) {
+            // A fair coin for each image makes a variance of the mean: that much is nobody's fault.
+            self.arrivals_excess += variance - mean;
+            self.arrivals_square += mean * mean;
+        }
         let inflight: Vec<f64> = whole().map(|sample| real(sample.inflight)).collect();
-        for (counts, excess, square) in [
-            (arrivals, &mut self.arrivals_excess, &mut self.arrivals_square),
-            (inflight, &mut self.inflight_excess, &mut self.inflight_square),
-        ] {
-            if let Some((mean, variance)) = moments(&counts) {
-                // A fair coin for each image makes a variance of the mean: that much is nobody's fault.
-                *excess += variance - mean;
-                *square += mean * mean;
-            }
+        if let Some((mean, variance)) = moments(&inflight).filter(|(mean, _)| *mean >= INFLIGHT_MIN) {
+            let (calls, images) =
+                whole().flat_map(|sample| &sample.batches).fold((0.0, 0.0), |(calls, images), batch| {
+                    (calls + real(batch.count), images + real(batch.count) * f64::from(batch.size.get()))
+                });
+            let alone = calls / f64::max(images, 1.0);
+            self.inflight_excess += variance - fair_variance(mean, alone.min(1.0));
+            self.inflight_square += mean * mean;
         }
     }
 
@@ -212,6 +220,15 @@ impl Minute {
     pub(super) fn mean_batch(&self) -> f64 {
         self.images / self.calls.max(1.0)
     }
+}
+
+/// Variance of the images in flight in pods that share them well, `mean` each.
+///
+/// Images that leave one by one can be kept within one of each other: the least variance that whole numbers of that mean
+/// have. Those that leave as a batch cannot; they vary as if each came by chance. `alone`: calls an image.
+fn fair_variance(mean: f64, alone: f64) -> f64 {
+    let part = mean - mean.floor();
+    alone * part * (1.0 - part) + (1.0 - alone) * mean
 }
 
 /// Mean and unbiased variance; `None` for fewer than two.
@@ -277,9 +294,19 @@ impl Watch {
     }
 
     fn close(&mut self) {
-        let minute = std::mem::take(&mut self.running);
+        let mut minute = std::mem::take(&mut self.running);
+        for (next, last) in [
+            (&mut self.running.arrivals_excess, minute.arrivals_excess),
+            (&mut self.running.arrivals_square, minute.arrivals_square),
+            (&mut self.running.inflight_excess, minute.inflight_excess),
+            (&mut self.running.inflight_square, minute.inflight_square),
+        ] {
+            *next = UNEQUAL_KEPT * last;
+        }
         self.suspects = std::mem::take(&mut self.running_suspects);
         self.baseline.compare(&minute);
+        // Nothing else reads them, and they are most of the state.
+        minute.sizes.clear();
         self.closed = Some(minute);
     }
 }

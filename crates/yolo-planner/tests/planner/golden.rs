@@ -98,7 +98,7 @@ fn line(row: &TargetRow) -> String {
 }
 
 /// Compares with `tests/golden/<name>.txt`, or writes it.
-fn golden(name: &str, found: &str) {
+pub fn golden(name: &str, found: &str) {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.txt"));
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -11,7 +11,17 @@
 mod closed_loop;
 mod cost;
 #[cfg(test)]
+mod diagnosis;
+#[cfg(test)]
+mod faulty;
+#[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod guards;
+#[cfg(test)]
+mod laws;
+#[cfg(test)]
+mod plain;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

@@ -156,6 +156,15 @@ impl Ledger {
         bad / f64::max(all, 1.0)
     }
 
+    /// Bad windows from the start on, as (from, until) seconds.
+    pub fn bad_spans(&self) -> impl Iterator<Item = (f64, f64)> {
+        let length_s = BIN_S * BINS_A_WINDOW as f64;
+        let windows = self.bins.chunks(BINS_A_WINDOW).map(total).enumerate();
+        windows
+            .filter(|(_, window)| window.bad())
+            .map(move |(index, _)| (index as f64 * length_s, (index + 1) as f64 * length_s))
+    }
+
     /// Late and dropped requests over all.
     pub fn late_requests(&self) -> f64 {
         total(self.judged()).missed_share()

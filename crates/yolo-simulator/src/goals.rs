@@ -1,0 +1,193 @@
+//! The goals of control.md §11 that a simulation can judge, from the rows of the comparison.
+
+use crate::campaign::{Place, Row};
+use crate::contestant::Contestant::{Duty, Planner, StaticPeak};
+use crate::figure::Figure;
+use crate::programme::{KEDA_BEST, KEDA_SWEEP, Size};
+use crate::stats::Mean;
+use crate::trace::Kind;
+
+/// A KEDA setting counts as equal in violations up to so many points of bad windows more than ours.
+const EQUAL_POINTS: f64 = 0.1;
+
+/// The rows, to look up.
+struct Rows<'a>(&'a [Row]);
+
+impl Rows<'_> {
+    fn find(&self, place: &Place, contestant: crate::contestant::Contestant) -> Option<&Row> {
+        let (place, contestant) = (place.name(), contestant.name());
+        self.0.iter().find(|row| row.place == place && row.contestant == contestant)
+    }
+}
+
+/// Figures of the goals G1–G5 and G8; a goal whose rows were not measured has none.
+pub fn judge(size: &Size, rows: &[Row]) -> Vec<Figure> {
+    let rows = Rows(rows);
+    let mut figures = Vec::new();
+    smooth(size, &rows, &mut figures);
+    bursts(size, &rows, &mut figures);
+    steps(size, &rows, &mut figures);
+    savings(size, &rows, &mut figures);
+    calm(size, &rows, &mut figures);
+    figures
+}
+
+/// G1.
+fn smooth(size: &Size, rows: &Rows<'_>, figures: &mut Vec<Figure>) {
+    for (kind, limit) in [(Kind::Diurnal, 1.08), (Kind::Ramp, 1.10)] {
+        let Some(ours) = rows.find(&size.gpu(kind), Planner) else { continue };
+        let name = kind.name();
+        figures.push(Figure::at_most(&format!("G1_{name}_cost"), &ours.cost, "× oracle", limit));
+        figures.push(Figure::at_most(&format!("G1_{name}_bad_windows"), &ours.bad_windows_percent, "%", 0.1));
+    }
+}
+
+/// G2.
+fn bursts(size: &Size, rows: &Rows<'_>, figures: &mut Vec<Figure>) {
+    for (startup_s, cost, windows) in [(30.0, 1.15, 1.0), (10.0, 1.10, 0.7)] {
+        let Some(ours) = rows.find(&size.gpu_start(Kind::TwitterLike, startup_s), Planner) else { continue };
+        let id = |what: &str| format!("G2_twitter_L{startup_s:.0}_{what}");
+        figures.push(Figure::at_most(&id("cost"), &ours.cost, "× oracle", cost));
+        figures.push(Figure::at_most(&id("bad_windows"), &ours.bad_windows_percent, "%", windows));
+        if startup_s > 10.0 {
+            figures.push(Figure::at_most(&id("late_requests"), &ours.late_requests_percent, "%", 0.7));
+        }
+    }
+}
+
+/// G3.
+fn steps(size: &Size, rows: &Rows<'_>, figures: &mut Vec<Figure>) {
+    for startup_s in [10.0, 30.0, 60.0] {
+        let Some(ours) = rows.find(&size.gpu_start(Kind::Step(4), startup_s), Planner) else { continue };
+        let id = format!("G3_step4_L{startup_s:.0}_recovery");
+        figures.push(Figure::at_most(&id, &ours.recovery_s, "s", startup_s + 15.0));
+    }
+    let Some(crowd) = rows.find(&size.gpu(Kind::Step(10)), Planner) else { return };
+    figures.push(Figure::at_most("G3_step10_overshoot", &crowd.overshoot, "× final", 1.3));
+    // p95 within the target: at most 5 % of the answers are late.
+    figures.push(Figure::at_most("G3_step10_late_answers", &crowd.late_answers_percent, "%", 5.0));
+}
+
+/// Percent that `ours` costs less than `other`, seed by seed.
+fn saving(ours: &Mean, other: &Mean) -> Mean {
+    Mean::of(ours.values.iter().zip(&other.values).map(|(own, other)| 100.0 * (1.0 - own / other)).collect())
+}
+
+/// G4 and G5.
+fn savings(size: &Size, rows: &Rows<'_>, figures: &mut Vec<Figure>) {
+    for (place, goal) in [
+        (size.gpu(Kind::Diurnal), 65.0),
+        (size.gpu(Kind::TwitterLike), 65.0),
+        (size.gpu(Kind::Mmpp), 65.0),
+        (size.cpu(Kind::Diurnal), 20.0),
+        (size.cpu(Kind::TwitterLike), 20.0),
+    ] {
+        let Some((ours, duty)) = rows.find(&place, Planner).zip(rows.find(&place, Duty(70))) else { continue };
+        let id = format!("G4_{}_{}_under_hpa_duty_70", place.service.name, place.kind.name());
+        figures.push(Figure::at_least(&id, &saving(&ours.cost, &duty.cost), "%", goal));
+    }
+    for kind in [Kind::TwitterLike, Kind::Spike, Kind::Mmpp] {
+        figures.extend(under_keda(size, rows, kind));
+    }
+    for kind in [Kind::Diurnal, Kind::Ramp] {
+        let place = size.gpu(kind);
+        let Some((ours, keda)) = rows.find(&place, Planner).zip(rows.find(&place, KEDA_BEST)) else { continue };
+        let over = Mean::of(saving(&ours.cost, &keda.cost).values.iter().map(|percent| -percent).collect());
+        let id = format!("G4_{}_over_keda_best", kind.name());
+        let note = format!("its bad windows: {} %", keda.bad_windows_percent.text(2));
+        figures.push(Figure::at_most(&id, &over, "%", 3.0).noted(&note));
+    }
+    let place = size.gpu(Kind::Mmpp);
+    let Some((ours, peak)) = rows.find(&place, Planner).zip(rows.find(&place, StaticPeak)) else { return };
+    figures.push(Figure::at_most("G5_mmpp_bad_windows", &ours.bad_windows_percent, "%", 2.0));
+    let ratio = ours.cost.values.iter().zip(&peak.cost.values).map(|(own, peak)| own / peak);
+    figures.push(Figure::at_most("G5_mmpp_cost", &Mean::of(ratio.collect()), "× static", 1.0));
+}
+
+/// Against the cheapest KEDA setting whose violations are no more than ours; if none is, against the one with fewest.
+fn under_keda(size: &Size, rows: &Rows<'_>, kind: Kind) -> Option<Figure> {
+    let place = size.gpu(kind);
+    let ours = rows.find(&place, Planner)?;
+    let bad = |row: &Row| row.bad_windows_percent.mean;
+    let settings: Vec<&Row> = KEDA_SWEEP.iter().filter_map(|keda| rows.find(&place, *keda)).collect();
+    let equal = settings.iter().filter(|row| bad(row) <= bad(ours) + EQUAL_POINTS);
+    let cheapest = equal.min_by(|a, b| a.cost.mean.total_cmp(&b.cost.mean));
+    let keda = cheapest.or_else(|| settings.iter().min_by(|a, b| bad(a).total_cmp(&bad(b))))?;
+    let note = format!(
+        "{} costs {:.3} with {:.2} % bad windows; ours {:.3} with {:.2} %",
+        keda.contestant,
+        keda.cost.mean,
+        bad(keda),
+        ours.cost.mean,
+        bad(ours)
+    );
+    let id = format!("G4_{}_under_keda_at_equal_violations", kind.name());
+    Some(Figure::at_least(&id, &saving(&ours.cost, &keda.cost), "%", 8.0).noted(&note))
+}
+
+/// G8.
+fn calm(size: &Size, rows: &Rows<'_>, figures: &mut Vec<Figure>) {
+    let Some(ours) = rows.find(&size.gpu(Kind::Diurnal), Planner) else { return };
+    figures.push(Figure::at_most("G8_diurnal_changes", &ours.changes_an_hour, "per hour", 4.0));
+    figures.push(Figure::at_most("G8_diurnal_reversals", &ours.reversals_an_hour, "per hour", 1.0));
+    let blind = Mean::of(vec![rows.0.iter().map(|row| row.blind_downs).sum()]);
+    figures.push(Figure::at_most("G8_scale_downs_without_data", &blind, "orders", 0.0));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contestant::Contestant;
+
+    fn row(place: &Place, contestant: Contestant, cost: f64, bad: f64) -> Row {
+        let mean = |value: f64| Mean::of(vec![value]);
+        Row {
+            place: place.name(),
+            contestant: contestant.name(),
+            cost: mean(cost),
+            pod_hours: mean(0.0),
+            bad_windows_percent: mean(bad),
+            late_requests_percent: mean(0.0),
+            recovery_s: mean(40.0),
+            late_answers_percent: mean(0.0),
+            overshoot: mean(1.0),
+            changes_an_hour: mean(5.0),
+            reversals_an_hour: mean(0.0),
+            rho_eff: mean(0.9),
+            blind_downs: 0.0,
+        }
+    }
+
+    fn figure<'a>(figures: &'a [Figure], id: &str) -> &'a Figure {
+        figures.iter().find(|figure| figure.id == id).unwrap()
+    }
+
+    #[test]
+    fn goals_are_judged_on_the_rows_of_their_place() {
+        let size = Size { seeds: 1, scale: 1.0 };
+        let (day, step) = (size.gpu(Kind::Diurnal), size.gpu(Kind::Step(4)));
+        let rows = [row(&day, Planner, 1.05, 0.2), row(&day, KEDA_BEST, 1.0, 0.0), row(&step, Planner, 1.0, 0.0)];
+        let figures = judge(&size, &rows);
+        assert!(figure(&figures, "G1_diurnal_cost").met);
+        assert!(!figure(&figures, "G1_diurnal_bad_windows").met);
+        assert!(!figure(&figures, "G4_diurnal_over_keda_best").met, "5 % over");
+        assert!(figure(&figures, "G3_step4_L30_recovery").met, "40 s of 45");
+        assert!(!figure(&figures, "G8_diurnal_changes").met);
+        assert!(figures.iter().all(|figure| !figure.id.starts_with("G2")));
+    }
+
+    #[test]
+    fn keda_is_compared_at_equal_violations() {
+        let size = Size { seeds: 1, scale: 1.0 };
+        let place = size.gpu(Kind::Spike);
+        let mut rows = vec![row(&place, Planner, 1.0, 1.0)];
+        for (keda, (cost, bad)) in KEDA_SWEEP.iter().zip([(2.0, 0.2), (1.5, 0.9), (1.25, 1.05), (1.1, 3.0)]) {
+            rows.push(row(&place, *keda, cost, bad));
+        }
+        let saved = figure(&judge(&size, &rows), "G4_spike_under_keda_at_equal_violations").value;
+        assert!((saved - 20.0).abs() < 1e-9, "{saved}");
+        rows[0] = row(&place, Planner, 1.0, 0.0);
+        let saved = figure(&judge(&size, &rows), "G4_spike_under_keda_at_equal_violations").value;
+        assert!((saved - 50.0).abs() < 1e-9, "none is as good: the one with fewest, {saved}");
+    }
+}
