@@ -11,12 +11,15 @@ use yolo_planner::{Explanation, Knobs, Record, decision, explain};
 use super::text::{constrained, figure, observed, seconds, time, trigger, two_digits, word};
 use super::{Untold, conditions};
 use crate::error::Error;
-use crate::fleet::PodPhase;
+use crate::fleet::{PodPhase, PodView};
 use crate::reconcile::Done;
+use crate::sampler::pod_id;
 use crate::validate::{Engine, Validated};
 
 /// Most advice shown; the schema's bound.
 const ADVICE_MAX: usize = 16;
+/// Most pods that an advice names; the others are found as those were.
+const PODS_NAMED: usize = 4;
 
 /// The status after a whole reconcile. `before` is the one that it replaces: conditions keep their times, decisions add up.
 pub fn status(
@@ -52,7 +55,7 @@ pub fn status(
         targets: explanation.targets.iter().map(target).collect(),
         targets_summary: Some(explanation.targets_summary.clone()),
         bottleneck: explanation.bottlenecks.first().map(bottleneck),
-        advice: advice(explanation, &spec.inactive),
+        advice: advice(explanation, &seen.pods, &spec.inactive),
         decisions: decisions(&before.decisions, untold),
         learned: None, // `report` decides when.
         rollout: Some(RolloutStatus {
@@ -152,7 +155,7 @@ fn bottleneck(found: &explain::Bottleneck) -> Bottleneck {
     }
 }
 
-fn advice(explanation: &Explanation, inactive: &[&'static str]) -> Vec<Advice> {
+fn advice(explanation: &Explanation, pods: &[PodView], inactive: &[&'static str]) -> Vec<Advice> {
     let planned = explanation.advice.iter().map(|advice| Advice {
         id: word(&advice.id),
         severity: match advice.severity {
@@ -160,7 +163,7 @@ fn advice(explanation: &Explanation, inactive: &[&'static str]) -> Vec<Advice> {
             explain::Severity::Warning => Severity::Warning,
             explain::Severity::Critical => Severity::Critical,
         },
-        message: clip(&advice.message),
+        message: clip(&format!("{}{}", advice.message, named(&advice.pods, pods))),
         action: clip(&advice.action),
         predicted: Some(clip(&advice.predicted)).filter(|text| !text.is_empty()),
     });
@@ -172,6 +175,13 @@ fn advice(explanation: &Explanation, inactive: &[&'static str]) -> Vec<Advice> {
         predicted: None,
     });
     inactive.into_iter().chain(planned).take(ADVICE_MAX).collect()
+}
+
+/// The names of the pods that an advice is about: " Pods: fork-1, fork-2."
+fn named(ids: &[u64], pods: &[PodView]) -> String {
+    let about = pods.iter().filter(|pod| ids.contains(&pod_id(&pod.uid)));
+    let names: Vec<&str> = about.take(PODS_NAMED).map(|pod| pod.name.as_str()).collect();
+    if names.is_empty() { String::new() } else { format!(" Pods: {}.", names.join(", ")) }
 }
 
 /// The last decisions, newest last: new ones appended, judged ones replaced.

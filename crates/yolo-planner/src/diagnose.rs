@@ -181,7 +181,7 @@ fn above(value: f64, limit: f64) -> f64 {
 /// `text`: what is the matter, what to do, what it would bring.
 fn advice(id: AdviceId, severity: Severity, text: (String, String, String)) -> Advice {
     let (message, action, predicted) = text;
-    Advice { id, severity, message, action, predicted }
+    Advice { id, severity, message, action, predicted, pods: Vec::new() }
 }
 
 /// All bottlenecks whose test holds now, in the order of the table of control.md §9.
@@ -226,7 +226,11 @@ impl Diagnosis {
         }
         let bottlenecks = lasting.iter().map(|(finding, sure)| bottleneck(finding, *sure)).collect();
         let mut given: Vec<Advice> = Vec::new();
-        for advice in lasting.into_iter().flat_map(|(finding, _)| finding.advice) {
+        let about = |finding: Finding| {
+            let pods = finding.pods;
+            finding.advice.into_iter().map(move |advice| Advice { pods: pods.clone(), ..advice })
+        };
+        for advice in lasting.into_iter().flat_map(|(finding, _)| about(finding)) {
             // What two bottlenecks call for is said once, for the first of them.
             if given.iter().all(|other| other.id != advice.id) {
                 given.push(advice);
@@ -289,7 +293,6 @@ fn bottleneck(finding: &Finding, confidence: f64) -> Bottleneck {
         kind: finding.kind,
         confidence: Ratio::try_from(confidence.clamp(0.0, 1.0)).unwrap_or_default(),
         evidence: evidence.collect(),
-        pods: finding.pods.clone(),
     }
 }
 

@@ -248,8 +248,6 @@ pub struct Bottleneck {
     pub confidence: Ratio,
     /// The figures that say so.
     pub evidence: Vec<Evidence>,
-    /// The pods that it is about, where it is about some of them.
-    pub pods: Vec<u64>,
 }
 
 /// One figure and the limit that it passed.
@@ -321,6 +319,8 @@ pub struct Advice {
     pub action: String,
     /// What it would bring, with numbers.
     pub predicted: String,
+    /// The pods that it is about, where it is about some of them.
+    pub pods: Vec<u64>,
 }
 
 /// Which advice (control.md §9).

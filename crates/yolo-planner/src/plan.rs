@@ -218,7 +218,7 @@ fn keep_record(
         to: desired,
         reason: view.facts(policy, state).map_or_else(
             || reason::hold(HoldReason::CurveUnknown, None, &desired),
-            |facts| reason::change(facts, &from, &desired),
+            |facts| reason::change(facts, trigger, &from, &desired),
         ),
         constraints: view.choice.as_ref().map(|choice| choice.constraints.clone()).unwrap_or_default(),
         predicted: view.expect(state, &desired),

@@ -2,8 +2,9 @@
 
 use crate::capacity::{Binding, Model, PodRate};
 use crate::choose::Choice;
-use crate::decision::HoldReason;
-use crate::explain::{ConstraintKind, Forecast};
+use crate::decision::{HoldReason, Trigger};
+use crate::explain::{ConstraintKind, Expert, Forecast};
+use crate::intake::Seen;
 use crate::observation::Knobs;
 use crate::policy::Policy;
 use crate::units::{Bytes, real};
@@ -19,10 +20,17 @@ pub(crate) struct Facts<'a> {
     pub(crate) hit_ratio: f64,
     /// How long a lower need had to last, seconds.
     pub(crate) hold_s: f64,
+    pub(crate) seen: &'a Seen,
+    /// Highest arrivals of the past hours, images/s.
+    pub(crate) peak: f64,
+    /// How long a pod ordered now takes to serve, seconds.
+    pub(crate) startup_s: f64,
+    /// Ticks seen.
+    pub(crate) ticks: u32,
 }
 
 /// Why the knobs move from one setting to another.
-pub(crate) fn change(facts: Facts, from: &Knobs, to: &Knobs) -> String {
+pub(crate) fn change(facts: Facts, trigger: Trigger, from: &Knobs, to: &Knobs) -> String {
     let mut parts = Vec::new();
     if to.max_batch_size != from.max_batch_size {
         parts.push(batch(facts, from.max_batch_size.get(), to.max_batch_size.get()));
@@ -31,7 +39,7 @@ pub(crate) fn change(facts: Facts, from: &Knobs, to: &Knobs) -> String {
         parts.push(cache(facts.choice.cache_hits, from.cache_bytes, to.cache_bytes));
     }
     if to.replicas != from.replicas {
-        parts.push(replicas(facts, from.replicas.get(), to.replicas.get()));
+        parts.push(replicas(facts, trigger, (from.replicas.get(), to.replicas.get())));
     }
     if parts.is_empty() {
         parts.push(format!(
@@ -39,11 +47,15 @@ pub(crate) fn change(facts: Facts, from: &Knobs, to: &Knobs) -> String {
             to.max_queue_delay_micros, to.cache_ttl_seconds, to.deadline_millis
         ));
     }
-    parts.join("; ")
+    let back = if trigger == Trigger::BackOff { "an earlier change made it worse; " } else { "" };
+    format!("{back}{}", parts.join("; "))
 }
 
-fn replicas(facts: Facts, from: u32, to: u32) -> String {
+fn replicas(facts: Facts, trigger: Trigger, (from, to): (u32, u32)) -> String {
     let needed = facts.choice.replicas;
+    if let Some(why) = special(facts, trigger).filter(|_| to > from) {
+        return format!("replicas {from}→{to}: {why}");
+    }
     let load = load(facts);
     let pod = pod(facts.policy, &facts.choice.pod);
     let range = facts.policy.replicas;
@@ -62,10 +74,38 @@ fn replicas(facts: Facts, from: u32, to: u32) -> String {
     }
 }
 
+/// What calls for more pods besides arrivals and a queue.
+fn special(facts: Facts, trigger: Trigger) -> Option<String> {
+    let (load, budget) = (load(facts), facts.policy.targets.budget.get() * 1e2);
+    match trigger {
+        Trigger::SloBurn => Some(format!(
+            "more of the last hour's minutes miss the targets than the budget of {budget:.1} % allows, so one pod more \
+             than the model says; {load}"
+        )),
+        Trigger::BackOff => Some(format!("fewer did not do; {load}")),
+        Trigger::Blind => Some(format!(
+            "nothing has been seen for minutes, so pods for {:.1}/s, the most of the past hours; {} of {} ready pods \
+             answer",
+            facts.peak, facts.seen.live, facts.seen.ready
+        )),
+        Trigger::Schedule => Some(format!(
+            "a schedule asks for at least {} within {:.0} s",
+            pods(facts.policy.schedule_floor.get()),
+            facts.forecast.horizon.get()
+        )),
+        Trigger::Load | Trigger::Backlog | Trigger::Model | Trigger::Policy => None,
+    }
+}
+
 /// "arrivals 36.0/s (41.4/s planned)".
 fn load(facts: Facts) -> String {
     let forecast = facts.forecast;
     let mut notes = vec![format!("{:.1}/s planned", forecast.plan.get())];
+    match forecast.expert {
+        Expert::Level => {}
+        Expert::Trend => notes.push("rising".to_owned()),
+        Expert::Seasonal => notes.push("as one period before".to_owned()),
+    }
     if forecast.backlog >= 1.0 {
         notes.push(format!("{:.0} waiting", forecast.backlog));
     }
@@ -169,9 +209,24 @@ pub(crate) fn hold(reason: HoldReason, facts: Option<Facts>, current: &Knobs) ->
             format!("{} need {}: {}", load(facts), pods(facts.choice.replicas), pod(facts.policy, &facts.choice.pod))
         }),
         HoldReason::NoData => "no usable sample has been seen yet".to_owned(),
-        HoldReason::Stale => "samples are old or cover too few pods, and no data is no reason to scale down".to_owned(),
-        HoldReason::ColdStart => "too little has been seen yet to take pods away".to_owned(),
-        HoldReason::Pending => "pods that were ordered are on their way".to_owned(),
+        HoldReason::Stale => {
+            let seen = facts.map_or_else(String::new, |facts| {
+                format!(" ({} of {} ready pods have a fresh one)", facts.seen.sampled, facts.seen.ready)
+            });
+            format!("samples are old or cover too few pods{seen}, and no data is no reason to scale down")
+        }
+        HoldReason::ColdStart => {
+            let seen = facts.map_or_else(String::new, |facts| {
+                format!(": {} so far, {} need {}", ticks(facts.ticks), load(facts), pods(facts.choice.replicas))
+            });
+            format!("too little has been seen yet to take pods away{seen}")
+        }
+        HoldReason::Pending => {
+            let coming = facts.map_or_else(String::new, |facts| {
+                format!(", {} are ready, a start takes about {:.0} s", facts.seen.ready, facts.startup_s)
+            });
+            format!("pods that were ordered are on their way{coming}")
+        }
         HoldReason::Stabilizing => facts.map_or_else(String::new, |facts| {
             format!(
                 "{} would do, once that has been so for {:.0} s and no rollout is under way",
@@ -190,6 +245,10 @@ pub(crate) fn hold(reason: HoldReason, facts: Option<Facts>, current: &Knobs) ->
         HoldReason::NonFinite => "a number is none, or time ran backwards".to_owned(),
     };
     format!("holds {setting}: {why}")
+}
+
+fn ticks(count: u32) -> String {
+    if count == 1 { "1 tick".to_owned() } else { format!("{count} ticks") }
 }
 
 /// "62 ms", "8.4 ms".

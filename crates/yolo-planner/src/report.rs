@@ -58,7 +58,7 @@ pub(crate) fn explain(
     };
     let facts = view.facts(policy, state);
     let reason = match (action, facts) {
-        (Action::Change { .. }, Some(facts)) => reason::change(facts, &current, &desired),
+        (Action::Change { trigger }, Some(facts)) => reason::change(facts, trigger, &current, &desired),
         (Action::Change { .. }, None) => reason::hold(HoldReason::CurveUnknown, None, &desired),
         (Action::Hold { reason }, facts) => reason::hold(reason, facts, &current),
     };

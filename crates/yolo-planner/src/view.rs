@@ -106,8 +106,18 @@ impl View {
 
     pub(crate) fn facts<'a>(&'a self, policy: &'a Policy, state: &State) -> Option<Facts<'a>> {
         let hold_s = state.control.hold_s(policy, self.startup_s);
-        let (model, forecast, hit_ratio) = (&self.model, &self.forecast, self.hit_ratio);
-        self.choice.as_ref().map(|choice| Facts { policy, model, choice, forecast, hit_ratio, hold_s })
+        self.choice.as_ref().map(|choice| Facts {
+            policy,
+            model: &self.model,
+            choice,
+            forecast: &self.forecast,
+            hit_ratio: self.hit_ratio,
+            hold_s,
+            seen: &self.seen,
+            peak: state.arrivals.peak(),
+            startup_s: self.startup_s,
+            ticks: state.arrivals.ticks,
+        })
     }
 
     /// What the model expects of `knobs` at the arrivals of now.

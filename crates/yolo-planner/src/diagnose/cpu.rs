@@ -15,6 +15,8 @@ const DECODE_WAIT_MAX: f64 = 0.3;
 const CORES_USED: f64 = 0.75;
 /// GPU busy share below which it starves (control.md §9).
 const STARVED_DUTY: f64 = 0.6;
+/// Pictures that wait for a decoder in a mean pod: decoders are many, so that a fifth of a picture is a queue.
+const STARVED_QUEUE_MIN: f64 = 0.2;
 /// CPU used, as a share of the quota, below which more sessions would find cores (control.md §9).
 const CPU_IDLE: f64 = 0.7;
 /// Images that wait in a mean pod for a queue to count as one: gauges catch a waiting image now and then anywhere.
@@ -84,7 +86,7 @@ pub(super) fn gpu_starved(case: Case) -> Option<Finding> {
     let minute = case.minute;
     let (waiting, duty, mean) = (minute.a_pod(minute.decode_queued), minute.duty(), minute.mean_batch());
     let cap = f64::from(case.knobs().max_batch_size.get());
-    let starved = waiting >= QUEUE_MIN && duty < STARVED_DUTY && mean < cap / 2.0;
+    let starved = waiting >= STARVED_QUEUE_MIN && duty < STARVED_DUTY && mean < cap / 2.0;
     if case.policy.accelerator != Accelerator::Gpu || !starved {
         return None;
     }
@@ -102,7 +104,7 @@ pub(super) fn gpu_starved(case: Case) -> Option<Finding> {
     );
     let evidence = vec![
         ("GPU busy share", duty, STARVED_DUTY),
-        ("pictures that wait to be prepared, a pod", waiting, QUEUE_MIN),
+        ("pictures that wait to be prepared, a pod", waiting, STARVED_QUEUE_MIN),
         ("mean batch", mean, cap / 2.0),
     ];
     let mut found = Finding::new(BottleneckKind::GpuStarved, above(STARVED_DUTY, duty), evidence);

@@ -11,8 +11,8 @@ use yolo_planner::units::{Bytes, Replicas};
 use yolo_planner::{Decision, State, plan};
 
 /// Ticks of 10 s before the fault, and with it: three whole windows and what is left of the one that it began in.
-const HEALTHY_TICKS: u32 = 13;
-const FAULTY_TICKS: u32 = 26;
+const HEALTHY_TICKS: u32 = 8;
+const FAULTY_TICKS: u32 = 25;
 /// Variants of each fault.
 const VARIANTS: u64 = 20;
 
@@ -88,7 +88,7 @@ static OTHERS: [Fault; 10] = [
     cpu("no metrics", NoMetrics, |setup, _| setup.reachable = false),
     gpu("idle GPU", GpuStarved, |setup, _| {
         (setup.policy.replicas.min, setup.policy.replicas.max) = (Replicas::new(3), Replicas::new(3));
-        (setup.rate, setup.decode_s) = (60.0, 0.88 * 6.0 / 60.0);
+        (setup.rate, setup.decode_s) = (60.0, 0.82 * 6.0 / 60.0);
         setup.policy.targets.api.as_mut().unwrap().threshold = seconds(1.0);
     }),
     cpu("one session", ConcurrencyLimited, |setup, _| {
@@ -97,11 +97,7 @@ static OTHERS: [Fault; 10] = [
         setup.policy.replicas.min = Replicas::new(2);
         setup.rate = 1.7 / (setup.alpha_s + setup.beta_s);
     }),
-    cpu("large batches", BatchTooLarge, |setup, _| {
-        setup.policy.batch = Knob { mode: Mode::Auto, min: crate::support::batch(4), max: crate::support::batch(4) };
-        setup.policy.targets.inference = Option::None;
-        setup.policy.targets.api.as_mut().unwrap().threshold = seconds(0.160);
-    }),
+    cpu("batches that wait", BatchTooLarge, |setup, _| setup.delay_s = 0.020),
     cpu("slow model", InferenceTooSlow, |setup, _| {
         setup.beta_s = 0.160;
         setup.rate = 10.0;

@@ -45,7 +45,7 @@ pub(super) fn fill(picture: &Picture, plan: &Letterbox, output: &mut [u8], threa
     });
     let (Some(red), Some(green), Some(blue)) = (planes.next(), planes.next(), planes.next()) else { return };
     let columns = Columns::new(plan);
-    let source = Source { picture, plan, columns: &columns };
+    let source = Source { rows: SourceRows::new(picture), plan, columns: &columns };
     let bands = Mutex::new((0..rows).step_by(band_rows).zip(red.zip(green).zip(blue)));
     let next = || bands.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || {
@@ -71,7 +71,7 @@ struct Band<'a> {
 
 /// Everything that all bands read.
 struct Source<'a> {
-    picture: &'a Picture,
+    rows: SourceRows<'a>,
     plan: &'a Letterbox,
     columns: &'a Columns,
 }
@@ -81,7 +81,6 @@ impl Source<'_> {
     fn resize<S: Simd>(&self, simd: S, band: Band<'_>) {
         let mut upper = BlendedRow::new(self.columns);
         let mut lower = BlendedRow::new(self.columns);
-        let mut spare = Vec::new();
         let mut interleaved = vec![0; self.columns.samples()];
         let left = self.plan.left_px as usize;
         let right = left + self.plan.resized.width();
@@ -93,12 +92,16 @@ impl Source<'_> {
             if upper.source_y != Some(tap.first) && lower.source_y == Some(tap.first) {
                 std::mem::swap(&mut upper, &mut lower);
             }
-            for (blended, source_y) in [(&mut upper, tap.first), (&mut lower, tap.second)] {
-                if blended.source_y != Some(source_y) {
-                    blended.source_y = Some(source_y);
-                    let row = row_with_slack(self.picture, source_y, &mut spare);
-                    self.columns.blend(simd, row, &mut blended.samples);
+            let stale = [upper.source_y != Some(tap.first), lower.source_y != Some(tap.second)];
+            (upper.source_y, lower.source_y) = (Some(tap.first), Some(tap.second));
+            let (first, second) = (self.rows.get(tap.first), self.rows.get(tap.second));
+            match stale {
+                [true, true] => {
+                    self.columns.blend_both(simd, [first, second], [&mut upper.samples, &mut lower.samples]);
                 }
+                [true, false] => self.columns.blend(simd, first, &mut upper.samples),
+                [false, true] => self.columns.blend(simd, second, &mut lower.samples),
+                [false, false] => {}
             }
             blend_rows(&upper.samples, &lower.samples, &tap, &mut interleaved);
             let rows = [red, green, blue].map(|row| {
@@ -111,17 +114,31 @@ impl Source<'_> {
     }
 }
 
-/// The bytes of a source row and [`SLACK_BYTES`] behind it, which weigh nothing; where the picture ends there, by way of `spare`.
-fn row_with_slack<'a>(picture: &'a Picture, source_y: usize, spare: &'a mut Vec<u8>) -> &'a [u8] {
-    let stride = 3 * picture.size().width();
-    let start = source_y * stride;
-    if let Some(row) = picture.rgb().get(start..start + stride + SLACK_BYTES) {
-        return row;
+/// The rows of a picture, each with [`SLACK_BYTES`] behind it that weigh nothing.
+struct SourceRows<'a> {
+    rgb: &'a [u8],
+    stride: usize,
+    /// First row that the picture's end leaves without its slack.
+    tail_row: usize,
+    /// A copy of the rows from there on, with slack.
+    tail: Vec<u8>,
+}
+
+impl<'a> SourceRows<'a> {
+    fn new(picture: &'a Picture) -> Self {
+        let (rgb, stride) = (picture.rgb(), 3 * picture.size().width());
+        let tail_row = picture.size().height().saturating_sub(1 + SLACK_BYTES.div_ceil(stride));
+        let mut tail = rgb[tail_row * stride..].to_vec();
+        tail.resize(tail.len() + SLACK_BYTES, 0);
+        Self { rgb, stride, tail_row, tail }
     }
-    spare.clear();
-    spare.extend_from_slice(&picture.rgb()[start..start + stride]);
-    spare.resize(stride + SLACK_BYTES, 0);
-    spare
+
+    fn get(&self, row: usize) -> &[u8] {
+        match row.checked_sub(self.tail_row) {
+            Some(row) => &self.tail[row * self.stride..],
+            None => &self.rgb[row * self.stride..],
+        }
+    }
 }
 
 /// Index below and fraction of the sample for `position`, in OpenCV's precision: f64 until the last step, then f32.

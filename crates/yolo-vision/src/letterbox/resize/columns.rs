@@ -48,16 +48,20 @@ impl Columns {
     #[inline(always)]
     pub(super) fn blend<S: Simd>(&self, simd: S, row: &[u8], samples: &mut [i16]) {
         for (step, samples) in self.0.iter().zip(samples.as_chunks_mut::<STEP>().0) {
-            let [low, high] = step.blocks(simd, row);
-            let (order, weights) = (step.order.as_chunks().0, step.weights.as_chunks().0);
-            let sums = |blocks: u8x32<S>, order: [u8; 32], weights: [i16; 16]| {
-                let pairs = blocks.swizzle_dyn_within_blocks(u8x32::simd_from(simd, order)).bitcast::<i16x16<S>>();
-                let pairs = pairs & i16x16::splat(simd, 0x00FF);
-                pairs.pairwise_dot_product(i16x16::simd_from(simd, weights)) >> 4
-            };
-            let low = sums(low, order[0], weights[0]);
-            let high = sums(high, order[1], weights[1]);
-            low.relaxed_narrow(high).store_slice(samples);
+            step.sums(simd, step.blocks(simd, row)).store_slice(samples);
+        }
+    }
+
+    /// As [`Self::blend`] for two rows, which share what is read of each step.
+    #[inline(always)]
+    pub(super) fn blend_both<S: Simd>(&self, simd: S, rows: [&[u8]; 2], samples: [&mut [i16]; 2]) {
+        let [upper, lower] = rows;
+        let [above, below] = samples;
+        let samples = above.as_chunks_mut::<STEP>().0.iter_mut().zip(below.as_chunks_mut::<STEP>().0);
+        for (step, (above, below)) in self.0.iter().zip(samples) {
+            let (upper, lower) = step.blocks_of_both(simd, upper, lower);
+            step.sums(simd, upper).store_slice(above);
+            step.sums(simd, lower).store_slice(below);
         }
     }
 }
@@ -82,9 +86,9 @@ struct Step {
 /// Where the bytes of a step's blocks are.
 enum Places {
     /// Each block's bytes in one piece: where the first one's start in the row, and all from there.
-    Near { first: usize, offsets: [u8; BLOCKS] },
+    Near { first: u32, offsets: [u8; BLOCKS] },
     /// Each block's bytes in two halves, one a pixel: where those start in the row.
-    Far([[usize; 2]; BLOCKS]),
+    Far(Box<[[usize; 2]; BLOCKS]>),
 }
 
 impl Step {
@@ -99,9 +103,9 @@ impl Step {
         let window = halves[0][0];
         let near = |[left, right]: [usize; 2]| right + 6 <= left + BLOCK_BYTES && left <= window + usize::from(u8::MAX);
         let places = if halves.iter().all(|block| near(*block)) {
-            Places::Near { first: window, offsets: halves.map(|[left, _]| (left - window) as u8) }
+            Places::Near { first: window as u32, offsets: halves.map(|[left, _]| (left - window) as u8) }
         } else {
-            Places::Far(halves)
+            Places::Far(Box::new(halves))
         };
         let (mut order, mut weights) = ([0; BLOCKS * BLOCK_BYTES], [0; 2 * STEP]);
         let pairs = order.as_chunks_mut::<4>().0.iter_mut().zip(weights.as_chunks_mut().0);
@@ -124,23 +128,54 @@ impl Step {
     /// The bytes of all blocks.
     #[inline(always)]
     fn blocks<S: Simd>(&self, simd: S, row: &[u8]) -> [u8x32<S>; 2] {
-        let [a, b, c, d] = match &self.places {
-            Places::Near { first, offsets: [a, b, c, d] } => {
-                // The row has as many bytes behind it: the alternative is never taken.
-                let window = row[*first..].first_chunk().unwrap_or(&[0; WINDOW_BYTES]);
-                let block = |offset: u8| u8x16::simd_from(simd, array(window, usize::from(offset)));
-                [block(*a), block(*b), block(*c), block(*d)]
-            }
-            Places::Far([a, b, c, d]) => {
-                let block = |[left, right]: [usize; 2]| {
-                    let halves = [u64::from_le_bytes(array(row, left)), u64::from_le_bytes(array(row, right))];
-                    u64x2::simd_from(simd, halves).bitcast::<u8x16<S>>()
-                };
-                [block(*a), block(*b), block(*c), block(*d)]
-            }
-        };
-        [a.combine(b), c.combine(d)]
+        match &self.places {
+            Places::Near { first, offsets } => near(simd, row, *first as usize, offsets),
+            Places::Far(halves) => far(simd, row, halves),
+        }
     }
+
+    #[inline(always)]
+    fn blocks_of_both<S: Simd>(&self, simd: S, upper: &[u8], lower: &[u8]) -> ([u8x32<S>; 2], [u8x32<S>; 2]) {
+        match &self.places {
+            Places::Near { first, offsets } => {
+                (near(simd, upper, *first as usize, offsets), near(simd, lower, *first as usize, offsets))
+            }
+            Places::Far(halves) => (far(simd, upper, halves), far(simd, lower, halves)),
+        }
+    }
+
+    /// The samples of `blocks`.
+    #[inline(always)]
+    fn sums<S: Simd>(&self, simd: S, [low, high]: [u8x32<S>; 2]) -> i16x16<S> {
+        let (order, weights) = (self.order.as_chunks().0, self.weights.as_chunks().0);
+        let sums = |blocks: u8x32<S>, order: [u8; 32], weights: [i16; 16]| {
+            let pairs = blocks.swizzle_dyn_within_blocks(u8x32::simd_from(simd, order)).bitcast::<i16x16<S>>();
+            let pairs = pairs & i16x16::splat(simd, 0x00FF);
+            pairs.pairwise_dot_product(i16x16::simd_from(simd, weights)) >> 4
+        };
+        sums(low, order[0], weights[0]).relaxed_narrow(sums(high, order[1], weights[1]))
+    }
+}
+
+/// Blocks in one piece each.
+#[inline(always)]
+fn near<S: Simd>(simd: S, row: &[u8], first: usize, offsets: &[u8; BLOCKS]) -> [u8x32<S>; 2] {
+    // The row has as many bytes behind it: the alternative is never taken.
+    let window = row[first..].first_chunk().unwrap_or(&[0; WINDOW_BYTES]);
+    let block = |offset: u8| u8x16::simd_from(simd, array(window, usize::from(offset)));
+    let [a, b, c, d] = *offsets;
+    [block(a).combine(block(b)), block(c).combine(block(d))]
+}
+
+/// Blocks in two halves each.
+#[inline(always)]
+fn far<S: Simd>(simd: S, row: &[u8], halves: &[[usize; 2]; BLOCKS]) -> [u8x32<S>; 2] {
+    let block = |[left, right]: [usize; 2]| {
+        let halves = [u64::from_le_bytes(array(row, left)), u64::from_le_bytes(array(row, right))];
+        u64x2::simd_from(simd, halves).bitcast::<u8x16<S>>()
+    };
+    let [a, b, c, d] = *halves;
+    [block(a).combine(block(b)), block(c).combine(block(d))]
 }
 
 /// The `N` bytes at `start`.
