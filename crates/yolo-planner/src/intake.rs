@@ -186,6 +186,7 @@ fn learn(policy: &Policy, (class, sample): (u32, &Sample), state: &mut State) {
     state.arrivals.add_bins(sample.per_second);
     state.hits.add(&sample.ghosts, sample.cache);
     state.cpu.add(sample, engine_images);
+    state.stages.add(&sample.stages);
     state.memory.add(sample, largest);
     state.window.add(sample);
     state.burn.add(policy, sample);
@@ -243,6 +244,7 @@ fn end_tick(policy: &Policy, state: &mut State, seen: &Seen, now: Timestamp) -> 
     state.curve.tick();
     state.hits.tick();
     state.cpu.tick();
+    state.stages.tick();
     state.tally = Tally::default();
     state.tick_at_s = Some(tick_at_s);
     state.last_live = Some(now);

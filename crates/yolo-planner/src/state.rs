@@ -13,7 +13,7 @@ use crate::guard::Guard;
 use crate::hits::Hits;
 use crate::intake::{Shape, Tally};
 use crate::outcome::Open;
-use crate::pod_model::{self, Cpu, Memory, Startup};
+use crate::pod_model::{self, Cpu, Memory, Stages, Startup};
 use crate::table::Table;
 use crate::targets::Verdicts;
 use crate::units::{BatchSize, Bytes, Ratio, Seconds, Timestamp};
@@ -116,6 +116,7 @@ pub struct State {
     pub(crate) table: Table,
     pub(crate) hits: Hits,
     pub(crate) cpu: Cpu,
+    pub(crate) stages: Stages,
     pub(crate) memory: Memory,
     pub(crate) startup: Startup,
     pub(crate) window: Window,

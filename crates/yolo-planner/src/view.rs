@@ -4,7 +4,7 @@ use crate::arrivals::backlog_rate;
 use crate::capacity::{self, Model, PodRate};
 use crate::choose::{self, Choice, Load, choose, pinned, rate, ratio};
 use crate::decision::{Outcome, Trigger};
-use crate::explain::{Candidate, Capacity, Forecast};
+use crate::explain::{Capacity, Forecast};
 use crate::forecast::horizon_s;
 use crate::intake::Seen;
 use crate::observation::{Knobs, Observation};
@@ -237,27 +237,6 @@ pub(crate) fn capacity(state: &State, view: &View, observation: &Observation, de
         ready: rate(ready.map_or(0.0, |pod| pod.carried) * f64::from(view.seen.ready)),
         desired: rate(pod.carried * f64::from(desired.replicas.get())),
     }
-}
-
-/// Prices of the chosen setting and of its nearest alternatives.
-pub(crate) fn candidates(policy: &Policy, view: &View, desired: &Knobs) -> Vec<Candidate> {
-    let Some(free) = &view.free else { return Vec::new() };
-    let gib = real(Bytes::mebi(1024).get());
-    let price = |knobs: &Knobs| {
-        let pods = f64::from(knobs.replicas.get());
-        policy.cost.pod.get() * pods + policy.cost.cache_gib.get() * pods * real(knobs.cache_bytes.get()) / gib
-    };
-    let least = Knobs {
-        replicas: Replicas::new(free.replicas),
-        max_batch_size: free.batch,
-        cache_bytes: free.cache,
-        ..*desired
-    };
-    let mut all = vec![*desired];
-    if least != *desired {
-        all.push(least);
-    }
-    all.into_iter().map(|knobs| Candidate { cost: price(&knobs), knobs }).collect()
 }
 
 /// The API target's figure for the present knobs: overhead, waiting and running, seconds.

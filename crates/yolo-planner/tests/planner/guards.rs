@@ -164,9 +164,10 @@ fn slow_answers(latency_s: f64, consistent: bool) -> impl Fn(&mut Observation) {
 #[test]
 fn latency_beyond_the_model_lowers_kappa_unless_littles_law_is_broken() {
     let kappa = |consistent: bool| {
-        let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
-        scene.run(70.0, 24, nothing);
-        let decisions = scene.run(70.0, 24, slow_answers(0.16, consistent));
+        let two = Knob::auto(Replicas::new(2), Replicas::new(2));
+        let mut scene = Scene::new(CPU, Policy { replicas: two, ..policy(Accelerator::Cpu) });
+        scene.run(80.0, 24, nothing);
+        let decisions = scene.run(80.0, 24, slow_answers(0.16, consistent));
         let at = |tick: usize| decisions[tick].explanation.capacity.kappa.get();
         at(23) / at(0)
     };
@@ -314,9 +315,12 @@ fn a_rollout_takes_no_pod() {
     assert_eq!(scene.replicas(), 1);
 }
 
+/// What takes the knobs out of the planner's hands.
+type Release = fn(&mut Policy, &mut Observation);
+
 #[test]
 fn hands_off_means_hands_off_but_still_an_opinion() {
-    let rows: [(fn(&mut Policy, &mut Observation), HoldReason, ConditionReason); 4] = [
+    let rows: [(Release, HoldReason, ConditionReason); 4] = [
         (|policy, _| policy.paused = true, HoldReason::Paused, ConditionReason::Paused),
         (|_, seen| seen.other_manager = true, HoldReason::OtherManager, ConditionReason::OtherManager),
         (|policy, _| modes(policy, Mode::Off), HoldReason::ModeOff, ConditionReason::ModeOff),

@@ -7,6 +7,7 @@
 mod ledger;
 mod orders;
 mod pod;
+mod quantiles;
 mod routing;
 
 use std::cmp::{Ordering, Reverse};
@@ -29,13 +30,10 @@ use crate::service::JITTER;
 use crate::trace::{Arrivals, Trace};
 use crate::world::World;
 use pod::bucket;
+use quantiles::{lognormal, overheads};
 
-/// Quantiles of the overhead that are drawn from.
-const OVERHEADS: usize = 256;
 /// Quantiles of the jitter that are drawn from: a normal draw a batch would cost a tenth of a run.
 const NOISES: usize = 4096;
-/// Deviation of the overhead over its mean.
-const OVERHEAD_SPREAD: f64 = 1.0 / 3.0;
 /// How long the first pods have served before the run begins.
 const SERVED_S: f64 = 600.0;
 /// A timer may come this much early by rounding.
@@ -466,7 +464,7 @@ impl<'w> Fleet<'w> {
 
     /// Counts an answer; whether it is late. `takes_s` is the engine's time, 0 for a hit.
     fn respond(&mut self, index: usize, arrived_s: f64, takes_s: f64) -> bool {
-        let (overhead_s, overhead_bucket) = self.overheads[self.choices.below(OVERHEADS)];
+        let (overhead_s, overhead_bucket) = self.overheads[self.choices.below(self.overheads.len())];
         let latency_s = self.now_s - arrived_s + overhead_s;
         let step = ((latency_s / STEP_S) as usize).min(STEPS);
         self.ledger.respond(step);
@@ -491,26 +489,4 @@ impl<'w> Fleet<'w> {
             self.loads[self.pods[index].seat] -= count;
         }
     }
-}
-
-/// Overheads with their buckets.
-fn overheads(mean_s: f64) -> Vec<(f64, usize)> {
-    let sigma = libm::log1p(OVERHEAD_SPREAD * OVERHEAD_SPREAD).sqrt();
-    lognormal(OVERHEADS, sigma).map(|factor| (mean_s * factor, bucket(mean_s * factor))).collect()
-}
-
-/// `count` equally likely values of a lognormal law of mean 1.
-fn lognormal(count: usize, sigma: f64) -> impl Iterator<Item = f64> {
-    let middle = move |index| (index as f64 + 0.5) / count as f64;
-    (0..count).map(move |index| libm::exp(sigma * normal_quantile(middle(index)) - sigma * sigma / 2.0))
-}
-
-/// Quantile of the standard normal law by bisection of the error function.
-fn normal_quantile(u: f64) -> f64 {
-    let (mut low, mut high) = (-8.0, 8.0);
-    for _ in 0..60 {
-        let middle = f64::midpoint(low, high);
-        if 0.5 * libm::erfc(-middle / std::f64::consts::SQRT_2) < u { low = middle } else { high = middle }
-    }
-    low
 }
