@@ -34,6 +34,8 @@ pub(crate) enum Binding {
     Utilization,
     /// The CPU quota.
     CpuQuota,
+    /// The threads that decode pictures.
+    Decoders,
 }
 
 /// What one of several pods carries with one batch size.
@@ -73,8 +75,8 @@ pub(crate) struct Model {
     slow: f64,
     /// Share of the images that the cache surely does not answer.
     missed: f64,
-    /// Images/s of a pod's CPU quota.
-    cpu_rate: Option<f64>,
+    /// Images/s that a pod's CPU side allows, and which part of it.
+    cpu_rate: Option<(f64, Binding)>,
     routing: Routing,
     utilization_max: f64,
     /// Correction from measured latency (control.md §7).
@@ -97,6 +99,8 @@ impl Model {
         let overhead_s = state.overhead_s.unwrap_or(0.0);
         let cpu_s = state.cpu.per_image_s().filter(|cost| *cost > 1e-6);
         let quota = (policy.accelerator == Accelerator::Cpu && seen.quota_cores > 0.0).then_some(seen.quota_cores);
+        // On a CPU decoders and engine share cores: a decoder's time there is mostly the engine's, which the quota counts.
+        let decoders = state.stages.decode_rate().filter(|_| policy.accelerator == Accelerator::Gpu);
         let times = state.curve.times();
         let mut model = Self {
             careful_s: times.careful(policy.quantile()),
@@ -106,7 +110,10 @@ impl Model {
             budget_s: policy.targets.api.map(LatencyTarget::limit_s).map(|limit| limit - overhead_s),
             slow: 1.0 - policy.quantile(),
             missed: 1.0 - hit_ratio,
-            cpu_rate: quota.zip(cpu_s).map(|(cores, cost)| QUOTA_SHARE * cores / cost),
+            cpu_rate: quota
+                .zip(cpu_s)
+                .map(|(cores, cost)| (QUOTA_SHARE * cores / cost, Binding::CpuQuota))
+                .or_else(|| decoders.map(|rate| (QUOTA_SHARE * rate, Binding::Decoders))),
             routing: policy.routing,
             utilization_max: match policy.accelerator {
                 Accelerator::Cpu => UTILIZATION_MAX_CPU,
@@ -187,8 +194,8 @@ impl Model {
         let saturation = self.workers * lone.saturation;
         let by_queue = self.kappa * saturation * share;
         let rate = PodRate { saturation, carried: by_queue, share, binding, computed: lone.computed };
-        match self.cpu_rate.filter(|rate| *rate < by_queue) {
-            Some(carried) => PodRate { carried, binding: Binding::CpuQuota, ..rate },
+        match self.cpu_rate.filter(|(rate, _)| *rate < by_queue) {
+            Some((carried, binding)) => PodRate { carried, binding, ..rate },
             None => rate,
         }
     }
@@ -249,7 +256,7 @@ impl Model {
         let saturation = server.saturation();
         let each = rate / f64::from(pods.max(1)) / self.workers / self.kappa;
         let share = each / saturation;
-        let by_cpu = self.cpu_rate.is_none_or(|most| each * self.workers * self.kappa <= most);
+        let by_cpu = self.cpu_rate.is_none_or(|(most, _)| each * self.workers * self.kappa <= most);
         if share > self.utilization_max || !by_cpu {
             return None;
         }

@@ -2,7 +2,7 @@
 //! then replicas (money).
 
 use crate::capacity::{Binding, Model, PODS_MAX, PodRate};
-use crate::explain::{Constraint, ConstraintKind};
+use crate::explain::{Candidate, Constraint, ConstraintKind};
 use crate::observation::Knobs;
 use crate::policy::{LatencyTarget, Mode, Policy, Provision};
 use crate::state::State;
@@ -214,9 +214,9 @@ fn choose_cache(policy: &Policy, state: &State, current: &Knobs, batch: u32, loa
     let knob = policy.cache;
     let now = knob.clamp(current.cache_bytes);
     let curve = state.hits.curve();
-    let ratio = |bytes: Bytes| {
-        curve.iter().filter(|(size, _)| *size <= bytes).map(|(_, ratio)| *ratio).next_back().unwrap_or(0.0)
-    };
+    let lookup_share = state.stages.lookup_share();
+    // What a look-up costs more than hits save is no gain.
+    let ratio = |bytes: Bytes| (hits_of(&curve, bytes) - lookup_share).max(0.0);
     if curve.is_empty() {
         return (now, 0.0);
     }
@@ -236,7 +236,61 @@ fn choose_cache(policy: &Policy, state: &State, current: &Knobs, batch: u32, loa
         ratio(now) - ratio(smallest) < HITS_LOSS_MAX || !fits(policy, state, batch, now) || worth(now) < worth(smallest)
     };
     let chosen = if moves { smallest } else { now };
-    (chosen, ratio(chosen))
+    (chosen, hits_of(&curve, chosen))
+}
+
+/// Hit ratio of a cache of `bytes`, as the ghosts see it.
+fn hits_of(curve: &[(Bytes, f64)], bytes: Bytes) -> f64 {
+    curve.iter().filter(|(size, _)| *size <= bytes).map(|(_, ratio)| *ratio).next_back().unwrap_or(0.0)
+}
+
+/// Most settings that an explanation compares.
+const CANDIDATES_SHOWN: usize = 3;
+
+/// `desired` and the cheapest other settings of batch and cache, by what they cost in pods (control.md §6): the pods that
+/// they need, the cache's memory, and the start-ups on the way there, spread over the time that pods are held.
+///
+/// `switching`: start-up time over that time.
+pub(crate) fn best3(
+    policy: &Policy,
+    model: &Model,
+    state: &State,
+    (now, desired): (&Knobs, &Knobs),
+    (plan, switching): (f64, f64),
+) -> Vec<Candidate> {
+    let curve = state.hits.curve();
+    let gib = real(Bytes::mebi(1024).get());
+    let cost = |knobs: &Knobs| {
+        let pods = f64::from(knobs.replicas.get());
+        let moved = f64::from(knobs.replicas.get().abs_diff(now.replicas.get()));
+        let memory = policy.cost.cache_gib.get() * pods * real(knobs.cache_bytes.get()) / gib;
+        policy.cost.pod.get() * (pods + policy.cost.switch.get() * moved * switching) + memory
+    };
+    let mut others = Vec::new();
+    let limit_s = policy.targets.inference.map_or(f64::INFINITY, LatencyTarget::limit_s);
+    let caches: Vec<Bytes> = curve.iter().map(|(bytes, _)| *bytes).chain([policy.cache.min]).collect();
+    for size in known_sizes(policy, model, desired.max_batch_size) {
+        let quick = upper_s(policy, model, size).is_some_and(|upper| upper <= limit_s);
+        let Some(batch) = BatchSize::try_from(size).ok().filter(|_| quick) else { continue };
+        for cache in caches.iter().copied().filter(|bytes| policy.cache.clamp(*bytes) == *bytes) {
+            let trusted = hits_of(&curve, cache).min(policy.cache_credit.get());
+            let load = Load { plan, hit_ratio: trusted };
+            let pods = model.pods_for(size, required_rate(policy, load)).unwrap_or(PODS_MAX);
+            let enough = policy.replicas.clamp(Replicas::new(pods)).get() >= pods;
+            if enough && fits(policy, state, size, cache) {
+                let replicas = policy.replicas.clamp(Replicas::new(pods));
+                others.push(Knobs { replicas, max_batch_size: batch, cache_bytes: cache, ..*desired });
+            }
+        }
+    }
+    others.retain(|knobs| knobs != desired);
+    others.sort_by(|a, b| {
+        let size = |knobs: &Knobs| (knobs.max_batch_size, knobs.cache_bytes);
+        cost(a).total_cmp(&cost(b)).then_with(|| size(a).cmp(&size(b)))
+    });
+    others.dedup();
+    let all = std::iter::once(*desired).chain(others).take(CANDIDATES_SHOWN);
+    all.map(|knobs| Candidate { cost: cost(&knobs), knobs }).collect()
 }
 
 /// A setting under test.
@@ -415,6 +469,20 @@ pub(crate) mod tests {
             assert!(pods(rate, factor, 1.0, 120) >= base);
         }
         assert!(pods(100.0, 1.0, 8.0, 90) > pods(100.0, 1.0, 1.0, 400), "bursts against a tight target cost pods");
+    }
+
+    #[test]
+    fn the_explanation_compares_the_choice_with_the_cheapest_others() {
+        let scene = scene(Accelerator::Gpu, |size| 0.006 + 0.0022 * size, 600.0);
+        let (state, model) = scene.model();
+        let choice = scene.choice();
+        let desired = Knobs { replicas: Replicas::new(choice.replicas), max_batch_size: choice.batch, ..scene.current };
+        let found = best3(&scene.policy, &model, &state, (&scene.current, &desired), (600.0, 0.5));
+        assert_eq!(found.len(), 3);
+        assert_eq!(found[0].knobs, desired);
+        let switched = f64::from(choice.replicas) + 0.5 * f64::from(choice.replicas - 1);
+        assert!((found[0].cost - switched).abs() < 1e-9, "pods and their start-ups: {found:?}");
+        assert!(found[1..].iter().all(|other| other.cost >= found[0].cost - 1e-9), "{found:?}");
     }
 
     /// Law 10: twice the time everywhere at half the rate is the same choice.

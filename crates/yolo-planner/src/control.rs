@@ -25,6 +25,12 @@ const EXISTING_S: f64 = 60.0;
 /// Changes of direction within an hour beyond which the hold is doubled.
 const TURNS_MAX: usize = 6;
 const HOUR_S: f64 = 3600.0;
+/// Flaps: pods that came back within so long of going, no more than this share of the fleet (at least one). A burst is
+/// larger, and a hold cannot know of it; a flap says that the hold is shorter than what it waits for.
+const FLAP_S: f64 = 900.0;
+const FLAP_SHARE: f64 = 0.15;
+/// Doublings of the hold by the flaps of an hour: up to eight times.
+const FLAPS_MAX: usize = 3;
 /// Needs remembered; neighbours are merged beyond that, towards more pods.
 const NEEDS_MAX: usize = 64;
 /// Share by which the deadline must move to be worth a change of the knobs document.
@@ -46,6 +52,8 @@ pub(crate) struct Control {
     up_from: Option<(f64, u32)>,
     /// Times at which the direction changed within the last hour.
     turns: Vec<f64>,
+    /// Times of flaps within the last hour.
+    flaps: Vec<f64>,
     /// Whether the last move was upwards.
     rising: Option<bool>,
     /// Since when a smaller cache would do.
@@ -62,7 +70,7 @@ pub(crate) struct Control {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tick {
     pub(crate) now: Timestamp,
-    /// Pods needed if arrivals were a little higher and silent pods busy: what a scale-down must satisfy.
+    /// Pods needed if arrivals were higher by their noise and silent pods busy: what a scale-down must satisfy.
     pub(crate) need_to_shrink: u32,
     /// Whether the backlog, not the arrivals, made the need.
     pub(crate) backlog: bool,
@@ -88,7 +96,8 @@ impl Control {
     pub(crate) fn hold_s(&self, policy: &Policy, startup_s: f64) -> f64 {
         let hold_s =
             policy.stabilization.map_or_else(|| (2.0 * startup_s).max(HOLD_MIN_S), |hold| hold.get().min(86_400.0));
-        if self.careful || self.turns.len() > TURNS_MAX { 2.0 * hold_s } else { hold_s }
+        let hold_s = if self.careful || self.turns.len() > TURNS_MAX { 2.0 * hold_s } else { hold_s };
+        self.flaps.iter().fold(hold_s, |hold_s, _| 2.0 * hold_s)
     }
 
     /// Remembers a change of the knobs.
@@ -135,6 +144,7 @@ impl Control {
         let (replicas, replicas_barred) = self.replicas(policy, observation, choice, (tick, hold_s, cold));
         knobs.replicas = Replicas::new(replicas);
         let knobs = restrain(policy, &current, knobs);
+        self.flap(current.replicas.get(), knobs.replicas.get(), now_s);
         self.turn(knobs.replicas.cmp(&current.replicas), now_s);
         Step { knobs, trigger: trigger(policy, &current, &knobs, tick), barred: replicas_barred.or(cache_barred) }
     }
@@ -215,6 +225,16 @@ impl Control {
         }
         self.cache_low_since_s = None;
         (wanted, None)
+    }
+
+    /// Counts pods that come back soon after they went.
+    fn flap(&mut self, before: u32, after: u32, now_s: f64) {
+        self.flaps.retain(|at| now_s - at < HOUR_S);
+        let few = f64::from(after.saturating_sub(before)) <= (FLAP_SHARE * f64::from(before)).max(1.0);
+        let back = self.rising == Some(false) && self.last_down_s.is_some_and(|last| now_s - last < FLAP_S);
+        if after > before && few && back && self.flaps.len() < FLAPS_MAX {
+            self.flaps.push(now_s);
+        }
     }
 
     /// Counts a change of direction.

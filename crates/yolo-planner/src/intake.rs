@@ -62,6 +62,13 @@ impl Seen {
     }
 }
 
+/// What a pod is made of, as last seen.
+#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Shape {
+    workers: f64,
+    quota_cores: f64,
+}
+
 /// Arrivals since the last tick.
 #[derive(Debug, Clone, PartialEq, Default, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Tally {
@@ -98,6 +105,12 @@ pub(crate) fn take(policy: &Policy, observation: &Observation, state: &mut State
     }
     let minute_ended = state.diagnosis.watch.look(&fresh, &observation.pods, now);
     let mut seen = Seen { minute_ended, ..survey(policy, observation, state, now) };
+    if seen.sampled > 0 {
+        state.shape = Shape { workers: seen.workers, quota_cores: seen.quota_cores };
+    } else {
+        // Pods that are out of sight are what they were.
+        (seen.workers, seen.quota_cores) = (state.shape.workers.max(1.0), state.shape.quota_cores);
+    }
     state.tally.looks += real(fresh.len() as u64) / f64::from(seen.sources).max(1.0);
     seen.ticked = end_tick(policy, state, &seen, now);
     seen
@@ -173,6 +186,7 @@ fn learn(policy: &Policy, (class, sample): (u32, &Sample), state: &mut State) {
     state.arrivals.add_bins(sample.per_second);
     state.hits.add(&sample.ghosts, sample.cache);
     state.cpu.add(sample, engine_images);
+    state.stages.add(&sample.stages);
     state.memory.add(sample, largest);
     state.window.add(sample);
     state.burn.add(policy, sample);
@@ -230,6 +244,7 @@ fn end_tick(policy: &Policy, state: &mut State, seen: &Seen, now: Timestamp) -> 
     state.curve.tick();
     state.hits.tick();
     state.cpu.tick();
+    state.stages.tick();
     state.tally = Tally::default();
     state.tick_at_s = Some(tick_at_s);
     state.last_live = Some(now);

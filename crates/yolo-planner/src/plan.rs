@@ -171,7 +171,7 @@ fn tick(
     let without_backlog = plan - backlog_rate(view.forecast.backlog) * (1.0 - view.hit_ratio);
     Tick {
         now,
-        need_to_shrink: carried(1.05 * plan + silent).max(choice.replicas).max(kept),
+        need_to_shrink: carried(state.arrivals.margin(policy.tick_s()) * plan + silent).max(choice.replicas).max(kept),
         backlog: carried(without_backlog) < choice.replicas,
         startup_s: view.startup_s,
         ticks: state.arrivals.ticks,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::observation::{Phase, Pod, Sample};
+use crate::observation::{self, Phase, Pod, Sample, Stage};
 use crate::state::{Learned, MemoryModel};
 use crate::units::{Bytes, Seconds, Timestamp, real, whole_bytes};
 
@@ -14,6 +14,8 @@ const CPU_IMAGES_MIN: f64 = 30.0;
 const CPU_HITS_MAX: f64 = 0.2;
 /// A pod that uses more is not idle: it starts, or times batches.
 const IDLE_CORES_MAX: f64 = 0.05;
+/// More decoders than that are a broken source.
+const DECODERS_MAX: u32 = 1024;
 /// Start-ups remembered; p90 of 20 is the second slowest.
 const STARTS_MAX: usize = 20;
 /// Until one was seen (control.md §3).
@@ -64,6 +66,73 @@ impl Cpu {
     /// CPU seconds an image, if known.
     pub(crate) fn per_image_s(&self) -> Option<f64> {
         if self.images >= CPU_IMAGES_MIN { Some(self.seconds / self.images) } else { self.prior_s }
+    }
+}
+
+/// Seconds of one stage, and the images that passed it.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+struct Passes {
+    seconds: f64,
+    images: f64,
+}
+
+impl Passes {
+    fn add(&mut self, stage: Stage) {
+        self.seconds += stage.seconds.get();
+        self.images += real(stage.count);
+    }
+
+    fn tick(&mut self) {
+        // As with CPU time: without new images nothing is forgotten below the least that counts.
+        if self.images > 2.0 * CPU_IMAGES_MIN {
+            self.seconds *= CPU_DECAY;
+            self.images *= CPU_DECAY;
+        }
+    }
+
+    fn each_s(&self) -> Option<f64> {
+        (self.images >= CPU_IMAGES_MIN && self.seconds > 0.0).then(|| self.seconds / self.images)
+    }
+}
+
+/// What the stages around the engine take an image.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub(crate) struct Stages {
+    hash: Passes,
+    decode: Passes,
+    inference: Passes,
+    /// Threads that decode, of the last pod seen.
+    decoders: u32,
+}
+
+impl Stages {
+    /// Adds one pod's sample.
+    pub(crate) fn add(&mut self, stages: &observation::Stages) {
+        self.hash.add(stages.hash);
+        self.decode.add(stages.decode);
+        self.inference.add(stages.inference);
+        if stages.decode.workers > 0 {
+            self.decoders = stages.decode.workers.min(DECODERS_MAX);
+        }
+    }
+
+    pub(crate) fn tick(&mut self) {
+        for passes in [&mut self.hash, &mut self.decode, &mut self.inference] {
+            passes.tick();
+        }
+    }
+
+    /// Images/s that a pod's decoders pass when they never idle.
+    pub(crate) fn decode_rate(&self) -> Option<f64> {
+        let each_s = self.decode.each_s().filter(|_| self.decoders > 0)?;
+        Some(f64::from(self.decoders) / each_s)
+    }
+
+    /// Hit ratio up to which looking an image up costs more than its hits save: the time of a hash over that of decoding
+    /// and running (control.md §6).
+    pub(crate) fn lookup_share(&self) -> f64 {
+        let saved_s = self.decode.each_s().unwrap_or(0.0) + self.inference.each_s().unwrap_or(0.0);
+        self.hash.each_s().filter(|_| saved_s > 0.0).map_or(0.0, |hash_s| (hash_s / saved_s).min(1.0))
     }
 }
 
@@ -208,6 +277,18 @@ mod tests {
         startup.add(&[pod(120, 210, Phase::Ready)], Timestamp::whole(211));
         assert!((startup.expected_s(Timestamp::whole(212)) - 90.0).abs() < 1e-9);
         assert!((startup.expected_s(Timestamp::whole(5000)) - 10.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn decoders_and_lookups_are_timed() {
+        let mut stages = Stages::default();
+        assert!(stages.decode_rate().is_none() && stages.lookup_share() <= 0.0, "nothing is known");
+        let stage = |millis, workers| Stage { seconds: Seconds::millis(millis), count: 100, workers, queued: 0 };
+        let (hash, decode, inference) = (stage(100, 0), stage(800, 2), stage(1200, 1));
+        stages.add(&observation::Stages { hash, decode, inference, ..observation::Stages::default() });
+        stages.tick();
+        assert!((stages.decode_rate().unwrap() - 250.0).abs() < 1e-9, "two decoders of 8 ms an image");
+        assert!((stages.lookup_share() - 0.05).abs() < 1e-9, "1 ms for 20 ms saved");
     }
 
     #[test]

@@ -127,6 +127,7 @@ fn pod(policy: &Policy, pod: &PodRate) -> String {
         Binding::Latency => "latency binds",
         Binding::Utilization => "utilisation binds",
         Binding::CpuQuota => "CPU quota binds",
+        Binding::Decoders => "decoding binds",
     };
     format!("one pod carries {:.1}/s{within} ({why})", pod.carried)
 }

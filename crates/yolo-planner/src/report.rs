@@ -1,6 +1,6 @@
 //! The explanation of a decision, as data.
 
-use crate::choose::{rate, ratio};
+use crate::choose::{self, rate, ratio};
 use crate::conditions;
 use crate::decision::{Action, Decision, HoldReason};
 use crate::diagnose::{self, Case};
@@ -69,7 +69,13 @@ pub(crate) fn explain(
         forecast: view.forecast,
         capacity: view::capacity(state, view, observation, &desired),
         constraints: choice.map(|choice| choice.constraints.clone()).unwrap_or_default(),
-        best3: view::candidates(policy, view, &desired),
+        best3: choose::best3(
+            policy,
+            &view.model,
+            state,
+            (&current, &desired),
+            (view.forecast.plan.get(), view.startup_s / state.control.hold_s(policy, view.startup_s).max(1.0)),
+        ),
         targets_summary: targets::summary(&targets),
         conditions: Conditions {
             targets_met,

@@ -11,9 +11,9 @@ use crate::feedback::Feedback;
 use crate::forecast::Forecasts;
 use crate::guard::Guard;
 use crate::hits::Hits;
-use crate::intake::Tally;
+use crate::intake::{Shape, Tally};
 use crate::outcome::Open;
-use crate::pod_model::{self, Cpu, Memory, Startup};
+use crate::pod_model::{self, Cpu, Memory, Stages, Startup};
 use crate::table::Table;
 use crate::targets::Verdicts;
 use crate::units::{BatchSize, Bytes, Ratio, Seconds, Timestamp};
@@ -109,12 +109,14 @@ pub struct State {
     /// End of the newest sample taken, by slot of pods.
     marks: Vec<f64>,
     pub(crate) tally: Tally,
+    pub(crate) shape: Shape,
     pub(crate) arrivals: Arrivals,
     pub(crate) forecasts: Forecasts,
     pub(crate) curve: Curve,
     pub(crate) table: Table,
     pub(crate) hits: Hits,
     pub(crate) cpu: Cpu,
+    pub(crate) stages: Stages,
     pub(crate) memory: Memory,
     pub(crate) startup: Startup,
     pub(crate) window: Window,

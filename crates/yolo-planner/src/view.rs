@@ -4,7 +4,7 @@ use crate::arrivals::backlog_rate;
 use crate::capacity::{self, Model, PodRate};
 use crate::choose::{self, Choice, Load, choose, pinned, rate, ratio};
 use crate::decision::{Outcome, Trigger};
-use crate::explain::{Candidate, Capacity, Forecast};
+use crate::explain::{Capacity, Forecast};
 use crate::forecast::horizon_s;
 use crate::intake::Seen;
 use crate::observation::{Knobs, Observation};
@@ -206,7 +206,9 @@ fn forecast(
     let saturation =
         model.pod_regardless_of_latency(batch.min(model.times.largest())).map(|pod| pod.saturation * ready);
     let excess = saturation.map_or(0.0, |most| (level - most).max(0.0));
-    let backlog = (seen.queued - running).max(0.0) + (excess * startup_s).min(OVERLOAD_S * level);
+    // What waits because ordered pods do not come would order more that do not come either (control.md §8).
+    let counted = if seen.stuck > 0 { 0.0 } else { 1.0 };
+    let backlog = counted * ((seen.queued - running).max(0.0) + (excess * startup_s).min(OVERLOAD_S * level));
     let (newest, bound) = (state.forecasts.newest(), &state.forecasts.bound);
     let factor = bound.factor();
     let plan = state.arrivals.plan(level, newest.rate.max(level), factor);
@@ -235,27 +237,6 @@ pub(crate) fn capacity(state: &State, view: &View, observation: &Observation, de
         ready: rate(ready.map_or(0.0, |pod| pod.carried) * f64::from(view.seen.ready)),
         desired: rate(pod.carried * f64::from(desired.replicas.get())),
     }
-}
-
-/// Prices of the chosen setting and of its nearest alternatives.
-pub(crate) fn candidates(policy: &Policy, view: &View, desired: &Knobs) -> Vec<Candidate> {
-    let Some(free) = &view.free else { return Vec::new() };
-    let gib = real(Bytes::mebi(1024).get());
-    let price = |knobs: &Knobs| {
-        let pods = f64::from(knobs.replicas.get());
-        policy.cost.pod.get() * pods + policy.cost.cache_gib.get() * pods * real(knobs.cache_bytes.get()) / gib
-    };
-    let least = Knobs {
-        replicas: Replicas::new(free.replicas),
-        max_batch_size: free.batch,
-        cache_bytes: free.cache,
-        ..*desired
-    };
-    let mut all = vec![*desired];
-    if least != *desired {
-        all.push(least);
-    }
-    all.into_iter().map(|knobs| Candidate { cost: price(&knobs), knobs }).collect()
 }
 
 /// The API target's figure for the present knobs: overhead, waiting and running, seconds.

@@ -1,5 +1,8 @@
 //! A pod's result cache, and value-less ghosts of other sizes fed with a sampled share of the references (SHARDS,
 //! Waldspurger et al. 2015), as the server keeps them.
+//!
+//! **Bounds:** a slot's number comes from the map of slots or from a link, and slots are never removed.
+#![expect(clippy::indexing_slicing, reason = "see Bounds")]
 
 use std::collections::HashMap;
 
@@ -76,23 +79,25 @@ impl Lru {
 
     fn unlink(&mut self, slot: usize) {
         let (_, newer, older) = self.links[slot];
-        if newer == NONE {
-            self.newest = older
-        } else {
-            self.links[newer].2 = older
-        }
-        if older == NONE { self.oldest = newer } else { self.links[older].1 = newer }
+        *self.older_of(newer) = older;
+        *self.newer_of(older) = newer;
     }
 
     fn push(&mut self, slot: usize) {
-        self.links[slot].1 = NONE;
-        self.links[slot].2 = self.newest;
-        if self.newest == NONE {
-            self.oldest = slot
-        } else {
-            self.links[self.newest].1 = slot
-        }
+        let before = self.newest;
+        (self.links[slot].1, self.links[slot].2) = (NONE, before);
+        *self.newer_of(before) = slot;
         self.newest = slot;
+    }
+
+    /// Where the slot's older neighbour is noted; of none, the newest of all.
+    fn older_of(&mut self, slot: usize) -> &mut usize {
+        if slot == NONE { &mut self.newest } else { &mut self.links[slot].2 }
+    }
+
+    /// Where the slot's newer neighbour is noted; of none, the oldest of all.
+    fn newer_of(&mut self, slot: usize) -> &mut usize {
+        if slot == NONE { &mut self.oldest } else { &mut self.links[slot].1 }
     }
 }
 

@@ -18,6 +18,8 @@ const RUN_S: usize = 1200;
 const JUDGED_FROM_S: f64 = 900.0;
 /// Moment at which the device slows.
 const SLOWED_AT_S: f64 = 600.0;
+/// Decoding of a large picture on a slow core.
+const DECODE_S: f64 = 0.02;
 /// Loads vary by as much from seed to seed.
 const SPREAD: f64 = 0.05;
 
@@ -102,7 +104,7 @@ impl Fault {
     fn inject(self) -> Broken {
         let gpu = || World::new(Service::GPU, 3);
         let mut world = match self {
-            Self::CpuThrottle => World::new(Service::CPU, 4),
+            Self::CpuThrottle | Self::RandomRouting => World::new(Service::CPU, 4),
             _ => gpu(),
         };
         let saturation = world.service.saturation_tuned() * f64::from(world.initial.replicas.get());
@@ -113,8 +115,8 @@ impl Fault {
                 world.faults.throttled_share = 0.3;
             }
             Self::DecodeCap => {
-                world.faults.prepare = Some((1, 0.006));
-                rate = 0.93 * 3.0 / 0.006;
+                world.faults.prepare = Some((1, DECODE_S));
+                rate = 0.95 * 3.0 / DECODE_S;
             }
             Self::NetworkDelay => world.faults.read_s = 0.12,
             Self::GpuClock => {
@@ -126,7 +128,11 @@ impl Fault {
                 world.initial.max_batch_size = BatchSize::ONE;
                 rate = 0.97 * 3.0 * world.service.saturation(1);
             }
-            Self::RandomRouting => world.routing = Routing::Random,
+            Self::RandomRouting => {
+                world.routing = Routing::Random;
+                world.faults.sticky_share = 0.25;
+                rate = 0.55 * saturation;
+            }
             Self::SmallCache => {
                 world.pictures =
                     Some(Popularity { keys: 20_000, exponent: 0.9, new_share: 0.02, entry_bytes: 8 << 10 });
@@ -137,6 +143,9 @@ impl Fault {
         }
         let mut policy = policy(&world);
         // The fault must stay: what would mend it is only recommended.
+        if world.faults.memory_limit > 0 {
+            policy.memory_limit = Bytes::new(world.faults.memory_limit);
+        }
         policy.replicas.mode = Mode::Recommend;
         policy.cache.mode = Mode::Recommend;
         if self == Self::FewReplicas {

@@ -12,6 +12,7 @@
     reason = "counts and times of a simulation are far below 2^52, and `as` saturates"
 )]
 
+pub mod bench;
 pub mod cache;
 pub mod campaign;
 pub mod contestant;

@@ -27,7 +27,7 @@ impl Look<'_> {
     /// Mean of `value` over the last `seconds`; 0 before the first.
     pub fn mean(&self, seconds: usize, value: impl Fn(&Second) -> f64) -> f64 {
         let from = self.seconds.len().saturating_sub(seconds);
-        let taken = &self.seconds[from..];
+        let taken = self.seconds.get(from..).unwrap_or(&[]);
         taken.iter().map(value).sum::<f64>() / (taken.len() as f64).max(1.0)
     }
 }

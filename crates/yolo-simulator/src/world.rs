@@ -68,7 +68,9 @@ pub struct Faults {
     pub read_s: f64,
     /// Loads of the model, a second and pod, and the time of one.
     pub reloads: (f64, f64),
-    /// Memory limit of a pod, bytes; 0: the policy's.
+    /// Share of the requests whose kept connections all lead to one pod.
+    pub sticky_share: f64,
+    /// Memory limit of a pod, bytes; 0: the usual one.
     pub memory_limit: u64,
 }
 

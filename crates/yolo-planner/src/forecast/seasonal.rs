@@ -7,10 +7,10 @@ use super::series::Series;
 
 /// Ticks kept one by one: an hour at 5 s and a horizon before it.
 const TICKS_MAX: usize = 720 + super::HORIZON_TICKS_MAX;
-/// Beyond an hour, maxima of a minute for a day, and of a quarter of an hour for a week: a day of ticks would not fit
+/// Beyond an hour, maxima of two minutes for a day, and of a quarter of an hour for a week: a day of ticks would not fit
 /// into the state, and a peak is a peak a minute early as well.
-const MINUTE_S: f64 = 60.0;
-const MINUTES_MAX: usize = 1440 + 32;
+const MINUTE_S: f64 = 120.0;
+const MINUTES_MAX: usize = 720 + 16;
 const QUARTER_S: f64 = 900.0;
 const QUARTERS_MAX: usize = 672 + 4;
 /// Periods that are tried, seconds.

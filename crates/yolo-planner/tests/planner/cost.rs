@@ -2,6 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+/// CPU time of this thread where the kernel tells it (Linux), else the wall's: other work on the machine is no cost of a
+/// call.
+fn spent(since: Instant) -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanoseconds = text.split_whitespace().next().and_then(|value| value.parse().ok());
+    nanoseconds.map_or_else(|| since.elapsed(), Duration::from_nanos)
+}
+
 use crate::support::{Fleet, Kind, at, batch};
 use yolo_planner::policy::{Accelerator, Knob, Policy};
 use yolo_planner::units::{Replicas, Seconds};
@@ -10,12 +18,13 @@ use yolo_planner::{State, plan};
 /// Calls of `ticks` ticks of a fleet whose load swings, so that cells grow old and searches begin anew.
 fn calls(policy: &Policy, kind: Kind, rate: f64, ticks: u32) -> Vec<Duration> {
     let (mut fleet, mut state, mut took) = (Fleet::new(kind, policy), State::default(), Vec::new());
+    let begin = Instant::now();
     for tick in 0..ticks {
         fleet.run(rate * (1.0 + 0.3 * f64::from(tick).sin()), 5.0);
         let seen = fleet.observe();
-        let start = Instant::now();
+        let start = spent(begin);
         let decision = plan(policy, &seen, &state, at(fleet.now));
-        took.push(start.elapsed());
+        took.push(spent(begin).saturating_sub(start));
         state = decision.state.clone();
         fleet.apply(decision.desired);
     }
@@ -23,7 +32,7 @@ fn calls(policy: &Policy, kind: Kind, rate: f64, ticks: u32) -> Vec<Duration> {
     took
 }
 
-/// The figure is 5 ms at p99 in a release build; the bound here is for a test build beside other tests.
+/// The figure is 5 ms at p99 in a release build; the bound here is for a test build whose caches others use, too.
 #[test]
 fn a_planning_call_is_short_whatever_has_to_be_computed() {
     let kind = Kind { alpha_s: 0.006, beta_s: 0.0022, quota: 0, cpu_s: 0.0, startup_s: 8.0, overhead_s: 0.004 };
@@ -41,5 +50,5 @@ fn a_planning_call_is_short_whatever_has_to_be_computed() {
     all.sort();
     let (p50, p99, max) = (all[all.len() / 2], all[all.len() * 99 / 100], all[all.len() - 1]);
     println!("planning calls: p50 {p50:?}, p99 {p99:?}, longest {max:?}");
-    assert!(p99 < Duration::from_millis(50), "p99 {p99:?}");
+    assert!(p99 < Duration::from_millis(25), "p99 {p99:?}");
 }

@@ -25,9 +25,10 @@ fn policy() -> impl Strategy<Value = Policy> {
     let sizes = (mode(), 1..=32_u32, 1..=32_u32);
     let cache = (mode(), 0..64_u32, 0..512_u32);
     let targets = (odd_seconds(), odd_seconds(), 0.0..2.0_f64, odd_seconds(), any::<bool>());
+    let odd = (odd_seconds(), odd_seconds(), odd_seconds(), 0..300_u32, 0.0..2.0_f64, any::<bool>());
     let rest =
         (any::<bool>(), 0..3_u8, 0.0..2.0_f64, proptest::option::of(0.0..3.0_f64), proptest::option::of(odd_seconds()));
-    (replicas, sizes, cache, targets, rest).prop_map(|(replicas, sizes, cache, targets, rest)| {
+    (replicas, sizes, cache, targets, rest, odd).prop_map(|(replicas, sizes, cache, targets, rest, odd)| {
         let mut policy = Policy {
             replicas: Knob { mode: replicas.0, min: Replicas::new(replicas.1), max: Replicas::new(replicas.2) },
             batch: Knob { mode: sizes.0, min: batch(sizes.1), max: batch(sizes.2) },
@@ -45,6 +46,10 @@ fn policy() -> impl Strategy<Value = Policy> {
         policy.max_down = Ratio::try_from(rest.2).unwrap();
         policy.max_up = rest.3.map(|up| Ratio::try_from(up).unwrap());
         policy.stabilization = rest.4;
+        (policy.tick, policy.scrape, policy.complete_within) = (odd.0, odd.1, odd.2);
+        policy.schedule_floor = Replicas::new(odd.3);
+        policy.targets.budget = Ratio::try_from(odd.4).unwrap();
+        policy.experts.trend = odd.5;
         policy
     })
 }

@@ -234,6 +234,7 @@ impl Fleet {
             sample.api = histogram(&api);
             sample.inference = histogram(&inference);
             sample.queued = live.queue.len() as u64;
+            sample.inflight = sample.queued + u64::from(live.busy_until > self.now);
             sample.rss = Bytes::mebi(150);
             sample.workers = 1;
             (sample.cpu_periods, sample.cpu_throttled) = (50, (50.0 * self.throttled) as u64);

@@ -314,7 +314,12 @@ impl<'w> Fleet<'w> {
             self.ledger.bin(self.now_s).dropped += 1;
             return;
         }
-        let seat = self.world.routing.pick(&self.loads, &mut self.turn, &mut self.choices);
+        let sticky = self.world.faults.sticky_share;
+        let seat = if sticky > 0.0 && self.choices.unit() <= sticky {
+            0
+        } else {
+            self.world.routing.pick(&self.loads, &mut self.turn, &mut self.choices)
+        };
         let index = self.seats[seat];
         let pod = &mut self.pods[index];
         pod.counters.arrivals += 1;

@@ -1,4 +1,4 @@
-//! The HorizontalPodAutoscaler and what is built on it: KEDA, Ray Serve's rule, the latency ratio.
+//! The `HorizontalPodAutoscaler` and what is built on it: KEDA, Ray Serve's rule, the latency ratio.
 
 use std::collections::VecDeque;
 

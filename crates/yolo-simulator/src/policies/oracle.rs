@@ -12,6 +12,9 @@ pub struct Clairvoyant {
     pods: Vec<u32>,
 }
 
+/// Most pods that a clairvoyant thinks of.
+const PODS_MAX: u32 = 100_000;
+
 /// Share of the pods' best rate that can be used within the target, by their number.
 fn pool(accelerator: Accelerator, pods: u32) -> f64 {
     match (accelerator, pods) {
@@ -30,7 +33,7 @@ fn pool(accelerator: Accelerator, pods: u32) -> f64 {
 fn least(service: &Service, rate: f64) -> u32 {
     let each = service.saturation_tuned();
     let enough = |pods: &u32| f64::from(*pods) * each * pool(service.accelerator, *pods) >= rate;
-    (1..).find(enough).unwrap_or(1)
+    (1..PODS_MAX).find(enough).unwrap_or(PODS_MAX)
 }
 
 /// The images that arrive in each second of a run: the same draws as the fleet's.
@@ -63,9 +66,8 @@ impl Clairvoyant {
         let mut pods = vec![0; needs.len()];
         for level in 1..=needs.iter().copied().max().unwrap_or(0) {
             for (from, until) in spans(&needs, level, early) {
-                for second in &mut pods[from.saturating_sub(early)..until] {
-                    *second += 1;
-                }
+                let held = pods.iter_mut().take(until).skip(from.saturating_sub(early));
+                held.for_each(|second| *second += 1);
             }
         }
         Self { pods }
@@ -105,7 +107,7 @@ impl Scaler for Clairvoyant {
     }
 
     fn decide(&mut self, look: &Look<'_>) -> Order {
-        let pods = self.pods.get(look.now_s as usize).or(self.pods.last()).copied();
+        let pods = self.pods.get(look.now_s as usize).or_else(|| self.pods.last()).copied();
         Order::pods(look, pods.unwrap_or(1))
     }
 }

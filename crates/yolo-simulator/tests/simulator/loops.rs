@@ -22,7 +22,7 @@ fn the_planner_follows_a_step() {
     let pods = |second: usize| outcome.ledger.seconds[second].ready;
     assert!((3..=6).contains(&pods(800)), "{}", pods(800));
     assert!((11..=16).contains(&pods(1790)), "{}", pods(1790));
-    let recovery_s = outcome.ledger.recovery_s(STEP_AT_S as f64);
+    let recovery_s = outcome.ledger.recovery_s(f64::from(u16::try_from(STEP_AT_S).unwrap()));
     assert!(recovery_s < 90.0, "{recovery_s}");
     assert_eq!(outcome.blind_downs, 0);
 }

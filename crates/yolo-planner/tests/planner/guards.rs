@@ -1,0 +1,461 @@
+//! Every row of control.md §8 and of the table of §2: what is done to the fleet, and what must follow.
+
+use crate::plain::Plain;
+use crate::support::{Fleet, Kind, at, batch, histogram, seconds};
+use yolo_planner::explain::{Condition, ConditionReason, Tristate};
+use yolo_planner::observation::{BatchCount, CurvePoint, NoData, Observation, Phase, Sample, Signal};
+use yolo_planner::policy::{Accelerator, Knob, Mode, Policy, Targets};
+use yolo_planner::units::{BatchSize, Bytes, Ratio, Replicas, Seconds};
+use yolo_planner::{Action, Decision, HoldReason, State, Trigger, plan};
+
+const CPU: Kind = Kind { alpha_s: 0.0, beta_s: 0.016, quota: 1, cpu_s: 0.022, startup_s: 8.0, overhead_s: 0.008 };
+const GPU: Kind = Kind { alpha_s: 0.030, beta_s: 0.002, quota: 0, cpu_s: 0.0, startup_s: 8.0, overhead_s: 0.004 };
+
+fn policy(accelerator: Accelerator) -> Policy {
+    let thirty = Seconds::whole(30);
+    Policy {
+        targets: Targets { window: thirty, ..Targets::default() },
+        stabilization: Some(thirty),
+        replicas: Knob::auto(Replicas::new(1), Replicas::new(12)),
+        accelerator,
+        ..Policy::default()
+    }
+}
+
+/// A toy fleet whose looks a test may spoil before the planner sees them.
+struct Scene {
+    policy: Policy,
+    fleet: Fleet,
+    state: State,
+}
+
+impl Scene {
+    fn new(kind: Kind, policy: Policy) -> Self {
+        Self { fleet: Fleet::new(kind, &policy), policy, state: State::default() }
+    }
+
+    /// Ticks of 5 s at `rate` images/s, each look spoiled by `spoil`.
+    fn run(&mut self, rate: f64, ticks: u32, spoil: impl Fn(&mut Observation)) -> Vec<Decision> {
+        (0..ticks)
+            .map(|_| {
+                self.fleet.run(rate, 5.0);
+                let mut seen = self.fleet.observe();
+                spoil(&mut seen);
+                let decision = plan(&self.policy, &seen, &self.state, at(self.fleet.now));
+                self.state = decision.state.clone();
+                self.fleet.apply(decision.desired);
+                decision
+            })
+            .collect()
+    }
+
+    fn replicas(&self) -> u32 {
+        self.fleet.replicas().get()
+    }
+}
+
+fn nothing(_: &mut Observation) {}
+
+/// Applies `change` to each live sample.
+fn samples(seen: &mut Observation, change: impl Fn(&mut Sample)) {
+    for pod in &mut seen.pods {
+        if let Signal::Live { value, .. } = &mut pod.sample {
+            change(value);
+        }
+    }
+}
+
+fn is(condition: &Condition, status: Tristate, reason: ConditionReason) {
+    assert_eq!((condition.status, condition.reason), (status, reason), "{}", condition.message);
+}
+
+fn held(decision: &Decision, reason: HoldReason) {
+    assert_eq!(decision.action, Action::Hold { reason }, "{}", decision.explanation.reason);
+}
+
+#[test]
+fn no_data_ever_holds_the_minimum() {
+    let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+    scene.fleet.reachable = false;
+    let last = scene.run(100.0, 40, nothing).pop().unwrap();
+    held(&last, HoldReason::NoData);
+    assert_eq!(scene.replicas(), 1);
+    is(&last.explanation.conditions.metrics_available, Tristate::False, ConditionReason::NoData);
+    is(&last.explanation.conditions.targets_met, Tristate::Unknown, ConditionReason::NoData);
+}
+
+#[test]
+fn blindness_holds_and_after_two_minutes_assumes_the_past_peak() {
+    let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+    scene.run(150.0, 24, nothing);
+    let peak = scene.replicas();
+    assert!(peak >= 4);
+    scene.run(20.0, 50, nothing);
+    assert_eq!(scene.replicas(), 1);
+    scene.fleet.reachable = false;
+    let blind = scene.run(20.0, 22, nothing);
+    assert_eq!(scene.replicas(), 1, "within two minutes as it was");
+    held(blind.last().unwrap(), HoldReason::Stale);
+    is(&blind.last().unwrap().explanation.conditions.metrics_available, Tristate::False, ConditionReason::Stale);
+    let longer = scene.run(20.0, 6, nothing);
+    assert!(scene.replicas() >= 4, "150/s at 38.6/s a pod: {}", scene.replicas());
+    assert!(longer.iter().any(|decision| decision.action == Action::Change { trigger: Trigger::Blind }));
+}
+
+#[test]
+fn a_counter_reset_drops_that_pods_sample_alone() {
+    let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+    scene.run(120.0, 24, nothing);
+    let before = scene.replicas();
+    assert!(before >= 3);
+    let reset = |seen: &mut Observation| seen.pods[0].sample = Signal::NoData(NoData::CounterReset);
+    let last = scene.run(120.0, 1, reset).pop().unwrap();
+    is(&last.explanation.conditions.metrics_available, Tristate::True, ConditionReason::Partial);
+    let level = last.explanation.forecast.level.get();
+    assert!((110.0..130.0).contains(&level), "the silent pod is taken to get its share: {level}");
+}
+
+#[test]
+fn a_scale_down_counts_silent_pods_as_busy() {
+    let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+    scene.run(120.0, 24, nothing);
+    let before = scene.replicas();
+    let silent = |seen: &mut Observation| seen.pods[0].sample = Signal::NoData(NoData::Unreachable);
+    scene.run(80.0, 30, silent);
+    let with_silent = scene.replicas();
+    scene.run(80.0, 30, nothing);
+    assert!(scene.replicas() < with_silent && with_silent <= before, "{before}, {with_silent}, {}", scene.replicas());
+}
+
+#[test]
+fn a_new_service_keeps_its_pods_for_a_minute_and_an_inherited_fleet_for_five() {
+    let lasts = |inherited: bool| {
+        let policy = Policy { stabilization: Some(Seconds::ZERO), ..policy(Accelerator::Cpu) };
+        let mut fleet = Plain::new(policy, 0.016, 1);
+        fleet.knobs.replicas = Replicas::new(4);
+        for tick in 1..100 {
+            let mut seen = fleet.look(10.0);
+            for pod in &mut seen.pods {
+                pod.ready = Some(at(crate::plain::START_S - if inherited { 1000.0 } else { 1.0 }));
+            }
+            let decision = fleet.decide(&seen);
+            if fleet.knobs.replicas < Replicas::new(4) {
+                return tick;
+            }
+            assert!(matches!(decision.action, Action::Hold { reason: HoldReason::ColdStart }), "{:?}", decision.action);
+        }
+        100
+    };
+    assert_eq!(lasts(false), 12);
+    assert_eq!(lasts(true), 60);
+}
+
+/// Answers that take `latency_s`, and as many images in the pod as Little's law asks.
+fn slow_answers(latency_s: f64, consistent: bool) -> impl Fn(&mut Observation) {
+    move |seen| {
+        samples(seen, |sample| {
+            sample.api = histogram(&vec![latency_s; sample.done as usize]);
+            let inside = sample.arrivals as f64 / sample.span.get() * latency_s;
+            sample.inflight = if consistent { inside.round() as u64 } else { 50 };
+        });
+    }
+}
+
+#[test]
+fn latency_beyond_the_model_lowers_kappa_unless_littles_law_is_broken() {
+    let kappa = |consistent: bool| {
+        let two = Knob::auto(Replicas::new(2), Replicas::new(2));
+        let mut scene = Scene::new(CPU, Policy { replicas: two, ..policy(Accelerator::Cpu) });
+        scene.run(80.0, 24, nothing);
+        let decisions = scene.run(80.0, 24, slow_answers(0.16, consistent));
+        let at = |tick: usize| decisions[tick].explanation.capacity.kappa.get();
+        at(23) / at(0)
+    };
+    assert!(kappa(true) < 0.97, "{}", kappa(true));
+    assert!((kappa(false) - 1.0).abs() < 1e-9, "{}", kappa(false));
+}
+
+#[test]
+fn latency_that_contradicts_the_model_for_five_minutes_ends_its_use() {
+    let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+    scene.run(60.0, 24, nothing);
+    let before = scene.replicas();
+    let slow = scene.run(60.0, 120, slow_answers(0.19, true));
+    let conditions = |decision: &Decision| decision.explanation.conditions.scaling_limited.clone();
+    let degraded = slow.iter().position(|decision| conditions(decision).reason == ConditionReason::ModelDegraded);
+    assert!(degraded.is_some_and(|tick| tick >= 58), "not before 300 s: {degraded:?}");
+    is(&conditions(slow.last().unwrap()), Tristate::True, ConditionReason::ModelDegraded);
+    assert!(scene.replicas() > before, "a reserve of 30 %: {} after {before}", scene.replicas());
+    let again = scene.run(60.0, 100, nothing);
+    is(&conditions(again.last().unwrap()), Tristate::False, ConditionReason::NotLimited);
+}
+
+#[test]
+fn without_a_curve_nothing_moves() {
+    let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+    let blank = |seen: &mut Observation| {
+        samples(seen, |sample| (sample.batches, sample.curve) = (Vec::new(), Vec::<CurvePoint>::new()));
+    };
+    let last = scene.run(100.0, 30, blank).pop().unwrap();
+    held(&last, HoldReason::CurveUnknown);
+    assert_eq!(scene.replicas(), 1);
+}
+
+#[test]
+fn pods_on_their_way_are_counted_and_named_after_three_starts() {
+    let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+    scene.run(20.0, 24, nothing);
+    // The new pods never become ready: no node has room, and nobody says so.
+    scene.fleet.kind.startup_s = 1e9;
+    let stuck = scene.run(100.0, 24, nothing);
+    let ordered = stuck[2].desired.replicas;
+    assert!(ordered.get() >= 3, "{ordered:?}");
+    let limited = |decision: &Decision| decision.explanation.conditions.scaling_limited.reason;
+    assert_ne!(limited(&stuck[4]), ConditionReason::Unschedulable, "25 s are three starts of 8 s and no more");
+    assert_eq!(limited(stuck.last().unwrap()), ConditionReason::Unschedulable);
+    let orders: Vec<u32> = stuck.iter().map(|decision| decision.desired.replicas.get()).collect();
+    assert!(orders[7..].iter().all(|order| *order <= orders[6]), "their queue orders no others: {orders:?}");
+}
+
+#[test]
+fn six_turns_within_an_hour_double_the_hold() {
+    let ten = Policy { stabilization: Some(Seconds::whole(10)), ..policy(Accelerator::Cpu) };
+    let mut fleet = Plain::new(Policy { max_down: Ratio::whole(1), ..ten }, 0.016, 1);
+    fleet.run(|_| 20.0, 24);
+    let mut damped = 0;
+    let mut turns = Vec::new();
+    for _ in 0..12 {
+        let swing = fleet.run(|tick| if tick < 4 { 200.0 } else { 20.0 }, 14);
+        damped += swing.iter().filter(|d| d.action == Action::Hold { reason: HoldReason::FlapDamped }).count();
+        turns.push(swing.last().unwrap().desired.replicas);
+    }
+    assert!(damped > 0, "{turns:?}");
+    let calm = fleet.run(|_| 20.0, 40);
+    assert_eq!(calm.last().unwrap().desired.replicas, Replicas::new(1), "damped, not stuck");
+}
+
+#[test]
+fn a_raised_batch_that_is_too_slow_goes_back_and_stays_there() {
+    let mut scene = Scene::new(GPU, policy(Accelerator::Gpu));
+    let slow = |seen: &mut Observation| {
+        let raised = seen.current.max_batch_size.get() > 4;
+        samples(seen, |sample| {
+            let time_s = if raised { 0.150 } else { 0.040 };
+            sample.inference = histogram(&vec![time_s; sample.done as usize]);
+        });
+    };
+    let decisions = scene.run(180.0, 120, slow);
+    let raised = decisions.iter().position(|decision| decision.desired.max_batch_size.get() > 4);
+    let batch_now = scene.fleet.knobs.max_batch_size.get();
+    assert!(raised.is_some() && batch_now <= 4, "{raised:?}, then {batch_now}");
+    let back = decisions.iter().rposition(|decision| decision.desired.max_batch_size.get() > 4).unwrap();
+    assert!(back - raised.unwrap() < 20, "within a window: {raised:?} to {back}");
+}
+
+#[test]
+fn a_kill_for_memory_takes_the_cache_then_the_batch() {
+    let mut sized = policy(Accelerator::Gpu);
+    sized.cache = Knob::auto(Bytes::default(), Bytes::mebi(64));
+    let mut scene = Scene::new(GPU, sized);
+    scene.fleet.repeats = 0.8;
+    scene.run(300.0, 60, nothing);
+    let (cache, size) = (scene.fleet.knobs.cache_bytes, scene.fleet.knobs.max_batch_size);
+    assert!(cache > Bytes::default() && size.get() > 1, "{:?}", scene.fleet.knobs);
+    let kill = |scene: &mut Scene| {
+        let now = scene.fleet.now + 4.0;
+        scene.run(300.0, 1, move |seen| seen.pods[0].oom_killed = Some(at(now)));
+    };
+    kill(&mut scene);
+    assert_eq!(scene.fleet.knobs.cache_bytes.get(), cache.get() / 2, "half of the cache at once");
+    assert_eq!(scene.fleet.knobs.max_batch_size, size);
+    scene.run(300.0, 20, nothing);
+    assert!(scene.fleet.knobs.cache_bytes.get() <= cache.get() / 2, "pinned");
+    let mut bare = policy(Accelerator::Gpu);
+    bare.cache = Knob::auto(Bytes::default(), Bytes::default());
+    let mut scene = Scene::new(GPU, bare);
+    scene.run(180.0, 40, nothing);
+    let size = scene.fleet.knobs.max_batch_size.get();
+    kill(&mut scene);
+    assert_eq!(scene.fleet.knobs.max_batch_size.get(), size / 2, "no cache is left to take");
+}
+
+#[test]
+fn a_working_set_near_the_limit_takes_the_batch_before_the_kernel_takes_the_pod() {
+    let mut bare = policy(Accelerator::Gpu);
+    bare.cache = Knob::auto(Bytes::default(), Bytes::default());
+    bare.targets.memory = None;
+    let mut scene = Scene::new(GPU, bare);
+    scene.run(180.0, 40, nothing);
+    let size = scene.fleet.knobs.max_batch_size.get();
+    assert!(size > 1);
+    scene.run(180.0, 2, |seen| samples(seen, |sample| sample.rss = Bytes::mebi(1900)));
+    assert!(scene.fleet.knobs.max_batch_size.get() <= size / 2, "1900 of 2048 MiB");
+}
+
+#[test]
+fn pods_that_do_not_take_the_knobs_get_no_others() {
+    let mut scene = Scene::new(GPU, policy(Accelerator::Gpu));
+    let deaf = |seen: &mut Observation| seen.applied_pods = 0;
+    let decisions = scene.run(180.0, 60, deaf);
+    let late = decisions.iter().skip(7).map(|decision| decision.desired.max_batch_size).collect::<Vec<_>>();
+    assert!(late.iter().all(|size| *size == late[0]), "after 30 s the batch stays: {late:?}");
+    scene.run(180.0, 40, nothing);
+    assert_eq!(scene.fleet.knobs.max_batch_size.get(), 16, "pods that listen get it");
+}
+
+#[test]
+fn a_rollout_takes_no_pod() {
+    let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+    scene.run(100.0, 24, nothing);
+    let before = scene.replicas();
+    let last = scene.run(10.0, 40, |seen| seen.rolling = true).pop().unwrap();
+    held(&last, HoldReason::Stabilizing);
+    assert_eq!(scene.replicas(), before);
+    scene.run(10.0, 40, nothing);
+    assert_eq!(scene.replicas(), 1);
+}
+
+/// What takes the knobs out of the planner's hands.
+type Release = fn(&mut Policy, &mut Observation);
+
+#[test]
+fn hands_off_means_hands_off_but_still_an_opinion() {
+    let rows: [(Release, HoldReason, ConditionReason); 4] = [
+        (|policy, _| policy.paused = true, HoldReason::Paused, ConditionReason::Paused),
+        (|_, seen| seen.other_manager = true, HoldReason::OtherManager, ConditionReason::OtherManager),
+        (|policy, _| modes(policy, Mode::Off), HoldReason::ModeOff, ConditionReason::ModeOff),
+        (|policy, _| modes(policy, Mode::Recommend), HoldReason::ModeRecommend, ConditionReason::ModeRecommend),
+    ];
+    for (row, reason, condition) in rows {
+        let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+        let mut last = None;
+        for _ in 0..30 {
+            scene.fleet.run(100.0, 5.0);
+            let (mut policy, mut seen) = (scene.policy.clone(), scene.fleet.observe());
+            row(&mut policy, &mut seen);
+            let decision = plan(&policy, &seen, &scene.state, at(scene.fleet.now));
+            assert_eq!(decision.desired, seen.current, "{reason:?}");
+            scene.state = decision.state.clone();
+            last = Some(decision);
+        }
+        let last = last.unwrap();
+        held(&last, reason);
+        is(&last.explanation.conditions.scaling_active, Tristate::False, condition);
+        assert!(last.recommended.replicas.get() >= 3, "{reason:?}: {:?}", last.recommended);
+    }
+}
+
+fn modes(policy: &mut Policy, mode: Mode) {
+    (policy.replicas.mode, policy.batch.mode, policy.cache.mode) = (mode, mode, mode);
+}
+
+#[test]
+fn time_that_does_not_advance_changes_nothing() {
+    let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+    scene.run(60.0, 24, nothing);
+    scene.fleet.run(300.0, 5.0);
+    let seen = scene.fleet.observe();
+    for earlier_s in [0.0, 5.0, 5000.0] {
+        let decision = plan(&scene.policy, &seen, &scene.state, at(scene.fleet.now - 5.0 - earlier_s));
+        held(&decision, HoldReason::NonFinite);
+        assert_eq!((&decision.state, decision.desired), (&scene.state, seen.current));
+    }
+}
+
+#[test]
+fn numbers_that_no_pod_can_have_are_no_sample() {
+    let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+    scene.run(60.0, 24, nothing);
+    let before = scene.replicas();
+    let broken = |seen: &mut Observation| {
+        samples(seen, |sample| {
+            sample.batches = vec![BatchCount { count: u64::MAX, seconds: seconds(1e300), ..BatchCount::default() }];
+        });
+    };
+    let last = scene.run(60.0, 10, broken).pop().unwrap();
+    held(&last, HoldReason::Stale);
+    assert_eq!(scene.replicas(), before);
+}
+
+#[test]
+fn a_budget_that_burns_adds_a_pod_and_takes_none() {
+    let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+    scene.run(30.0, 24, nothing);
+    let before = scene.replicas();
+    let late = |seen: &mut Observation| {
+        // Too few for the feedback, all of them late.
+        samples(seen, |sample| sample.api = histogram(&[0.3; 20]));
+    };
+    let burning = scene.run(30.0, 70, late);
+    assert!(burning.iter().any(|decision| decision.action == Action::Change { trigger: Trigger::SloBurn }));
+    assert_eq!(scene.replicas(), before + 1, "one, not one a minute");
+    let a = |decision: &Decision| decision.explanation.forecast.a.get();
+    assert!(a(burning.last().unwrap()) < 0.6 * a(&burning[0]), "and fewer errors go uncovered");
+}
+
+#[test]
+fn tasks_get_pods_only_as_far_as_their_deadline_needs() {
+    let with = |queue: u64, within_s: u32| {
+        let policy = Policy { complete_within: Seconds::whole(within_s), ..policy(Accelerator::Cpu) };
+        let mut scene = Scene::new(CPU, policy);
+        scene.run(20.0, 30, |seen| samples(seen, |sample| sample.task_queue = queue));
+        scene.replicas()
+    };
+    assert_eq!(with(0, 900), 1);
+    assert_eq!(with(1000, 900), 1, "2.2/s more fit beside 20/s");
+    assert!(with(30_000, 900) >= 3, "67/s more do not");
+    assert_eq!(with(30_000, 86_400), 1, "within a day they do");
+}
+
+#[test]
+fn max_up_limits_the_pods_of_fifteen_seconds() {
+    let mut limited = policy(Accelerator::Cpu);
+    limited.max_up = Some(Ratio::whole(1));
+    let mut fleet = Plain::new(limited, 0.016, 1);
+    fleet.run(|_| 20.0, 24);
+    let steps: Vec<u32> = fleet.run(|_| 900.0, 14).iter().map(|decision| decision.desired.replicas.get()).collect();
+    assert_eq!(steps[0], 2, "{steps:?}");
+    assert!(steps.windows(4).all(|four| four[3] <= 2 * four[0]), "doubled in 15 s at most: {steps:?}");
+    assert_eq!(steps[13], 12);
+}
+
+#[test]
+fn pods_go_by_a_fifth_in_half_a_minute() {
+    let mut fleet = Plain::new(policy(Accelerator::Cpu), 0.016, 1);
+    fleet.run(|_| 900.0, 24);
+    assert_eq!(fleet.knobs.replicas.get(), 12);
+    let steps: Vec<u32> = fleet.run(|_| 10.0, 120).iter().map(|decision| decision.desired.replicas.get()).collect();
+    assert!(steps.windows(2).all(|two| two[0] - two[1] <= (two[0] / 5).max(1)), "{steps:?}");
+    assert!(steps.windows(6).all(|six| six[0] - six[5] <= (six[0] / 5).max(1)), "{steps:?}");
+    assert_eq!(*steps.last().unwrap(), 1);
+}
+
+#[test]
+fn a_schedule_is_a_floor() {
+    let floor = Policy { schedule_floor: Replicas::new(5), ..policy(Accelerator::Cpu) };
+    let mut fleet = Plain::new(floor, 0.016, 1);
+    let decisions = fleet.run(|_| 10.0, 30);
+    assert_eq!(fleet.knobs.replicas.get(), 5);
+    assert!(decisions.iter().any(|decision| decision.action == Action::Change { trigger: Trigger::Schedule }));
+}
+
+#[test]
+fn a_pod_that_is_unschedulable_says_so_at_once() {
+    let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+    scene.run(20.0, 24, nothing);
+    let last = scene.run(20.0, 1, |seen| {
+        let mut pod = seen.pods[0].clone();
+        (pod.id, pod.phase, pod.sample) = (99, Phase::Unschedulable, Signal::NoData(NoData::NeverSeen));
+        seen.pods.push(pod);
+    });
+    is(&last[0].explanation.conditions.scaling_limited, Tristate::True, ConditionReason::Unschedulable);
+}
+
+#[test]
+fn batch_starts_where_it_is_allowed() {
+    let mut bounded = policy(Accelerator::Gpu);
+    bounded.batch = Knob::auto(batch(2), batch(2));
+    let mut scene = Scene::new(GPU, bounded);
+    scene.run(100.0, 20, nothing);
+    assert_eq!(scene.fleet.knobs.max_batch_size, BatchSize::try_from(2).unwrap());
+}

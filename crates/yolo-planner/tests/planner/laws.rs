@@ -1,0 +1,213 @@
+//! Laws over long stretches of time: no scale-down without sight, settled where nothing changes, nothing but the
+//! arguments (control.md §12, laws 1, 5, 6, 9 and 12).
+
+use crate::plain::{Plain, Random};
+use crate::support::at;
+use proptest::prelude::*;
+use yolo_planner::observation::{NoData, Observation, Signal};
+use yolo_planner::policy::{Knob, Policy, Routing};
+use yolo_planner::units::{Ratio, Replicas, Seconds};
+use yolo_planner::{Action, Decision, HoldReason, State, plan};
+
+fn policy() -> Policy {
+    Policy {
+        replicas: Knob::auto(Replicas::new(1), Replicas::new(40)),
+        routing: Routing::LeastOutstanding,
+        ..Policy::default()
+    }
+}
+
+/// Law 9: its own result applied, the same load: settled, and the same words for it.
+#[test]
+fn its_own_result_is_settled() {
+    for rate in [3.0, 40.0, 111.0, 333.0] {
+        let mut fleet = Plain::new(policy(), 0.016, 9);
+        fleet.run(|_| rate, 400);
+        let last = fleet.run(|_| rate, 1).pop().unwrap();
+        let settled = matches!(last.action, Action::Hold { reason: HoldReason::Settled | HoldReason::Stabilizing });
+        assert!(settled, "{rate}/s: {:?}: {}", last.action, last.explanation.reason);
+    }
+}
+
+/// Law 6: zeros that are seen reach the minimum, whatever the fleet was.
+#[test]
+fn seen_zeros_reach_the_minimum() {
+    let mut fleet = Plain::new(policy(), 0.016, 10);
+    fleet.run(|_| 400.0, 100);
+    assert!(fleet.knobs.replicas.get() > 6);
+    let last = fleet.run(|_| 0.0, 200).pop().unwrap();
+    assert_eq!(last.desired.replicas, Replicas::new(1), "{}", last.explanation.reason);
+}
+
+/// What can happen to a pod's sample.
+fn spoil(random: &mut Random, seen: &mut Observation, now_s: f64) {
+    // Each schedule has its own severity, so that coverage crosses 60 % often.
+    let severity = random.next();
+    for pod in &mut seen.pods {
+        if random.next() > severity {
+            continue;
+        }
+        let Signal::Live { value, .. } = pod.sample.clone() else { continue };
+        pod.sample = match random.below(6) {
+            0 => Signal::NoData(NoData::Unreachable),
+            1 => Signal::NoData(NoData::NotANumber),
+            2 => Signal::NoData(NoData::CounterReset),
+            3 => Signal::Stale { age: Seconds::whole(16 + random.below(600) as u32), last: value },
+            4 => {
+                let mut value = value;
+                value.until = at(now_s - 16.0 - random.next() * 3600.0);
+                Signal::Live { value, age: Seconds::whole(16) }
+            }
+            _ => {
+                let mut value = value;
+                value.done = u64::MAX;
+                Signal::Live { value, age: Seconds::ZERO }
+            }
+        };
+    }
+}
+
+/// Whether control.md §2 calls this look stale: less than 60 % of the ready pods have a fresh, possible sample.
+fn blind(seen: &Observation, now_s: f64) -> bool {
+    let fresh = |pod: &&yolo_planner::observation::Pod| match &pod.sample {
+        Signal::Live { value, age } => age.get() <= 15.0 && now_s - value.until.get() <= 15.0 && value.done < u64::MAX,
+        _ => false,
+    };
+    let live = seen.pods.iter().filter(fresh).count();
+    (live as f64) < 0.6 * seen.pods.len() as f64
+}
+
+/// Law 5 and a figure of the issue: 10 000 random schedules of missing and stale samples, begun where a scale-down is due
+/// or under way. None takes a pod away on a look that sees too little.
+#[test]
+fn ten_thousand_fault_schedules_take_no_pod_unseen() {
+    let mut starts: Vec<Plain> = Vec::new();
+    let mut fleet = Plain::new(policy(), 0.016, 11);
+    fleet.run(|_| 400.0, 100);
+    for _ in 0..20 {
+        fleet.run(|_| 30.0, 4);
+        starts.push(fleet.clone());
+    }
+    let (mut random, mut unseen, mut seen_downs, mut looks) = (Random(12), 0_u32, 0_u32, 0_u32);
+    for schedule in 0..10_000_u64 {
+        let mut fleet = starts[random.below(starts.len() as u64) as usize].clone();
+        fleet.random = Random(schedule);
+        for _ in 0..6 {
+            let mut seen = fleet.look(30.0);
+            spoil(&mut random, &mut seen, fleet.now_s);
+            let before = fleet.knobs.replicas;
+            let blind = blind(&seen, fleet.now_s);
+            let fewer = fleet.decide(&seen).desired.replicas < before;
+            looks += u32::from(blind);
+            unseen += u32::from(blind && fewer);
+            seen_downs += u32::from(!blind && fewer);
+        }
+    }
+    println!("{looks} blind looks: {unseen} scale-downs; {seen_downs} on the others");
+    assert_eq!(unseen, 0);
+    assert!(looks > 10_000 && seen_downs > 100, "the schedules must be worth something: {looks}, {seen_downs}");
+}
+
+/// Every number of a state, one after the other, becomes what no arithmetic likes.
+fn hostile(value: &mut serde_json::Value, at: &mut u64, new: f64) {
+    match value {
+        serde_json::Value::Number(number) if number.is_f64() => {
+            if *at == 0 {
+                *value = serde_json::json!(new);
+            }
+            *at = at.wrapping_sub(1);
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(|item| hostile(item, at, new)),
+        serde_json::Value::Object(fields) => fields.iter_mut().for_each(|(_, field)| hostile(field, at, new)),
+        _ => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Law 1: total from any state that can be read.
+    #[test]
+    fn a_hostile_state_panics_nothing(
+        number in 0..600_u64,
+        new in prop_oneof![Just(1e308), Just(-1e308), Just(0.0), Just(-1.0), Just(1e-308), Just(5e18)],
+        seed in 0..1000_u64, tick in 1..60_u32,
+    ) {
+        let mut fleet = Plain::new(policy(), 0.016, seed);
+        fleet.run(|tick| 40.0 + f64::from(tick), tick);
+        let (mut value, mut at_number) = (serde_json::to_value(&fleet.state).unwrap(), number);
+        hostile(&mut value, &mut at_number, new);
+        if let Ok(state) = serde_json::from_value::<State>(value) {
+            fleet.state = state;
+            for decision in fleet.run(|_| 60.0, 3) {
+                prop_assert!((1..=40).contains(&decision.desired.replicas.get()));
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 6, ..ProptestConfig::default() })]
+
+    /// Laws 1, 2 and 3 over hundreds of ticks of changing load and faults: bounds and steps hold, and the same again gives
+    /// the same.
+    #[test]
+    fn hundreds_of_ticks_keep_to_bounds_and_steps(seed in 0..1_000_000_u64, ticks in 100..500_u32, up in 0.1..2.0_f64) {
+        let mut bounded = policy();
+        bounded.max_up = Some(Ratio::try_from(up).unwrap());
+        let mut fleet = Plain::new(bounded, 0.016, seed);
+        let mut random = Random(seed);
+        let mut rate = 50.0;
+        let mut pods = vec![1_u32; 3];
+        for _ in 0..ticks {
+            rate = if random.next() < 0.05 { 600.0 * random.next() } else { rate };
+            let mut seen = fleet.look(rate);
+            if random.next() < 0.3 {
+                spoil(&mut random, &mut seen, fleet.now_s);
+            }
+            let state = fleet.state.clone();
+            let decision = fleet.decide(&seen);
+            prop_assert_eq!(&decision, &plan(&fleet.policy, &seen, &state, at(fleet.now_s)));
+            let (now, before) = (decision.desired.replicas.get(), seen.current.replicas.get());
+            prop_assert!((1..=40).contains(&now));
+            prop_assert!(before.saturating_sub(now) <= (before / 5).max(1), "{before} to {now}");
+            let base = f64::from(pods[pods.len() - 3]);
+            let blind = decision.action == Action::Change { trigger: yolo_planner::Trigger::Blind };
+            prop_assert!(blind || f64::from(now) <= (base + (up * base).floor().max(1.0)) * (1.0 + up).max(2.0), "{pods:?}, {now}");
+            pods.push(now);
+        }
+    }
+}
+
+/// Law 12: what the planner decides can depend on nothing but its arguments.
+#[test]
+fn no_clock_no_chance_no_input() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = std::fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let section = manifest.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
+    let mut names: Vec<&str> = section.lines().filter_map(|line| line.split(['.', ' ', '=']).next()).collect();
+    names.retain(|name| !name.is_empty());
+    assert_eq!(names, ["libm", "serde", "thiserror"], "a dependency may hold a clock");
+    let forbidden =
+        ["std::time::{", "SystemTime", "Instant", "std::env", "std::fs", "std::net", "std::thread", "HashMap"];
+    let mut folders = vec![root.join("src")];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            if path.ends_with("chain/oracles.rs") {
+                continue; // Tests alone, which print how long a search takes.
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            files += 1;
+            for word in forbidden {
+                assert!(!text.contains(word), "{} names {word}", path.display());
+            }
+        }
+    }
+    assert!(files > 30);
+}
