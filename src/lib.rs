@@ -26,6 +26,7 @@ pub mod observe;
 pub mod reconcile;
 pub mod report;
 pub mod sampler;
+pub mod schedules;
 pub mod validate;
 
 use std::net::SocketAddr;

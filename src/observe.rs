@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use yolo_api::v1alpha1::YoloInferenceServiceStatus;
 use yolo_planner::observation::{NoData, Phase, Pod, Signal};
 use yolo_planner::units::{BatchSize, Bytes, Replicas, Timestamp};
-use yolo_planner::{Knobs, Observation, Policy};
+use yolo_planner::{Knobs, Observation, Policy, State};
 
 pub use learned::seed;
 pub use replicas::{Foreign, Ordered, Ownership};
@@ -24,6 +24,7 @@ use crate::context::Context;
 use crate::fleet::{PodPhase, PodView};
 use crate::live;
 use crate::sampler::{Snapshot, pod_id};
+use crate::schedules;
 use crate::validate::Validated;
 
 /// One look at a service.
@@ -49,8 +50,13 @@ pub struct Seen {
     pub now: Timestamp,
 }
 
-/// Looks at the service of `spec`. `status` is a hint for when the live objects are gone.
-pub fn observe(ctx: &Context, spec: &Validated, status: Option<&YoloInferenceServiceStatus>) -> Seen {
+/// Looks at the service of `spec`. `status` is a hint for when the live objects are gone; `state` knows how long a pod
+/// takes to serve, which is how long before a peak it must be ordered.
+pub fn observe(
+    ctx: &Context,
+    spec: &Validated,
+    (status, state): (Option<&YoloInferenceServiceStatus>, &State),
+) -> Seen {
     let now = ctx.clock.now();
     let kept = ctx.applied.of(&spec.id, &spec.uid).unwrap_or_default();
     let deployment = live::get(&ctx.live.deployments, &spec.id, &spec.id.name);
@@ -77,6 +83,9 @@ pub fn observe(ctx: &Context, spec: &Validated, status: Option<&YoloInferenceSer
     if let Some(snapshot) = &snapshot {
         policy.scrape = snapshot.scrape;
     }
+    let tick_s = policy.tick.get().max(policy.scrape.get());
+    let ahead = Duration::try_from_secs_f64(state.startup(now).get() + tick_s).unwrap_or_default();
+    policy.schedule_floor = schedules::floor(&spec.peaks, now, ahead);
     Seen { observation, policy, pods, snapshot, deployment, config_map, knobs, ownership, now }
 }
 

@@ -55,8 +55,8 @@ async fn steps(
 ) -> Result<Done, Error> {
     let service = object.0.as_ref().map_err(|invalid| Error::Malformed(Box::new(invalid.clone())))?;
     let spec = validate::validate(service, &ctx.defaults).map_err(Error::Validate)?; // pure
-    let seen = observe::observe(ctx, &spec, service.status.as_ref()); // memory, total
     let state = ctx.states.of(&spec.id, &spec.uid).unwrap_or_else(|| observe::seed(service)); // memory
+    let seen = observe::observe(ctx, &spec, (service.status.as_ref(), &state)); // memory, total
     let decision = yolo_planner::plan(&seen.policy, &seen.observation, &state, seen.now); // pure, total: Hold{reason}
     let desired: Desired = build::build(&spec, &decision, seen.ownership.ours(), &ctx.defaults); // pure
     ctx.states.keep(&spec.id, &spec.uid, decision.state.clone());

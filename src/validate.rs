@@ -19,11 +19,12 @@ use yolo_planner::units::Bytes;
 
 use crate::build::Defaults;
 use crate::fleet::ServiceId;
+use crate::schedules::{InvalidSchedule, Peak};
 
 pub use source::{Model, ModelFile};
 
 /// A service that can be planned and built.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Validated {
     /// Which.
     pub id: ServiceId,
@@ -33,6 +34,8 @@ pub struct Validated {
     pub generation: i64,
     /// What the planner must hold to.
     pub policy: Policy,
+    /// Known peaks.
+    pub peaks: Vec<Peak>,
     /// What the pods run.
     pub workload: Workload,
     /// What stands in front of them.
@@ -113,6 +116,9 @@ pub enum Invalid {
     /// A field holds what it must not.
     #[error(transparent)]
     Field(#[from] FieldError),
+    /// A schedule is none.
+    #[error(transparent)]
+    Schedule(#[from] InvalidSchedule),
     /// Accepted by the schema, not served by this version.
     #[error("{field} is not served by this version; use {instead}")]
     NotServed {
@@ -146,6 +152,7 @@ pub fn validate(service: &YoloInferenceService, defaults: &Defaults) -> Result<V
         uid: service.uid().unwrap_or_default(),
         generation: service.metadata.generation.unwrap_or(0),
         policy: policy::policy(spec)?,
+        peaks: spec.scaling.schedules.iter().map(Peak::parse).collect::<Result<_, _>>()?,
         workload: Workload {
             image: server.image.clone().unwrap_or_else(|| defaults.server_image.clone()),
             model: source::model(&spec.model)?,

@@ -80,6 +80,34 @@ fn changed_knob_reaches_the_running_pod() {
 }
 
 #[test]
+fn known_peak_orders_its_pods_without_a_metric_that_confirms_it() {
+    let Some(cluster) = operator::cluster() else { return };
+    let namespace = cluster.namespace("peak").unwrap();
+    cluster
+        .block_on(async |client| {
+            let operator = Operator::start(cluster, &namespace, &format!("{namespace}-a")).await;
+            let spec = |cron, time_zone| {
+                let rush =
+                    json!({"name": "rush", "cron": cron, "timeZone": time_zone, "duration": "5m", "replicasMin": 3});
+                manifest("fork", json!({"scaling": {"schedules": [rush]}}))
+            };
+            // It starts each minute and lasts five: always, whenever this test runs.
+            apply(&client, &namespace, &spec("* * * * *", "Europe/Berlin")).await;
+            let ordered = async || (operator::replicas(&client, &namespace, "fork").await == 3).then_some(());
+            wait_for("the peak's pods", PATIENCE, ordered).await.unwrap();
+            apply(&client, &namespace, &spec("0 8 * * *", "Mars/Olympus")).await;
+            let object = until(&client, &namespace, "fork", "a sentence about the time zone", |object| {
+                let conditions = object.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
+                conditions.iter().any(|condition| condition.message.contains("Mars/Olympus"))
+            })
+            .await;
+            assert_eq!(operator::replicas(&client, &namespace, "fork").await, 3, "{:#?}", object.status);
+            operator.stop().await;
+        })
+        .unwrap();
+}
+
+#[test]
 fn foreign_replicas_are_reverted_once_and_then_left_alone() {
     let Some(cluster) = operator::cluster() else { return };
     let namespace = cluster.namespace("foreign").unwrap();

@@ -1,7 +1,7 @@
 //! The conditions besides the targets: are there metrics, may we steer, can it be done, what is in the way.
 
 use crate::choose::Choice;
-use crate::explain::{Condition, ConditionReason, ConstraintKind, Relaxation, Tristate};
+use crate::explain::{Condition, ConditionReason, Conflict, ConstraintKind, Relaxation, Tristate};
 use crate::intake::{COVERAGE_MIN, Seen};
 use crate::observation::Observation;
 use crate::policy::{Mode, Policy};
@@ -46,8 +46,20 @@ pub(crate) fn scaling_active(policy: &Policy, observation: &Observation) -> Cond
     condition(Tristate::False, reason, message.to_owned())
 }
 
-/// Whether the targets can hold at the planned load.
-pub(crate) fn targets_feasible(choice: Option<&Choice>, relaxations: &[Relaxation]) -> Condition {
+/// Whether the targets can hold at the planned load; a conflict between two of them is told with the answer.
+pub(crate) fn targets_feasible(
+    choice: Option<&Choice>,
+    relaxations: &[Relaxation],
+    conflict: Option<&Conflict>,
+) -> Condition {
+    let mut condition = feasible(choice, relaxations);
+    if let Some(conflict) = conflict {
+        condition.message = format!("{} {}", condition.message, conflict.sentence);
+    }
+    condition
+}
+
+fn feasible(choice: Option<&Choice>, relaxations: &[Relaxation]) -> Condition {
     let Some(choice) = choice else {
         let message = "How long a batch takes is not known yet.".to_owned();
         return condition(Tristate::Unknown, ConditionReason::CurveUnknown, message);

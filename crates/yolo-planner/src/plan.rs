@@ -99,7 +99,7 @@ fn decide(
             state.control.lose_sight();
             (blind(policy, state, (view, choice.as_ref()), current, now), HoldReason::Stale, Trigger::Blind)
         }
-        (Some(reason), _) => (previous(state, current), reason, Trigger::Policy),
+        (Some(reason), _) => (previous(policy, state, current), reason, Trigger::Policy),
         (None, Some(choice)) if view.seen.ticked => {
             let tick = tick(policy, observation, state, (view, choice, now));
             let step = state.control.step(&view.bounds, observation, choice, tick);
@@ -130,11 +130,12 @@ fn decide(
     (if repeated { Action::Hold { reason: HoldReason::Pending } } else { Action::Change { trigger } }, desired)
 }
 
-/// What the last call answered; without one, what is there. Replicas never below what is there: this is not a
-/// decision to shrink.
-fn previous(state: &State, current: Knobs) -> Knobs {
+/// What the last call answered; without one, what is there. Replicas never below what is there, for this is not a
+/// decision to shrink, nor below what a schedule asks for, which no metric has to confirm.
+fn previous(policy: &Policy, state: &State, current: Knobs) -> Knobs {
     let previous = state.control.previous.unwrap_or(current);
-    Knobs { replicas: previous.replicas.max(current.replicas), ..previous }
+    let floor = policy.schedule_floor.min(policy.replicas.max);
+    Knobs { replicas: previous.replicas.max(current.replicas).max(floor), ..previous }
 }
 
 /// Knobs without sight: as they are; after [`BLIND_S`] enough pods for the past peak.
@@ -145,7 +146,7 @@ fn blind(
     current: Knobs,
     now: Timestamp,
 ) -> Knobs {
-    let held = previous(state, current);
+    let held = previous(policy, state, current);
     let long = state.last_live.is_some_and(|last| now.since(last) >= BLIND_S);
     let Some(choice) = choice.filter(|_| long) else { return held };
     let peak = view.model.pods_for(choice.batch.get(), state.arrivals.peak()).unwrap_or(0);

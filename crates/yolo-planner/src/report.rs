@@ -30,6 +30,7 @@ pub(crate) fn explain(
     let relaxations = choice.map_or_else(Vec::new, |choice| {
         relax::relaxations(policy, &view.model, state, choice, view::required_rate(policy, view))
     });
+    let conflict = choice.and_then(|choice| relax::conflict(policy, &view.model, choice));
     let targets = rows(policy, observation, state, (view, metrics, now));
     let targets_met = state.verdicts.targets_met(policy, &targets, (!metrics).then_some(metrics_available.reason), now);
     let missed = |row: &TargetRow| row.verdict == Verdict::Missed;
@@ -78,13 +79,13 @@ pub(crate) fn explain(
         targets_summary: targets::summary(&targets),
         conditions: Conditions {
             targets_met,
-            targets_feasible: conditions::targets_feasible(choice, &relaxations),
+            targets_feasible: conditions::targets_feasible(choice, &relaxations, conflict.as_ref()),
             metrics_available,
             scaling_active: conditions::scaling_active(policy, observation),
             scaling_limited: conditions::scaling_limited(policy, &view.seen, choice, raise::fallback(state, now.get())),
         },
         relaxations,
-        conflict: choice.and_then(|choice| relax::conflict(policy, &view.model, choice)),
+        conflict,
         targets,
         bottlenecks,
         advice,

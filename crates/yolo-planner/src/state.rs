@@ -149,6 +149,11 @@ impl State {
         }
     }
 
+    /// How long a pod that is ordered at `now` is expected to take until it serves.
+    pub fn startup(&self, now: Timestamp) -> Seconds {
+        Seconds::try_from(self.startup.expected_s(now)).unwrap_or_default()
+    }
+
     /// What was learned so far.
     pub fn learned(&self) -> Learned {
         let mut learned = Learned {

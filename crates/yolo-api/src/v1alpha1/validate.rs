@@ -138,7 +138,6 @@ pub fn inactive_fields(spec: &YoloInferenceServiceSpec) -> Vec<&'static str> {
         ),
         ("spec.scaling.behavior.scaleUp.policies (Pods)", up.is_some_and(in_pods)),
         ("spec.scaling.behavior.scaleDown.policies (Pods)", down.is_some_and(in_pods)),
-        ("spec.scaling.schedules", !spec.scaling.schedules.is_empty()),
         ("spec.service.type", spec.service.r#type != ServiceType::ClusterIP),
         ("spec.network.allowedClients", !spec.network.allowed_clients.is_empty()),
         ("spec.rollout.strategy", spec.rollout.strategy == RolloutStrategy::ResourceAware),
@@ -196,7 +195,7 @@ mod tests {
         let full: super::super::YoloInferenceService =
             serde_yaml_ng::from_str(include_str!("../../../../examples/full.yaml")).unwrap();
         let named = inactive_fields(&full.spec);
-        for field in ["spec.accelerator.nvidia", "spec.scaling.schedules", "spec.rollout.strategy"] {
+        for field in ["spec.accelerator.nvidia", "spec.rollout.strategy"] {
             assert!(named.contains(&field), "{field} is set in full.yaml and not named: {named:?}");
         }
         let smallest: super::super::YoloInferenceService =

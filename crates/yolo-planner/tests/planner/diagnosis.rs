@@ -88,14 +88,14 @@ static OTHERS: [Fault; 10] = [
     cpu("no metrics", NoMetrics, |setup, _| setup.reachable = false),
     gpu("idle GPU", GpuStarved, |setup, _| {
         (setup.policy.replicas.min, setup.policy.replicas.max) = (Replicas::new(3), Replicas::new(3));
-        (setup.rate, setup.decode_s) = (60.0, 0.82 * 6.0 / 60.0);
+        (setup.rate, setup.decoders, setup.decode_s) = (60.0, 1, 0.82 * 3.0 / 60.0);
         setup.policy.targets.api.as_mut().unwrap().threshold = seconds(1.0);
     }),
     cpu("one session", ConcurrencyLimited, |setup, _| {
         (setup.cores, setup.sessions) = (4, 1);
         setup.policy.replicas.max = Replicas::new(2);
         setup.policy.replicas.min = Replicas::new(2);
-        setup.rate = 1.7 / (setup.alpha_s + setup.beta_s);
+        setup.rate = 1.8 / (setup.alpha_s + setup.beta_s);
     }),
     cpu("batches that wait", BatchTooLarge, |setup, _| setup.delay_s = 0.020),
     cpu("slow model", InferenceTooSlow, |setup, _| {
