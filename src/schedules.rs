@@ -1,7 +1,7 @@
 //! Known peaks of `spec.scaling.schedules`: the fewest pods that they ask for at a time.
 //!
-//! Pure. Cron as in a CronJob: five fields, Sunday is 0 or 7, in the schedule's time zone; the zones' data is compiled in,
-//! since an image without an operating system has none.
+//! Pure. Cron as in a `CronJob`: five fields, Sunday is 0 or 7, in the schedule's time zone; the zones' data is
+//! compiled in, since an image without an operating system has none.
 
 use std::time::Duration;
 
