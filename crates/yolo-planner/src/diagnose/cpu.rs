@@ -20,7 +20,7 @@ const STARVED_QUEUE_MIN: f64 = 0.2;
 /// CPU used, as a share of the quota, below which more sessions would find cores (control.md §9).
 const CPU_IDLE: f64 = 0.7;
 /// Images that wait in a mean pod for a queue to count as one: gauges catch a waiting image now and then anywhere.
-const QUEUE_MIN: f64 = 0.5;
+const QUEUE_MIN: f64 = 0.3;
 /// Sessions busy less than this are not what images wait for.
 const ENGINE_IDLE: f64 = 0.7;
 /// Share of the API threshold that overhead may take (control.md §9).

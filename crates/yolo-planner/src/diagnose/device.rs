@@ -166,7 +166,9 @@ pub(super) fn device_slowed(case: Case) -> Option<Finding> {
     let limit = if cpu { SLOWED_MIN_CPU } else { SLOWED_MIN };
     // Throttled, or merely busier, sessions on CPU are slower without any fault of the device.
     let explained = cpu && (baseline.busier > BUSIER || case.minute.throttled() > super::cpu::THROTTLED_MAX);
-    if baseline.ratio <= limit || explained {
+    // One pod that lags behind the others is a straggler, and lifts the mean of all.
+    let lags = case.state.diagnosis.watch.suspects.worst().is_some();
+    if baseline.ratio <= limit || explained || lags {
         return None;
     }
     let slower = (baseline.ratio - 1.0) * 1e2;

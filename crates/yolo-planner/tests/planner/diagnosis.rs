@@ -84,14 +84,29 @@ static G9: [Fault; 11] = [
 ];
 
 /// The kinds that the ten do not show.
-static OTHERS: [Fault; 7] = [
+static OTHERS: [Fault; 10] = [
     cpu("no metrics", NoMetrics, |setup, _| setup.reachable = false),
+    gpu("idle GPU", GpuStarved, |setup, _| {
+        (setup.policy.replicas.min, setup.policy.replicas.max) = (Replicas::new(3), Replicas::new(3));
+        (setup.rate, setup.decoders, setup.decode_s) = (60.0, 1, 0.82 * 3.0 / 60.0);
+        setup.policy.targets.api.as_mut().unwrap().threshold = seconds(1.0);
+    }),
+    cpu("one session", ConcurrencyLimited, |setup, _| {
+        (setup.cores, setup.sessions) = (4, 1);
+        setup.policy.replicas.max = Replicas::new(2);
+        setup.policy.replicas.min = Replicas::new(2);
+        setup.rate = 1.8 / (setup.alpha_s + setup.beta_s);
+    }),
     cpu("batches that wait", BatchTooLarge, |setup, _| setup.delay_s = 0.020),
     cpu("slow model", InferenceTooSlow, |setup, _| {
         setup.beta_s = 0.160;
         setup.rate = 10.0;
     }),
     cpu("slow API", ApiOverhead, |setup, _| setup.overhead_s = 0.090),
+    gpu("slow pod", Straggler, |setup, _| {
+        (setup.policy.replicas.min, setup.policy.replicas.max) = (Replicas::new(4), Replicas::new(4));
+        setup.first_slowed = 1.8;
+    }),
     cpu("nothing repeats", CacheUseless, |setup, _| {
         setup.hash_s = 0.004;
         setup.policy.cache = Knob { mode: Mode::Auto, min: Bytes::mebi(16), max: Bytes::mebi(64) };
