@@ -9,7 +9,7 @@ use crate::state::State;
 use crate::units::ceil_u32;
 
 /// Steps of the chain that relaxations may cost a call, about a nanosecond each; what it does not reach is not offered.
-const FUEL: u32 = 1_500_000;
+const FUEL: u32 = 1_200_000;
 /// Bisections of the model that would be quick enough: to 1/64 of its time.
 const MODEL_STEPS: u32 = 6;
 /// Bisections of the rate at which a GPU is as busy as asked.
