@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use yolo_planner::observation::{NoData, Observation, Signal};
 use yolo_planner::policy::{Knob, Policy, Routing};
 use yolo_planner::units::{Ratio, Replicas, Seconds};
-use yolo_planner::{Action, Decision, HoldReason, State, plan};
+use yolo_planner::{Action, HoldReason, State, plan};
 
 fn policy() -> Policy {
     Policy {
