@@ -89,6 +89,7 @@ static OTHERS: [Fault; 10] = [
     gpu("idle GPU", GpuStarved, |setup, _| {
         (setup.policy.replicas.min, setup.policy.replicas.max) = (Replicas::new(3), Replicas::new(3));
         (setup.rate, setup.decoders, setup.decode_s) = (60.0, 1, 0.82 * 3.0 / 60.0);
+        setup.policy.batch.min = crate::support::batch(8);
         setup.policy.targets.api.as_mut().unwrap().threshold = seconds(1.0);
     }),
     cpu("one session", ConcurrencyLimited, |setup, _| {
