@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::faulty::{Fleet, Setup};
 use crate::golden::golden;
+use crate::support::seconds;
 use yolo_planner::explain::BottleneckKind::{self, *};
 use yolo_planner::policy::{Accelerator, Knob, Mode, Routing};
 use yolo_planner::units::{Bytes, Replicas};
