@@ -83,8 +83,7 @@ pub fn observe(
     if let Some(snapshot) = &snapshot {
         policy.scrape = snapshot.scrape;
     }
-    let tick_s = policy.tick.get().max(policy.scrape.get());
-    let ahead = Duration::try_from_secs_f64(state.startup(now).get() + tick_s).unwrap_or_default();
+    let ahead = Duration::try_from_secs_f64(state.horizon(&policy, now).get()).unwrap_or_default();
     policy.schedule_floor = schedules::floor(&spec.peaks, now, ahead);
     Seen { observation, policy, pods, snapshot, deployment, config_map, knobs, ownership, now }
 }

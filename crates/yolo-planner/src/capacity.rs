@@ -192,7 +192,8 @@ impl Model {
             (pooled, Binding::Latency)
         };
         let saturation = self.workers * lone.saturation;
-        let by_queue = self.kappa * saturation * share;
+        // A model that was too careful is no reason to plan a queue without end.
+        let by_queue = saturation * (self.kappa * share).min(self.utilization_max);
         let rate = PodRate { saturation, carried: by_queue, share, binding, computed: lone.computed };
         match self.cpu_rate.filter(|(rate, _)| *rate < by_queue) {
             Some((carried, binding)) => PodRate { carried, binding, ..rate },

@@ -121,12 +121,19 @@ impl Curve {
         let points: Vec<_> = if sizes.is_empty() { line.collect() } else { sizes };
         let points: Vec<_> = points.into_iter().filter_map(|(size, mean)| point(size, mean)).collect();
         let mut curve = Self::default();
-        curve.time_at_idle(&points);
+        curve.take_idle(&points);
         curve
     }
 
-    /// Takes the server's idle timing as the shape, if it timed anything, and as the line until calls say otherwise.
-    pub(crate) fn time_at_idle(&mut self, points: &[CurvePoint]) {
+    /// Takes the idle timing of a pod of `class` as the shape, if it timed anything, and as the line until calls say
+    /// otherwise.
+    pub(crate) fn time_at_idle(&mut self, class: u32, points: &[CurvePoint]) {
+        if self.class.is_none_or(|known| known == class) {
+            self.take_idle(points);
+        }
+    }
+
+    fn take_idle(&mut self, points: &[CurvePoint]) {
         let mut points: Vec<_> = points.iter().filter(|point| point.mean > Seconds::ZERO).take(32).copied().collect();
         points.sort_by_key(|point| point.size);
         points.dedup_by_key(|point| point.size);
@@ -353,7 +360,7 @@ mod tests {
     #[test]
     fn load_scales_the_whole_idle_curve() {
         let mut curve = Curve::default();
-        curve.time_at_idle(&idle(&[(1, 0.016), (2, 0.032), (4, 0.064)]));
+        curve.time_at_idle(0, &idle(&[(1, 0.016), (2, 0.032), (4, 0.064)]));
         curve.add(0, &[calls(1, 1000, 0.024)]);
         let times = curve.times();
         assert!((times.mean(1).unwrap() - 0.024).abs() < 1e-4);
@@ -382,6 +389,7 @@ mod tests {
         let after = curve.times().mean(1).unwrap();
         assert!((after / before - 1.15).abs() < 0.01, "{before} {after}");
         curve.add(7, &[calls(1, 100, 0.020)]);
+        curve.time_at_idle(7, &idle(&[(1, 0.002), (32, 0.004)]));
         assert_eq!(curve.times().mean(1), Some(after));
         curve.add(8, &[calls(1, 100, 0.010)]);
         assert!((curve.times().mean(1).unwrap() / 0.010 - 1.0).abs() < 0.05, "its own first scrape sets the level");
@@ -450,7 +458,7 @@ mod tests {
     #[test]
     fn what_is_not_sure_counts_as_slower() {
         let mut curve = Curve::default();
-        curve.time_at_idle(&idle(&[(1, 0.010), (2, 0.014), (4, 0.022)]));
+        curve.time_at_idle(0, &idle(&[(1, 0.010), (2, 0.014), (4, 0.022)]));
         let times = curve.times();
         let (mean, careful) = (times.mean(4).unwrap(), times.careful(0.95)[3]);
         assert!(careful > 1.01 * mean && careful < 1.3 * mean, "{mean} {careful}");

@@ -25,6 +25,8 @@ const RESIDUAL_MAX: f64 = 0.30;
 const RESIDUAL_OF_THRESHOLD: f64 = 0.10;
 /// For so long, and the model is not used; so long without, and it is again.
 const DEGRADED_AFTER_S: f64 = 300.0;
+/// After so long without a window that could be judged, an old contradiction says nothing: traffic became thin.
+const JUDGEMENT_LASTS_S: f64 = 3600.0;
 /// Images in the pods may differ by this share from arrivals times latency (Little's law) before one of the three is
 /// not what it seems.
 const LITTLE_MAX: f64 = 0.3;
@@ -41,12 +43,14 @@ pub(crate) struct Feedback {
     /// For how long the model has been contradicted, and confirmed, seconds.
     contradicted_s: f64,
     confirmed_s: f64,
+    /// When the last window was judged, seconds since the epoch.
+    judged_s: f64,
     degraded: bool,
 }
 
 impl Default for Feedback {
     fn default() -> Self {
-        Self { kappa: 1.0, next_s: 0.0, contradicted_s: 0.0, confirmed_s: 0.0, degraded: false }
+        Self { kappa: 1.0, next_s: 0.0, contradicted_s: 0.0, confirmed_s: 0.0, judged_s: 0.0, degraded: false }
     }
 }
 
@@ -83,8 +87,8 @@ impl Feedback {
     }
 
     /// Whether latency has contradicted the model for so long that it is not to be used.
-    pub(crate) const fn degraded(&self) -> bool {
-        self.degraded
+    pub(crate) fn degraded(&self, now_s: f64) -> bool {
+        self.degraded && now_s - self.judged_s < JUDGEMENT_LASTS_S
     }
 
     /// Whether a window that ends now is a new one.
@@ -110,6 +114,11 @@ impl Feedback {
         let beyond_s = measured.latency_s - measured.expected_s;
         let contradicted = beyond_s > RESIDUAL_MAX * measured.expected_s && beyond_s > RESIDUAL_OF_THRESHOLD * limit_s;
         let window_s = policy.window_s();
+        if measured.now_s - self.judged_s > 2.0 * window_s {
+            // Not one stretch of time with what lies before.
+            (self.contradicted_s, self.confirmed_s) = (0.0, 0.0);
+        }
+        self.judged_s = measured.now_s;
         if contradicted {
             (self.contradicted_s, self.confirmed_s) = (self.contradicted_s + window_s, 0.0);
         } else {
@@ -220,7 +229,7 @@ mod tests {
                 now_s += 60.0;
                 feedback.learn(&policy, Measured { now_s, ..measured(latency_ms) });
             }
-            feedback.degraded()
+            feedback.degraded(now_s)
         };
         assert!(!minutes(125.0, 10), "within 30 %");
         assert!(!minutes(135.0, 4));
@@ -231,13 +240,32 @@ mod tests {
     }
 
     #[test]
+    fn a_contradiction_ends_with_the_traffic_that_showed_it() {
+        let (policy, mut feedback) = (Policy::default(), Feedback::default());
+        for minute in 1..=5 {
+            feedback.learn(&policy, Measured { now_s: 60.0 * f64::from(minute), ..measured(135.0) });
+        }
+        assert!(feedback.degraded(300.0) && feedback.degraded(3_800.0));
+        assert!(!feedback.degraded(3_900.0), "an hour without a window that could be judged");
+    }
+
+    #[test]
+    fn contradictions_of_different_days_do_not_add_up() {
+        let (policy, mut feedback) = (Policy::default(), Feedback::default());
+        for day in 1..=9 {
+            feedback.learn(&policy, Measured { now_s: 86_400.0 * f64::from(day), ..measured(135.0) });
+        }
+        assert!(!feedback.degraded(86_400.0 * 9.0));
+    }
+
+    #[test]
     fn a_few_milliseconds_do_not_contradict_a_model() {
         let (policy, mut feedback) = (Policy::default(), Feedback::default());
         for minute in 1..100 {
             let now_s = 60.0 * f64::from(minute);
             feedback.learn(&policy, Measured { now_s, expected_s: 0.020, latency_s: 0.038, ..measured(0.0) });
         }
-        assert!(!feedback.degraded(), "90 % beyond, but 9 % of the threshold");
+        assert!(!feedback.degraded(6_000.0), "90 % beyond, but 9 % of the threshold");
     }
 
     #[test]

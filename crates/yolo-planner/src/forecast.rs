@@ -83,7 +83,9 @@ impl Forecasts {
             self.tick_s = step.tick_s;
         }
         let horizon = horizon_ticks(step);
-        for _ in 0..step.ticks.clamp(1, GAP_TICKS_MAX) {
+        // After a gap nothing is known of the ticks in it.
+        let ticks = if step.ticks > GAP_TICKS_MAX { 1 } else { step.ticks.max(1) };
+        for _ in 0..ticks {
             self.seasonal.push(step.rate, step.tick_s);
             self.judge(horizon, step.tick_s);
             self.newest = self.forecast(arrivals, horizon, step);

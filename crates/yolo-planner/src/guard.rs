@@ -42,6 +42,21 @@ impl<T: Copy + Ord> Pin<T> {
         Self { value, ceiling: false, until_s: f64::INFINITY }
     }
 
+    /// Not above `value`, nor above what `old` still forbids.
+    fn lowered(old: Option<Self>, value: T, until_s: f64, now_s: f64) -> Self {
+        let live = old.filter(|old| old.ceiling && now_s < old.until_s);
+        let (least, last_s) = live.map_or((value, until_s), |old| (old.value.min(value), old.until_s.max(until_s)));
+        Self { value: least, ceiling: true, until_s: last_s }
+    }
+
+    /// At `value`, unless `old` still forbids it: what was killed for memory is no good value to return to.
+    fn returned(old: Option<Self>, value: T, until_s: f64, now_s: f64) -> Self {
+        match old {
+            Some(old) if old.ceiling && now_s < old.until_s => Self::lowered(Some(old), value, until_s, now_s),
+            _ => Self { value, ceiling: false, until_s },
+        }
+    }
+
     /// The range that the pin leaves of `knob`.
     fn narrow(pin: Option<Self>, knob: &mut Knob<T>, now_s: f64) {
         let Some(pin) = pin.filter(|pin| knob.mode == Mode::Auto && now_s < pin.until_s) else { return };
@@ -132,12 +147,12 @@ impl Guard {
         }
         (self.oom, self.memory_at_s) = (Some(newest), now.get());
         let (current, until_s) = (observation.current, now.get() + PIN_S);
-        if current.cache_bytes > policy.cache.min {
+        if policy.cache.mode == Mode::Auto && current.cache_bytes > policy.cache.min {
             let value = Bytes::new(current.cache_bytes.get() / 2).max(policy.cache.min);
-            self.cache = Some(Pin { value, ceiling: true, until_s });
+            self.cache = Some(Pin::lowered(self.cache, value, until_s, now.get()));
         } else {
             let value = BatchSize::try_from(current.max_batch_size.get() / 2).unwrap_or(BatchSize::ONE);
-            self.batch = Some(Pin { value, ceiling: true, until_s });
+            self.batch = Some(Pin::lowered(self.batch, value, until_s, now.get()));
         }
     }
 
@@ -150,7 +165,7 @@ impl Guard {
         let measured = sums.inference.quantile(target.at()).filter(|_| sums.inference.count() >= ANSWERS_MIN);
         let slow = measured.map(Quantile::seconds).is_some_and(|value| value.get() > target.limit_s());
         if raised && whole_window && slow {
-            self.batch = Some(Pin { value: before.max_batch_size, ceiling: true, until_s: now_s + PIN_S });
+            self.batch = Some(Pin::lowered(self.batch, before.max_batch_size, now_s + PIN_S, now_s));
             self.before = None;
         }
     }
@@ -179,8 +194,8 @@ impl Guard {
         let until_s = now_s + self.pin_s;
         if (from.max_batch_size, from.cache_bytes) != (to.max_batch_size, to.cache_bytes) {
             let good = self.confirmed.unwrap_or(from);
-            self.batch = Some(Pin { value: good.max_batch_size, ceiling: false, until_s });
-            self.cache = Some(Pin { value: good.cache_bytes, ceiling: false, until_s });
+            self.batch = Some(Pin::returned(self.batch, good.max_batch_size, until_s, now_s));
+            self.cache = Some(Pin::returned(self.cache, good.cache_bytes, until_s, now_s));
             self.pin_s = (2.0 * self.pin_s).min(PIN_MAX_S);
         }
         if to.replicas < from.replicas {
@@ -241,4 +256,27 @@ impl Guard {
 fn harmful(policy: &Policy, record: &Record) -> bool {
     let limit_s = policy.targets.api.map_or(0.0, LatencyTarget::limit_s);
     record.actual.and_then(|actual| actual.p95).is_some_and(|p95| p95.get() > limit_s)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ceilings_meet_at_the_lower_one_and_the_later_end() {
+        let low = Pin::lowered(None, 4, 100.0, 0.0);
+        let still = Pin::lowered(Some(low), 8, 200.0, 50.0);
+        assert_eq!((still.value, still.ceiling, still.until_s), (4, true, 200.0));
+        let new = Pin::lowered(Some(low), 8, 200.0, 150.0);
+        assert_eq!(new.value, 8, "the old one had ended");
+    }
+
+    #[test]
+    fn a_way_back_does_not_lead_above_a_ceiling() {
+        let killed = Pin::lowered(None, 4, 100.0, 0.0);
+        let back = Pin::returned(Some(killed), 16, 3600.0, 50.0);
+        assert_eq!((back.value, back.ceiling), (4, true));
+        let free = Pin::returned(Some(killed), 16, 3600.0, 150.0);
+        assert_eq!((free.value, free.ceiling), (16, false));
+    }
 }

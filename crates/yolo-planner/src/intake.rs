@@ -91,8 +91,9 @@ pub(crate) fn take(policy: &Policy, observation: &Observation, state: &mut State
     }
     // Sums of floating-point numbers depend on their order; a decision must not depend on the pods' order.
     fresh.sort_by_key(|(pod, _)| pod.id);
-    let newest = fresh.iter().max_by(|(a, _), (b, _)| a.created.get().total_cmp(&b.created.get()));
-    if let Some((pod, _)) = newest.filter(|(pod, _)| pod.phase == Phase::Ready) {
+    // Of all that serve, seen at this look or not: one missed scrape must not bring an old class back.
+    let ready = observation.pods.iter().filter(|pod| pod.phase == Phase::Ready);
+    if let Some(pod) = ready.max_by(|a, b| a.created.get().total_cmp(&b.created.get()).then(a.id.cmp(&b.id))) {
         state.curve.succeed(pod.class);
     }
     let look_s = look_s(policy, &fresh);
@@ -144,7 +145,11 @@ fn plausible(sample: &Sample) -> bool {
         sample.inference.count(),
         sample.api.count(),
         sample.overhead.count(),
+        sample.read.count(),
+        sample.model_loads,
+        sample.cache.evictions,
     ];
+    let stages = sample.stages.all().iter().all(|stage| stage.seconds.get() <= SECONDS_MAX && stage.count <= COUNT_MAX);
     let calls = sample.batches.iter().all(|batch| {
         batch.count <= COUNT_MAX
             && batch.seconds.get() <= SECONDS_MAX
@@ -156,6 +161,8 @@ fn plausible(sample: &Sample) -> bool {
         && counts.iter().all(|count| *count <= COUNT_MAX)
         && sample.ghosts.expected.get() <= real(COUNT_MAX)
         && sample.cpu_seconds.get() <= SECONDS_MAX
+        && sample.load_seconds.get() <= SECONDS_MAX
+        && stages
         && sample.cpu_quota.get() <= 1e6
         && sample.rss.get() <= BYTES_MAX
         && sample.cache_bytes.get() <= BYTES_MAX
@@ -177,7 +184,7 @@ fn look_s(policy: &Policy, fresh: &[(&Pod, &Sample)]) -> f64 {
 fn learn(policy: &Policy, (class, sample): (u32, &Sample), state: &mut State) {
     let mut engine_images = 0.0;
     let mut largest = 0;
-    state.curve.time_at_idle(&sample.curve);
+    state.curve.time_at_idle(class, &sample.curve);
     state.curve.add(class, &sample.batches);
     for batch in &sample.batches {
         engine_images += real(batch.count) * f64::from(batch.size.get());

@@ -280,6 +280,13 @@ pub struct Stages {
     pub encode: Stage,
 }
 
+impl Stages {
+    /// All of them, in the order of a request.
+    pub(crate) const fn all(&self) -> [Stage; 7] {
+        [self.read, self.hash, self.decode, self.preprocess, self.inference, self.postprocess, self.encode]
+    }
+}
+
 /// One stage.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Stage {

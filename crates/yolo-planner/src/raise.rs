@@ -62,7 +62,7 @@ pub(crate) fn raise(
 
 /// Whether the model is not to be used (control.md §8, `ModelDegraded`).
 pub(crate) fn fallback(state: &State, now_s: f64) -> bool {
-    state.feedback.degraded() || state.guard.distrusts(now_s)
+    state.feedback.degraded(now_s) || state.guard.distrusts(now_s)
 }
 
 /// The greatest need above `least`, the first of equals.

@@ -8,12 +8,13 @@ use crate::control::Control;
 use crate::curve::Curve;
 use crate::diagnose::Diagnosis;
 use crate::feedback::Feedback;
-use crate::forecast::Forecasts;
+use crate::forecast::{self, Forecasts};
 use crate::guard::Guard;
 use crate::hits::Hits;
 use crate::intake::{Shape, Tally};
 use crate::outcome::Open;
 use crate::pod_model::{self, Cpu, Memory, Stages, Startup};
+use crate::policy::Policy;
 use crate::table::Table;
 use crate::targets::Verdicts;
 use crate::units::{BatchSize, Bytes, Ratio, Seconds, Timestamp};
@@ -149,9 +150,9 @@ impl State {
         }
     }
 
-    /// How long a pod that is ordered at `now` is expected to take until it serves.
-    pub fn startup(&self, now: Timestamp) -> Seconds {
-        Seconds::try_from(self.startup.expected_s(now)).unwrap_or_default()
+    /// How far ahead pods are ordered at `now`: until one ordered at the next tick serves its share.
+    pub fn horizon(&self, policy: &Policy, now: Timestamp) -> Seconds {
+        Seconds::try_from(forecast::horizon_s(policy, self.startup.expected_s(now))).unwrap_or_default()
     }
 
     /// What was learned so far.

@@ -39,7 +39,7 @@ pub fn bench(size: Size, out: &Path, folder: &Path) -> anyhow::Result<()> {
     let comparison = measured("comparison", &size.comparison());
     let ablations = measured("ablations", &size.ablations());
     let confusions = faults::confuse(FAULT_SEEDS.min(size.seeds));
-    let mut figures = goals::judge(&size, &comparison);
+    let mut figures = goals::judge(&size, (&comparison, &ablations));
     let (right, runs) = confusions.iter().fold((0, 0), |(right, runs), c| (right + c.right, runs + c.runs));
     let named = Mean::of(vec![100.0 * right as f64 / runs.max(1) as f64]);
     figures

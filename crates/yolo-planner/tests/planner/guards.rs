@@ -277,6 +277,14 @@ fn a_kill_for_memory_takes_the_cache_then_the_batch() {
     let size = scene.fleet.knobs.max_batch_size.get();
     kill(&mut scene);
     assert_eq!(scene.fleet.knobs.max_batch_size.get(), size / 2, "no cache is left to take");
+    let mut fixed = policy(Accelerator::Gpu);
+    fixed.cache = Knob { mode: Mode::Off, min: Bytes::default(), max: Bytes::mebi(64) };
+    let mut scene = Scene::new(GPU, fixed);
+    scene.fleet.knobs.cache_bytes = Bytes::mebi(32);
+    scene.run(180.0, 40, nothing);
+    let size = scene.fleet.knobs.max_batch_size.get();
+    kill(&mut scene);
+    assert_eq!(scene.fleet.knobs.max_batch_size.get(), size / 2, "the cache is not the planner's to take");
 }
 
 #[test]

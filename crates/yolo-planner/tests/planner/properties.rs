@@ -2,7 +2,9 @@
 
 use crate::support::{at, batch, histogram, seconds};
 use proptest::prelude::*;
-use yolo_planner::observation::{BatchCount, CacheCounts, Knobs, NoData, Observation, Phase, Pod, Sample, Signal};
+use yolo_planner::observation::{
+    BatchCount, CacheCounts, Knobs, NoData, Observation, Phase, Pod, Sample, Signal, Stage, Stages,
+};
 use yolo_planner::policy::{Accelerator, Knob, Mode, Policy, Provision, Routing, ThroughputTarget};
 use yolo_planner::units::{Bytes, Cores, Rate, Ratio, Replicas, Seconds, SecondsSquared};
 use yolo_planner::{Action, Decision, State, plan};
@@ -67,8 +69,15 @@ prop_compose! {
         span in prop_oneof![8 => Just(5.0), 1 => Just(0.0), 1 => Just(1e-300), 1 => Just(1e300)],
         cpu in prop_oneof![0.0..5.0_f64, Just(1e300)], hits in odd_count(), misses in odd_count(),
         rss in odd_count(), workers in prop_oneof![Just(1_u32), Just(u32::MAX)],
+        decode in (odd_count(), prop_oneof![8 => 0.0..5.0_f64, 1 => Just(1e308)], prop_oneof![Just(1_u32), Just(u32::MAX)]),
+        loads in (odd_count(), prop_oneof![8 => 0.0..5.0_f64, 1 => Just(1e308)]),
     ) -> Sample {
         Sample {
+            stages: Stages {
+                decode: Stage { seconds: seconds(decode.1), count: decode.0, workers: decode.2, queued: decode.2 },
+                ..Stages::default()
+            },
+            model_loads: loads.0, load_seconds: seconds(loads.1),
             span: seconds(span), arrivals, done, shed, queued, workers,
             batches: calls.into_iter().map(|(size, count, each)| BatchCount {
                 size: batch(size), count,

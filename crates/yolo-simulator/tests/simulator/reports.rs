@@ -19,7 +19,7 @@ fn report() -> Report {
     ];
     let comparison = measure_all(&comparison, &|_, _| {});
     let ablations = measure_all(&[entry(Kind::Step(4), Contestant::Planner, Variation::Curve(120))], &|_, _| {});
-    let figures = goals::judge(&SIZE, &comparison);
+    let figures = goals::judge(&SIZE, (&comparison, &[]));
     Report { seeds: SIZE.seeds, scale: SIZE.scale, figures, comparison, ablations, faults: Vec::new() }
 }
 
