@@ -84,9 +84,9 @@ fuzz-smoke: ## Fuzz every parser for FUZZ_SECONDS each (nightly Rust; corpora ar
 .PHONY: figures bench-operator bench-server bench-peers bench-vision bench-control soak
 CONTROL_SEEDS ?= 5
 CONTROL_SCALE ?= 0.5
-bench-control: ## The planner beside other autoscalers on a simulated fleet (CONTROL_SEEDS=1 CONTROL_SCALE=0.25: two minutes)
+bench-control: ## The planner beside other autoscalers on a simulated fleet (20 minutes; CONTROL_SEEDS=1 CONTROL_SCALE=0.25: two)
 	cargo build --release --quiet -p yolo-simulator
-	$(STAGE) bench-control 900 target/release/yolo-simulator bench --seeds $(CONTROL_SEEDS) --scale $(CONTROL_SCALE)
+	$(STAGE) bench-control 1500 target/release/yolo-simulator bench --seeds $(CONTROL_SEEDS) --scale $(CONTROL_SCALE)
 bench-operator: ## What the operator costs: sampling 200 pods
 	$(STAGE) bench-operator 600 cargo bench --quiet -p yolo-operator --bench sampler
 bench-server: reference release ## What the server costs and how equal its answers are: memory, 23 pages
