@@ -58,7 +58,8 @@ fn constant_load_writes_nothing_but_the_status_refresh() {
         .unwrap();
 }
 
-/// Waits until nothing but the status was written for 15 s.
+/// Waits until nothing but the status was written for 30 s: on a busy machine the server finds the time for its own timing
+/// of larger batches late, and a batch that pays is then rightly raised.
 async fn quiet_for_a_window(cluster: &yolo_testkit::cluster::LocalCluster, user: &str) {
     let other = || operator::writes(cluster, user).iter().filter(|write| !write.resource.ends_with("/status")).count();
     let (mut seen, mut since) = (other(), tokio::time::Instant::now());
@@ -67,7 +68,7 @@ async fn quiet_for_a_window(cluster: &yolo_testkit::cluster::LocalCluster, user:
         if now != seen {
             (seen, since) = (now, tokio::time::Instant::now());
         }
-        (since.elapsed() >= Duration::from_secs(15)).then_some(())
+        (since.elapsed() >= Duration::from_secs(30)).then_some(())
     };
     yolo_testkit::cluster::wait_for("rest", Duration::from_mins(2), quiet).await.unwrap();
 }
