@@ -317,10 +317,8 @@ mod tests {
     use crate::observation::{NoData, Phase, Signal};
     use crate::units::Seconds;
 
-    fn imbalance(shares: &[u64]) -> f64 {
-        let sample = |arrivals: u64| Sample { arrivals, span: Seconds::whole(5), ..Sample::default() };
-        let samples: Vec<Sample> = shares.iter().map(|share| sample(*share)).collect();
-        let pod = Pod {
+    fn pod() -> Pod {
+        Pod {
             id: 1,
             class: 0,
             phase: Phase::Ready,
@@ -328,7 +326,13 @@ mod tests {
             ready: None,
             oom_killed: None,
             sample: Signal::NoData(NoData::NeverSeen),
-        };
+        }
+    }
+
+    fn imbalance(shares: &[u64]) -> f64 {
+        let sample = |arrivals: u64| Sample { arrivals, span: Seconds::whole(5), ..Sample::default() };
+        let samples: Vec<Sample> = shares.iter().map(|share| sample(*share)).collect();
+        let pod = pod();
         let fresh: Vec<_> = samples.iter().map(|sample| (&pod, sample)).collect();
         let mut minute = Minute::default();
         minute.compare(&fresh);
@@ -345,15 +349,7 @@ mod tests {
     #[test]
     fn a_window_ends_once_and_hands_over_its_sums() {
         let mut watch = Watch::default();
-        let pod = Pod {
-            id: 1,
-            class: 0,
-            phase: Phase::Ready,
-            created: Timestamp::ZERO,
-            ready: None,
-            oom_killed: None,
-            sample: Signal::NoData(NoData::NeverSeen),
-        };
+        let pod = pod();
         let sample = Sample { arrivals: 10, span: Seconds::whole(5), ..Sample::default() };
         let ends: Vec<u32> =
             (1..=36).filter(|tick| watch.look(&[(&pod, &sample)], &[], Timestamp::whole(tick * 5))).collect();

@@ -1,16 +1,11 @@
 //! The planner in a loop with a toy fleet: it converges, for stated reasons, and stays.
 
-use crate::support::{Fleet, Kind};
+use crate::support::{CPU, Fleet, GPU, Kind};
 use yolo_planner::explain::Tristate;
 use yolo_planner::observation::{Knobs, Observation};
 use yolo_planner::policy::{Accelerator, Knob, Policy, Targets};
 use yolo_planner::units::{BatchSize, Bytes, Ratio, Replicas, Seconds};
 use yolo_planner::{Action, Decision, HoldReason, State, plan};
-
-/// A page-layout model of 320 pixels on one core: batching gains nothing, the CPU quota binds.
-const CPU: Kind = Kind { alpha_s: 0.0, beta_s: 0.016, quota: 1, cpu_s: 0.022, startup_s: 8.0, overhead_s: 0.008 };
-/// A GPU-like curve on which batching gains a factor of eight.
-const GPU: Kind = Kind { alpha_s: 0.030, beta_s: 0.002, quota: 0, cpu_s: 0.0, startup_s: 8.0, overhead_s: 0.004 };
 
 fn policy(accelerator: Accelerator) -> Policy {
     let thirty = Seconds::whole(30);

@@ -1,15 +1,12 @@
 //! Every row of control.md §8 and of the table of §2: what is done to the fleet, and what must follow.
 
 use crate::plain::Plain;
-use crate::support::{Fleet, Kind, at, batch, histogram, seconds};
+use crate::support::{CPU, Fleet, GPU, Kind, at, batch, histogram, seconds};
 use yolo_planner::explain::{Condition, ConditionReason, Tristate};
 use yolo_planner::observation::{BatchCount, CurvePoint, NoData, Observation, Phase, Sample, Signal};
 use yolo_planner::policy::{Accelerator, Knob, Mode, Policy, Targets};
 use yolo_planner::units::{BatchSize, Bytes, Ratio, Replicas, Seconds};
 use yolo_planner::{Action, Decision, HoldReason, State, Trigger, plan};
-
-const CPU: Kind = Kind { alpha_s: 0.0, beta_s: 0.016, quota: 1, cpu_s: 0.022, startup_s: 8.0, overhead_s: 0.008 };
-const GPU: Kind = Kind { alpha_s: 0.030, beta_s: 0.002, quota: 0, cpu_s: 0.0, startup_s: 8.0, overhead_s: 0.004 };
 
 fn policy(accelerator: Accelerator) -> Policy {
     let thirty = Seconds::whole(30);

@@ -48,6 +48,11 @@ pub struct Kind {
     pub overhead_s: f64,
 }
 
+/// A page-layout model of 320 pixels on one core: batching gains nothing, the CPU quota binds.
+pub const CPU: Kind = Kind { alpha_s: 0.0, beta_s: 0.016, quota: 1, cpu_s: 0.022, startup_s: 8.0, overhead_s: 0.008 };
+/// A GPU-like curve on which batching gains a factor of eight.
+pub const GPU: Kind = Kind { alpha_s: 0.030, beta_s: 0.002, quota: 0, cpu_s: 0.0, startup_s: 8.0, overhead_s: 0.004 };
+
 #[derive(Default)]
 struct Live {
     id: u64,
