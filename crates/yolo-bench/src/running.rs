@@ -11,8 +11,8 @@ use crate::machine;
 
 /// Every process of a contender inherits it.
 const MARK: &str = "YOLO_BENCH_RUN";
-/// For an orderly end; what is left then is killed.
-const END_MAX: Duration = Duration::from_secs(3);
+/// For an orderly end, in which Triton gives its shared memory back; what is left then is killed.
+const END_MAX: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A started service; its processes end with this value.
