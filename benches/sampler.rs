@@ -25,7 +25,7 @@ use yolo_operator::admin;
 use yolo_operator::clock::Clock;
 use yolo_operator::fleet::{PodPhase, PodView, ServiceId};
 use yolo_operator::metrics::Metrics;
-use yolo_operator::sampler::{ADMIN_PORT, Setup, Snapshots, Source, start};
+use yolo_operator::sampler::{ADMIN_PORT, Endpoint, Setup, Snapshots, Source, start};
 use yolo_server::Server;
 use yolo_server::args::{Config, EngineKind};
 use yolo_testkit::figures::{self, Figure};
@@ -65,7 +65,7 @@ async fn measure(source: &str, url: Option<&str>) -> Vec<Figure> {
     let service = pods[0].service.clone();
     let listed = BTreeMap::from([(service.clone(), pods.clone())]);
     let running = start(Setup {
-        source: Source::new(url).unwrap(),
+        source: Source::new(url.map(|url| Endpoint { url: url.to_owned(), ..Endpoint::default() })).unwrap(),
         pods: Arc::new(move || listed.clone()),
         snapshots: snapshots.clone(),
         rounds: rounds_sent,

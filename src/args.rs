@@ -1,6 +1,7 @@
 //! The operator's settings: flags, each also an environment variable.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// Settings of the operator process.
 #[derive(Debug, Clone, clap::Parser)]
@@ -26,6 +27,14 @@ pub struct Config {
     #[arg(long, env = "YOLO_PROMETHEUS_URL")]
     pub prometheus_url: Option<String>,
 
+    /// PEM file of the authorities that vouch for an https Prometheus, instead of the system's; read once a term.
+    #[arg(long, env = "YOLO_PROMETHEUS_CA_FILE", requires = "prometheus_url")]
+    pub prometheus_ca_file: Option<PathBuf>,
+
+    /// File of the bearer token for that Prometheus; read at each query, because tokens rotate.
+    #[arg(long, env = "YOLO_PROMETHEUS_TOKEN_FILE", requires = "prometheus_url")]
+    pub prometheus_token_file: Option<PathBuf>,
+
     /// Address of the operator's own metrics.
     #[arg(long, env = "YOLO_METRICS_ADDRESS", default_value = "0.0.0.0:8080")]
     pub metrics_address: SocketAddr,
@@ -42,4 +51,18 @@ pub struct Config {
 /// Unique enough outside a pod: two processes of one machine differ in their id.
 fn default_identity() -> String {
     format!("yolo-operator-{}", std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[test]
+    fn token_is_refused_where_no_prometheus_would_get_it() {
+        let flags = |flags: &str| Config::try_parse_from(flags.split(' '));
+        assert!(flags("yolo-operator --prometheus-token-file=token").is_err());
+        let config = flags("yolo-operator --prometheus-url=https://prometheus --prometheus-token-file=token").unwrap();
+        assert_eq!(config.prometheus_token_file, Some("token".into()));
+    }
 }

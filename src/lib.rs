@@ -65,9 +65,9 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
-    /// `--prometheus-url` is none.
-    #[error("failed to read --prometheus-url")]
-    Prometheus(#[source] sampler::UrlError),
+    /// Prometheus cannot be asked as the settings say.
+    #[error("failed to use the settings for Prometheus")]
+    Prometheus(#[source] sampler::EndpointError),
     /// The election stopped by itself, so that nothing could be written any more.
     #[error("failed to go on without the election task")]
     Election,
@@ -175,8 +175,14 @@ impl Terms {
 
     fn sample(&self) -> Result<sampler::Running, RunError> {
         let fleet = self.ctx.live.fleet.clone();
+        let config = &self.config;
+        let prometheus = config.prometheus_url.clone().map(|url| sampler::Endpoint {
+            url,
+            ca_file: config.prometheus_ca_file.clone(),
+            token_file: config.prometheus_token_file.clone(),
+        });
         Ok(sampler::start(sampler::Setup {
-            source: Source::new(self.config.prometheus_url.as_deref()).map_err(RunError::Prometheus)?,
+            source: Source::new(prometheus).map_err(RunError::Prometheus)?,
             pods: Arc::new(move || fleet.by_service()),
             snapshots: self.ctx.snapshots.clone(),
             rounds: self.trigger.clone(),

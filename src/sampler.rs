@@ -28,7 +28,7 @@ use crate::clock::Clock;
 use crate::fleet::{PodPhase, PodView, ServiceId};
 use crate::metrics::{Metrics, PodState};
 
-pub use prometheus::UrlError;
+pub use prometheus::{Endpoint, EndpointError};
 pub use snapshot::{Snapshot, Snapshots, pod_id};
 
 use snapshot::Memory;
@@ -50,13 +50,13 @@ pub enum Source {
 }
 
 impl Source {
-    /// The pods themselves, or the Prometheus at `url` where one is given.
+    /// The pods themselves, or a Prometheus where one is given.
     ///
     /// # Errors
-    /// [`UrlError`] if `url` is not an http(s) URL.
-    pub fn new(url: Option<&str>) -> Result<Self, UrlError> {
-        match url {
-            Some(url) => Ok(Self::Prometheus(Box::new(prometheus::Prometheus::new(url)?))),
+    /// [`EndpointError`] if its settings cannot reach one.
+    pub fn new(prometheus: Option<Endpoint>) -> Result<Self, EndpointError> {
+        match prometheus {
+            Some(endpoint) => Ok(Self::Prometheus(Box::new(prometheus::Prometheus::new(endpoint)?))),
             None => Ok(Self::Pods(Box::new(pods::Pods::new()))),
         }
     }
@@ -199,6 +199,9 @@ pub enum ReadError {
     /// No connection to Prometheus, or it broke.
     #[error("failed to query Prometheus")]
     Prometheus(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// The file of Prometheus' token cannot be read, or holds none.
+    #[error("failed to read --prometheus-token-file")]
+    Token(#[source] Arc<std::io::Error>),
     /// No whole answer in time.
     #[error("no whole answer within {limit:?}")]
     Timeout {
@@ -249,6 +252,7 @@ impl ReadError {
         match self {
             Self::Unreachable { .. } => "unreachable",
             Self::Prometheus(_) => "prometheus",
+            Self::Token(_) => "token",
             Self::Timeout { .. } => "timeout",
             Self::Status(_) => "status",
             Self::TooLarge { .. } => "too_large",

@@ -7,11 +7,13 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_http_query::Client;
-use reqwest::redirect;
+use reqwest::header::{AUTHORIZATION, HeaderValue};
+use reqwest::{Certificate, redirect};
 use serde::Deserialize;
 
 use super::raw::{NARROWED, RawSample, name_pattern};
@@ -29,37 +31,75 @@ const CLOCK_STEP_S: f64 = 1.0;
 /// Label that marks the scrape times among the answer's series.
 const SCRAPED_MARK: &str = "yolo_operator_scraped";
 
-/// The URL of a Prometheus that cannot be one.
+/// How a Prometheus is reached.
+#[derive(Debug, Clone, Default)]
+pub struct Endpoint {
+    /// Its http or https URL.
+    pub url: String,
+    /// PEM file of the authorities that vouch for it; absent: the system's.
+    pub ca_file: Option<PathBuf>,
+    /// File of the bearer token that it asks for.
+    pub token_file: Option<PathBuf>,
+}
+
+/// Settings that cannot reach a Prometheus.
 #[derive(Debug, thiserror::Error)]
-#[error("{url:?} is not the http or https URL of a Prometheus")]
-pub struct UrlError {
-    url: String,
-    #[source]
-    source: Box<dyn std::error::Error + Send + Sync>,
+pub enum EndpointError {
+    /// Not an address.
+    #[error("{url:?} is not the http or https URL of a Prometheus")]
+    Url {
+        /// What was given.
+        url: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// No authorities.
+    #[error("failed to read certificates (PEM) from {}", file.display())]
+    Authorities {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The token would be readable on its way.
+    #[error("a bearer token is only sent over https, and {url:?} is not")]
+    PlainToken {
+        /// The address.
+        url: String,
+    },
 }
 
 /// Reads a Prometheus.
 pub struct Prometheus {
     client: Client,
+    token_file: Option<PathBuf>,
     /// What to add to Prometheus' clock to get ours. Measured at the first answer and then kept, so that one scrape
     /// has one time however often it is read.
     ahead_s: Option<f64>,
 }
 
 impl Prometheus {
-    pub(super) fn new(url: &str) -> Result<Self, UrlError> {
-        let wrong = |source| UrlError { url: url.to_owned(), source };
+    pub(super) fn new(endpoint: Endpoint) -> Result<Self, EndpointError> {
+        let Endpoint { url, ca_file, token_file } = endpoint;
+        let wrong = |source| EndpointError::Url { url: url.clone(), source };
         // Fails only if one is installed already: then that one serves.
         let _ = rustls::crypto::ring::default_provider().install_default();
         // No redirects: the answer to a query comes from where the operator was told to ask. No proxy from the
         // environment: the address is one inside the cluster.
-        let http = reqwest::Client::builder().redirect(redirect::Policy::none()).no_proxy().timeout(TIMEOUT).build();
-        let http = http.map_err(|error| wrong(Box::new(error)))?;
-        let client = Client::from(http, url).map_err(|error| wrong(Box::new(error)))?;
-        if !matches!(client.base_url().scheme(), "http" | "https") {
-            return Err(wrong("another scheme".into()));
+        let mut http = reqwest::Client::builder().redirect(redirect::Policy::none()).no_proxy().timeout(TIMEOUT);
+        if let Some(file) = ca_file {
+            http = http.tls_certs_only(authorities(&file)?);
         }
-        Ok(Self { client, ahead_s: None })
+        let client = Client::from(http.build().map_err(|error| wrong(Box::new(error)))?, &url);
+        let client = client.map_err(|error| wrong(Box::new(error)))?;
+        match client.base_url().scheme() {
+            "http" if token_file.is_some() => return Err(EndpointError::PlainToken { url }),
+            "https" | "http" => {}
+            _ => return Err(wrong("another scheme".into())),
+        }
+        Ok(Self { client, token_file, ahead_s: None })
     }
 
     /// One reading of each target. A page that fails is the failure of each of its pods.
@@ -87,8 +127,12 @@ impl Prometheus {
     }
 
     async fn ask(&self, query: &str) -> Result<Vec<u8>, ReadError> {
+        let mut query = self.client.query(query);
+        if let Some(file) = &self.token_file {
+            query = query.header(AUTHORIZATION, bearer(file).map_err(|error| ReadError::Token(Arc::new(error)))?);
+        }
         // POST: a hundred pods' names do not fit into a URL.
-        let mut answer = self.client.query(query).post_raw().await.map_err(|e| ReadError::Prometheus(Arc::new(e)))?;
+        let mut answer = query.post_raw().await.map_err(|e| ReadError::Prometheus(Arc::new(e)))?;
         if answer.status() != reqwest::StatusCode::OK {
             return Err(ReadError::Status(answer.status().as_u16()));
         }
@@ -101,6 +145,23 @@ impl Prometheus {
         }
         Ok(text)
     }
+}
+
+fn authorities(file: &Path) -> Result<Vec<Certificate>, EndpointError> {
+    let unusable = |source| EndpointError::Authorities { file: file.to_owned(), source };
+    let pem = std::fs::read(file).map_err(|error| unusable(Box::new(error)))?;
+    let found = Certificate::from_pem_bundle(&pem).map_err(|error| unusable(Box::new(error)))?;
+    // Else every certificate would be refused, with a message that does not name the file.
+    if found.is_empty() { Err(unusable("it holds no certificate".into())) } else { Ok(found) }
+}
+
+/// The header's value; no log line shows it.
+fn bearer(file: &Path) -> std::io::Result<HeaderValue> {
+    let token = std::fs::read_to_string(file)?;
+    let value = HeaderValue::try_from(format!("Bearer {}", token.trim()));
+    let mut value = value.map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// The readings in the `answer` to the query for `targets`, which came at `now_s` of our clock.
@@ -225,6 +286,10 @@ mod tests {
 
     const NOW_S: f64 = 5000.0;
 
+    fn at(url: &str) -> Endpoint {
+        Endpoint { url: url.to_owned(), ..Endpoint::default() }
+    }
+
     fn target(name: &str) -> Target {
         let (uid, name) = (format!("uid-{name}"), name.to_owned());
         Target { uid, namespace: "kitchen".to_owned(), name, ip: std::net::Ipv4Addr::LOCALHOST.into() }
@@ -301,8 +366,26 @@ mod tests {
     #[test]
     fn url_of_something_else_is_refused() {
         for url in ["", "prometheus:9090", "file:///etc/passwd", "ftp://host"] {
-            assert!(Prometheus::new(url).is_err(), "{url}");
+            assert!(Prometheus::new(at(url)).is_err(), "{url}");
         }
-        assert!(Prometheus::new("http://prometheus.monitoring.svc:9090").is_ok());
+        assert!(Prometheus::new(at("http://prometheus.monitoring.svc:9090")).is_ok());
+    }
+
+    #[test]
+    fn token_is_not_sent_in_the_clear() {
+        let with_token = |url| Prometheus::new(Endpoint { token_file: Some("token".into()), ..at(url) });
+        assert!(matches!(with_token("http://prometheus:9090"), Err(EndpointError::PlainToken { .. })));
+        assert!(with_token("https://prometheus:9090").is_ok());
+    }
+
+    #[test]
+    fn file_without_authorities_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let empty = folder.path().join("ca.pem");
+        std::fs::write(&empty, "").unwrap();
+        for file in [empty, folder.path().join("missing.pem")] {
+            let error = Prometheus::new(Endpoint { ca_file: Some(file.clone()), ..at("https://prometheus") }).err();
+            assert!(error.unwrap().to_string().contains(file.to_str().unwrap()));
+        }
     }
 }

@@ -48,6 +48,8 @@ fn config(namespace: &str) -> Config {
         watch_namespace: Some(namespace.to_owned()),
         server_image: "localhost/yolo-server:test".to_owned(),
         prometheus_url: None,
+        prometheus_ca_file: None,
+        prometheus_token_file: None,
         metrics_address: any,
         health_address: any,
         log: String::new(),

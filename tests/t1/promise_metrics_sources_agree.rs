@@ -20,12 +20,14 @@ use yolo_loadgen::schedule::{Phase, arrivals};
 use yolo_operator::clock::Clock;
 use yolo_operator::fleet::{PodPhase, PodView, ServiceId};
 use yolo_operator::metrics::Metrics;
-use yolo_operator::sampler::{ADMIN_PORT, Running, Setup, Snapshots, Source, start};
+use yolo_operator::sampler::{ADMIN_PORT, Endpoint, Running, Setup, Snapshots, Source, start};
 use yolo_planner::observation::{NoData, Sample, Signal};
 use yolo_server::Server;
 use yolo_server::args::{Config, EngineKind};
 
 const POD: &str = "fork-7d9f-x2v.1";
+/// What the guarded Prometheus asks for.
+const TOKEN: &str = "of-today";
 /// Not a divisor of the sampler's 5 s, so that the two sources look at different moments.
 const SCRAPE_INTERVAL: &str = "3s";
 /// The longest wait in these tests is that for staleness: three scrapes of at most 6 s.
@@ -37,7 +39,7 @@ async fn both_sources_count_each_image_once_and_an_outage_is_stale_not_zero() {
     let Some(mut prometheus) = Prometheus::start(ip) else { return };
     let server = Server::start(emulated(ip)).await.unwrap();
     let mut by_pod = Follower::start(None, ip);
-    let mut by_prometheus = Follower::start(Some(&prometheus.url), ip);
+    let mut by_prometheus = Follower::start(Some(prometheus.endpoint()), ip);
     by_pod.until("the pod's first reading", Follower::has_looked).await;
     by_prometheus.until("the first reading through Prometheus", Follower::has_looked).await;
 
@@ -84,6 +86,29 @@ async fn restarted_server_is_a_reset_and_never_negative_traffic() {
     again.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn prometheus_behind_tls_gets_the_token_of_the_moment() {
+    let ip = loopback(3);
+    let Some(prometheus) = Prometheus::start(ip) else { return };
+    let guard = Guard::start(SocketAddr::new(ip, 9443), &prometheus.url);
+    let server = Server::start(emulated(ip)).await.unwrap();
+
+    let stranger = Endpoint { url: guard.endpoint.url.clone(), ..Endpoint::default() };
+    let mut refused = Follower::start(Some(stranger), ip);
+    refused.until("the refusal of an unknown certificate", |seen| seen.trouble().contains("certificate")).await;
+
+    let token_file = guard.endpoint.token_file.clone().unwrap();
+    std::fs::remove_file(&token_file).unwrap();
+    let mut follower = Follower::start(Some(guard.endpoint.clone()), ip);
+    follower.until("the missing token", |seen| seen.trouble().contains("--prometheus-token-file")).await;
+    std::fs::write(&token_file, "of-yesterday\n").unwrap();
+    follower.until("the refusal of an old token", |seen| seen.trouble().contains("HTTP status 401")).await;
+    std::fs::write(&token_file, format!("{TOKEN}\n")).unwrap();
+    follower.until("a reading with the new token", Follower::has_looked).await;
+    assert_eq!(follower.trouble(), "");
+    server.stop().await;
+}
+
 /// What a source has counted since it began.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Sum {
@@ -113,7 +138,7 @@ struct Follower {
 }
 
 impl Follower {
-    fn start(prometheus: Option<&str>, ip: IpAddr) -> Self {
+    fn start(prometheus: Option<Endpoint>, ip: IpAddr) -> Self {
         let (snapshots, clock) = (Snapshots::default(), Clock::start());
         let (trigger, rounds) = mpsc::channel(1);
         let running = start(Setup {
@@ -141,6 +166,12 @@ impl Follower {
         snapshot.signal(POD, self.clock.now())
     }
 
+    /// Why the pod could not be read; empty if it could.
+    fn trouble(&self) -> String {
+        let snapshot = self.snapshots.of(&service());
+        snapshot.and_then(|snapshot| snapshot.trouble().map(str::to_owned)).unwrap_or_default()
+    }
+
     fn has_looked(&self) -> bool {
         self.snapshots.of(&service()).is_some_and(|snapshot| snapshot.knobs_generation(POD).is_some())
     }
@@ -156,10 +187,8 @@ impl Follower {
                 }
             }
         };
-        if tokio::time::timeout(PATIENCE, rounds).await.is_err() {
-            let trouble = self.snapshots.of(&service()).and_then(|snapshot| snapshot.trouble().map(str::to_owned));
-            panic!("{what} did not come within {PATIENCE:?}: {:?}, {trouble:?}", self.sum);
-        }
+        let ended = tokio::time::timeout(PATIENCE, rounds).await;
+        assert!(ended.is_ok(), "{what} did not come within {PATIENCE:?}: {:?}, {:?}", self.sum, self.trouble());
     }
 
     fn take(&mut self) {
@@ -248,6 +277,10 @@ impl Prometheus {
         }
     }
 
+    fn endpoint(&self) -> Endpoint {
+        Endpoint { url: self.url.clone(), ..Endpoint::default() }
+    }
+
     fn stop(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
@@ -255,6 +288,60 @@ impl Prometheus {
 }
 
 impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// nginx in front of a Prometheus, with TLS and a token, as clusters have it; ends with this value.
+struct Guard {
+    process: Child,
+    endpoint: Endpoint,
+    _folder: TempDir,
+}
+
+impl Guard {
+    fn start(address: SocketAddr, prometheus: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        let identity = rcgen::generate_simple_self_signed([address.ip().to_string()]).unwrap();
+        std::fs::write(file("server.crt"), identity.cert.pem()).unwrap();
+        std::fs::write(file("server.key"), identity.signing_key.serialize_pem()).unwrap();
+        std::fs::write(file("token"), TOKEN).unwrap();
+        let temporary =
+            ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|kind| format!("{kind}_temp_path {kind};"));
+        let configuration = format!(
+            "daemon off; master_process off; pid pid; events {{}}
+             http {{
+                 access_log off;
+                 {}
+                 server {{
+                     listen {address} ssl;
+                     ssl_certificate server.crt;
+                     ssl_certificate_key server.key;
+                     if ($http_authorization != 'Bearer {TOKEN}') {{ return 401; }}
+                     location / {{ proxy_pass {prometheus}; }}
+                 }}
+             }}",
+            temporary.concat()
+        );
+        std::fs::write(file("nginx.conf"), configuration).unwrap();
+        // Debian keeps servers where only root's shell looks.
+        let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
+        let mut command = Command::new("nginx");
+        command.env("PATH", path).arg("-p").arg(folder.path()).args(["-c", "nginx.conf", "-e", "error.log"]);
+        let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("nginx: make packages");
+        let endpoint = Endpoint {
+            url: format!("https://{address}"),
+            ca_file: Some(file("server.crt")),
+            token_file: Some(file("token")),
+        };
+        Self { process, endpoint, _folder: folder }
+    }
+}
+
+impl Drop for Guard {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();

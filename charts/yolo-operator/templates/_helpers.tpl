@@ -19,3 +19,13 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- define "yolo-operator.image" -}}
 {{ .image.repository }}:{{ .image.tag | default .chart.AppVersion }}
 {{- end }}
+
+{{/* What an https Prometheus needs, as sources of a projected volume. */}}
+{{- define "yolo-operator.prometheus-files" -}}
+{{- with .Values.prometheus.caConfigMapName -}}
+- configMap: {name: {{ . }}, items: [{key: ca.crt, path: ca.crt}]}
+{{ end }}
+{{- with .Values.prometheus.tokenSecretName -}}
+- secret: {name: {{ . }}, items: [{key: token, path: token}]}
+{{ end }}
+{{- end }}
