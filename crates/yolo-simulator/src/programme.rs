@@ -1,5 +1,7 @@
 //! What `make bench-control` compares: which contestants, under which loads, over how many seeds.
 
+use yolo_planner::policy::Margin;
+
 use crate::campaign::{Entry, Place};
 use crate::contestant::Contestant::{self, Clairvoyant, Duty, Keda, Kpa, LatencyRatio, Planner, Ray, StaticPeak};
 use crate::fleet::Routing;
@@ -91,8 +93,14 @@ impl Size {
 
     /// The ablations: the planner with one thing different.
     pub fn ablations(&self) -> Vec<Entry> {
-        let variations = [
+        let forecast = [
             Variation::None,
+            Variation::Margin(Margin::None),
+            Variation::Margin(Margin::Fixed),
+            Variation::Trend,
+            Variation::Unseasonal,
+        ];
+        let others = [
             Variation::Curve(80),
             Variation::Curve(120),
             Variation::SlowStart,
@@ -107,13 +115,24 @@ impl Size {
             Variation::Routed(Routing::P2c),
             Variation::Routed(Routing::Central),
         ];
-        let entry = |variation| Entry {
-            place: self.gpu(Kind::TwitterLike),
-            contestant: Planner,
-            variation,
-            seeds: self.seeds.min(ABLATION_SEEDS),
+        let seeds = self.seeds.min(ABLATION_SEEDS);
+        let entries = |kind, variations: &[Variation]| -> Vec<Entry> {
+            let entry = |variation: &Variation| Entry {
+                place: self.gpu(kind),
+                contestant: Planner,
+                variation: *variation,
+                seeds,
+            };
+            variations.iter().map(entry).collect()
         };
-        variations.into_iter().map(entry).collect()
+        // A season is nothing to a load without one: what the forecasts are worth shows where peaks repeat, too.
+        [
+            entries(Kind::TwitterLike, &forecast),
+            entries(Kind::TwitterLike, &others),
+            entries(Kind::Spike, &forecast),
+            entries(Kind::Mmpp, &forecast),
+        ]
+        .concat()
     }
 }
 
