@@ -12,7 +12,7 @@ use crate::figure::{self, Figure};
 use crate::fleet::run;
 use crate::goals;
 use crate::policies::{Clairvoyant, Planner, StaticPeak, arrivals_by_second, policy};
-use crate::programme::Size;
+use crate::programme::{KEDA_BEST, KEDA_CAREFUL, OTHERS, Size};
 use crate::report::Report;
 use crate::service::Service;
 use crate::stats::Mean;
@@ -70,19 +70,14 @@ fn measured(what: &str, entries: &[Entry]) -> Vec<Row> {
     measure_all(entries, &progress)
 }
 
-/// Prints one table.
-pub fn compare(place: &Place, seeds: u64, alone: bool) {
-    let others = [
-        Contestant::StaticPeak,
-        Contestant::Duty(70),
-        Contestant::Keda(850, 60, 300),
-        Contestant::Keda(935, 30, 60),
-        Contestant::Kpa,
-        Contestant::Ray,
-        Contestant::LatencyRatio,
-    ];
+/// Prints one table; `picture` is where the planner's first run is drawn.
+///
+/// # Errors
+/// If the picture cannot be drawn.
+pub fn compare(place: &Place, seeds: u64, alone: bool, picture: Option<&Path>) -> anyhow::Result<()> {
+    let others = [KEDA_CAREFUL, KEDA_BEST].into_iter().chain(OTHERS);
     let ours = [Contestant::Planner, Contestant::Clairvoyant];
-    let contestants = ours.into_iter().chain(others.into_iter().filter(|_| !alone));
+    let contestants = ours.into_iter().chain(others.filter(|_| !alone));
     let entry = |contestant| Entry { place: place.clone(), contestant, variation: Variation::None, seeds };
     let entries: Vec<Entry> = contestants.map(entry).collect();
     println!("{}", place.name());
@@ -99,19 +94,9 @@ pub fn compare(place: &Place, seeds: u64, alone: bool) {
             row.recovery_s.text(0),
         );
     }
-}
-
-/// Runs the planner on a recorded load and draws the run.
-///
-/// # Errors
-/// If the file is no trace, or the picture cannot be written.
-pub fn replay(file: &Path, service: Service, picture: &Path) -> anyhow::Result<()> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))?;
-    let trace = Trace::from_csv(&text).with_context(|| format!("{} is no trace", file.display()))?;
-    let first = trace.rates.first().copied().unwrap_or(0.0) / (SPEED_SHARE * service.saturation_tuned());
-    let world = World::new(service, first.ceil() as u32);
-    let name = file.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    draw(&world, &trace, &name, picture)
+    let Some(picture) = picture else { return Ok(()) };
+    let (world, trace) = place.scene(1);
+    draw(&world, &trace, &place.load.name(), picture)
 }
 
 /// Runs the planner and draws the run.

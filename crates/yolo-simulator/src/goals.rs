@@ -99,7 +99,7 @@ fn savings(size: &Size, rows: &Rows<'_>, figures: &mut Vec<Figure>) {
         (size.cpu(Kind::TwitterLike), 20.0),
     ] {
         let Some((ours, duty)) = rows.find(&place, Planner).zip(rows.find(&place, Duty(70))) else { continue };
-        let id = format!("G4_{}_{}_under_hpa_duty_70", place.service.name, place.kind.name());
+        let id = format!("G4_{}_{}_under_hpa_duty_70", place.service.name, place.load.name());
         figures.push(Figure::at_least(&id, &saving(&ours.cost, &duty.cost), "%", goal));
     }
     for kind in [Kind::TwitterLike, Kind::Spike, Kind::Mmpp] {
@@ -114,7 +114,7 @@ fn savings(size: &Size, rows: &Rows<'_>, figures: &mut Vec<Figure>) {
         figures.push(Figure::at_most(&id, &over, "%", 3.0).noted(&note));
     }
     let place = size.gpu(Kind::Mmpp);
-    let Some((ours, peak)) = rows.find(&place, Planner).zip(rows.find(&place, StaticPeak)) else { return };
+    let Some((ours, peak)) = rows.find(&place, Planner).zip(rows.find(&place, StaticPeak(100))) else { return };
     figures.push(Figure::at_most("G5_mmpp_bad_windows", &ours.bad_windows_percent, "%", 2.0));
     let ratio = ours.cost.values.iter().zip(&peak.cost.values).map(|(own, peak)| own / peak);
     figures.push(Figure::at_most("G5_mmpp_cost", &Mean::of(ratio.collect()), "× static", 1.0));

@@ -24,6 +24,7 @@ pub mod pictures;
 pub mod policies;
 pub mod programme;
 pub mod random;
+pub mod recording;
 pub mod report;
 pub mod sampling;
 pub mod scaler;
