@@ -70,8 +70,8 @@ pub struct Measured {
     pub late_requests: f64,
     /// Seconds from the step to the end of the last bad 5 s; 0 without a step.
     pub recovery_s: f64,
-    /// Late among the answers after the step.
-    pub late_answers: f64,
+    /// Greatest p95 of a minute's answers after the step, seconds; 0 without a step.
+    pub worst_p95_s: f64,
     /// Most pods after the step over the pods at the end.
     pub overshoot: f64,
     /// Changed orders an hour.
@@ -114,7 +114,7 @@ fn judge(cell: &Cell, world: &World, outcome: &Outcome) -> Measured {
         bad_windows: ledger.bad_windows(),
         late_requests: ledger.late_requests(),
         recovery_s: if stepped { ledger.recovery_s(at_s) } else { 0.0 },
-        late_answers: if stepped { ledger.late_answers_from(at_s) } else { 0.0 },
+        worst_p95_s: if stepped { ledger.worst_p95_s(STEP_AT_S) } else { 0.0 },
         overshoot: if stepped { most / last } else { 0.0 },
         changes: ledger.changes_an_hour(),
         reversals: ledger.reversals_an_hour(),
@@ -140,8 +140,8 @@ pub struct Row {
     pub late_requests_percent: Mean,
     /// Seconds until a step is over.
     pub recovery_s: Mean,
-    /// Late among the answers after a step, percent.
-    pub late_answers_percent: Mean,
+    /// Greatest p95 of a minute's answers after a step, ms.
+    pub worst_p95_ms: Mean,
     /// Most pods after a step over those at the end.
     pub overshoot: Mean,
     /// Changes an hour.
@@ -237,7 +237,7 @@ fn row(entry: &Entry, found: &dyn Fn(&Cell) -> Option<Measured>) -> Row {
         bad_windows_percent: mean(&|m| 100.0 * m.bad_windows),
         late_requests_percent: mean(&|m| 100.0 * m.late_requests),
         recovery_s: mean(&|m| m.recovery_s),
-        late_answers_percent: mean(&|m| 100.0 * m.late_answers),
+        worst_p95_ms: mean(&|m| 1e3 * m.worst_p95_s),
         overshoot: mean(&|m| m.overshoot),
         changes_an_hour: mean(&|m| m.changes),
         reversals_an_hour: mean(&|m| m.reversals),

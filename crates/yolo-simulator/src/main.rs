@@ -91,8 +91,8 @@ fn main() -> anyhow::Result<()> {
             bench::compare(&place, seeds, alone, picture.as_deref())
         }
         Command::Faults { seeds } => {
-            for faults::Confusion { fault, right, runs, instead } in faults::confuse(seeds) {
-                println!("{fault:<14} {right} of {runs}  {}", instead.join(", "));
+            for faults::Confusion { fault, severity, right, runs, instead, .. } in faults::confuse(seeds) {
+                println!("{fault:<18} {severity:<46} {right} of {runs}  {}", instead.join(", "));
             }
             Ok(())
         }
