@@ -4,7 +4,7 @@ use crate::capacity::Model;
 use crate::feedback::{self, Measured};
 use crate::intake::Seen;
 use crate::observation::{Observation, Signal};
-use crate::policy::Policy;
+use crate::policy::{Margin, Policy};
 use crate::state::State;
 use crate::units::{Timestamp, real};
 use crate::view::View;
@@ -21,7 +21,11 @@ pub(crate) fn adapt_bound(
     state: &mut State,
     (seen, now): (&Seen, Timestamp),
 ) {
-    if state.burn.advance(policy, now) && state.burn.burning(policy) {
+    let burning = state.burn.advance(policy, now) && state.burn.burning(policy);
+    if policy.margin != Margin::Adaptive {
+        return;
+    }
+    if burning {
         state.forecasts.bound.tighten();
     }
     if !seen.ticked {

@@ -44,6 +44,8 @@ pub struct Policy {
     pub routing: Routing,
     /// Which forecasts may lead the level.
     pub experts: Experts,
+    /// How far beyond the forecast pods are ordered.
+    pub margin: Margin,
     /// Largest share of the arrivals that the cache may be trusted to answer.
     pub cache_credit: Ratio,
     /// Hands off.
@@ -73,6 +75,7 @@ impl Default for Policy {
             accelerator: Accelerator::default(),
             routing: Routing::default(),
             experts: Experts::default(),
+            margin: Margin::default(),
             cache_credit: Ratio::percent(50),
             paused: false,
             cost: Cost::default(),
@@ -237,6 +240,18 @@ impl Default for Experts {
     fn default() -> Self {
         Self { trend: false, seasonal: true }
     }
+}
+
+/// How far beyond the forecast pods are ordered (control.md §5, Conformal).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Margin {
+    /// As far as covers past errors, but for a share that follows the misses.
+    #[default]
+    Adaptive,
+    /// As far as covers 95 % of past errors.
+    Fixed,
+    /// Not at all.
+    None,
 }
 
 /// What happens when more arrives than can be served.

@@ -8,7 +8,7 @@ use crate::explain::{Capacity, Forecast};
 use crate::forecast::horizon_s;
 use crate::intake::Seen;
 use crate::observation::{Knobs, Observation};
-use crate::policy::{LatencyTarget, Mode, Policy};
+use crate::policy::{LatencyTarget, Margin, Mode, Policy};
 use crate::raise::{self, Rates, raise};
 use crate::reason::Facts;
 use crate::state::State;
@@ -210,7 +210,7 @@ fn forecast(
     let counted = if seen.stuck > 0 { 0.0 } else { 1.0 };
     let backlog = counted * ((seen.queued - running).max(0.0) + (excess * startup_s).min(OVERLOAD_S * level));
     let (newest, bound) = (state.forecasts.newest(), &state.forecasts.bound);
-    let factor = bound.factor();
+    let factor = if policy.margin == Margin::None { 1.0 } else { bound.factor() };
     let plan = state.arrivals.plan(level, newest.rate.max(level), factor);
     Forecast {
         level: rate(level),

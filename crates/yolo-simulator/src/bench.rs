@@ -8,11 +8,12 @@ use anyhow::Context;
 use crate::campaign::{Entry, Place, Row, measure_all};
 use crate::contestant::Contestant;
 use crate::faults;
-use crate::figure::{self, Figure};
+use crate::figure::{HOW, also};
+use crate::figures;
 use crate::fleet::run;
 use crate::goals;
 use crate::policies::{Clairvoyant, Planner, StaticPeak, arrivals_by_second, policy};
-use crate::programme::Size;
+use crate::programme::{KEDA_BEST, KEDA_CAREFUL, OTHERS, Size};
 use crate::report::Report;
 use crate::service::Service;
 use crate::stats::Mean;
@@ -27,23 +28,24 @@ const SPEED_REQUESTS: f64 = 2e7;
 const SPEED_PODS: u32 = 10;
 const SPEED_SHARE: f64 = 0.85;
 /// Faults are told apart over as many runs each.
-pub const FAULT_SEEDS: u64 = 5;
+pub const FAULT_SEEDS: u64 = 10;
 
 /// Everything, printed as it comes and written at the end.
 ///
 /// # Errors
 /// If a file cannot be written.
 pub fn bench(size: Size, out: &Path, folder: &Path) -> anyhow::Result<()> {
+    println!("commit {}", figures::stamp());
     let rate = speed();
     println!("simulated: {:.2} M requests/s on one core", rate / 1e6);
     let comparison = measured("comparison", &size.comparison());
     let ablations = measured("ablations", &size.ablations());
-    let confusions = faults::confuse(FAULT_SEEDS.min(size.seeds));
+    let confusions = faults::confuse(FAULT_SEEDS);
     let mut figures = goals::judge(&size, (&comparison, &ablations));
-    let (right, runs) = confusions.iter().fold((0, 0), |(right, runs), c| (right + c.right, runs + c.runs));
+    let judged = confusions.iter().filter(|confusion| confusion.of_goal);
+    let (right, runs) = judged.fold((0, 0), |(right, runs), c| (right + c.right, runs + c.runs));
     let named = Mean::of(vec![100.0 * right as f64 / runs.max(1) as f64]);
-    figures
-        .push(Figure::at_least("G9_faults_named_first", &named, "%", 95.0).noted(&format!("{right} of {runs} runs")));
+    figures.push(also(named.at_least("G9_faults_named_first", "%", 95.0), &format!("{right} of {runs} runs")));
     // Speed depends on the machine's load, and is no part of a report that must repeat byte by byte.
     let report = Report { seeds: size.seeds, scale: size.scale, figures, comparison, ablations, faults: confusions };
     report.write(out)?;
@@ -53,9 +55,9 @@ pub fn bench(size: Size, out: &Path, folder: &Path) -> anyhow::Result<()> {
     }
     println!("{}", report.markdown());
     let mut figures = report.figures;
-    figures.push(Figure::at_least("simulated_requests_per_core", &Mean::of(vec![rate / 1e6]), "M/s", 5.0));
-    figure::write(folder, &figures)?;
-    print!("{}", figure::table(&figures));
+    figures.push(Mean::of(vec![rate / 1e6]).at_least("simulated_requests_per_core", "M/s", 5.0));
+    figures::add_to(folder, "control", HOW, &mut figures)?;
+    print!("{}", figures::table(&figures));
     Ok(())
 }
 
@@ -70,19 +72,14 @@ fn measured(what: &str, entries: &[Entry]) -> Vec<Row> {
     measure_all(entries, &progress)
 }
 
-/// Prints one table.
-pub fn compare(place: &Place, seeds: u64, alone: bool) {
-    let others = [
-        Contestant::StaticPeak,
-        Contestant::Duty(70),
-        Contestant::Keda(850, 60, 300),
-        Contestant::Keda(935, 30, 60),
-        Contestant::Kpa,
-        Contestant::Ray,
-        Contestant::LatencyRatio,
-    ];
+/// Prints one table; `picture` is where the planner's first run is drawn.
+///
+/// # Errors
+/// If the picture cannot be drawn.
+pub fn compare(place: &Place, seeds: u64, alone: bool, picture: Option<&Path>) -> anyhow::Result<()> {
+    let others = [KEDA_CAREFUL, KEDA_BEST].into_iter().chain(OTHERS);
     let ours = [Contestant::Planner, Contestant::Clairvoyant];
-    let contestants = ours.into_iter().chain(others.into_iter().filter(|_| !alone));
+    let contestants = ours.into_iter().chain(others.filter(|_| !alone));
     let entry = |contestant| Entry { place: place.clone(), contestant, variation: Variation::None, seeds };
     let entries: Vec<Entry> = contestants.map(entry).collect();
     println!("{}", place.name());
@@ -99,19 +96,9 @@ pub fn compare(place: &Place, seeds: u64, alone: bool) {
             row.recovery_s.text(0),
         );
     }
-}
-
-/// Runs the planner on a recorded load and draws the run.
-///
-/// # Errors
-/// If the file is no trace, or the picture cannot be written.
-pub fn replay(file: &Path, service: Service, picture: &Path) -> anyhow::Result<()> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))?;
-    let trace = Trace::from_csv(&text).with_context(|| format!("{} is no trace", file.display()))?;
-    let first = trace.rates.first().copied().unwrap_or(0.0) / (SPEED_SHARE * service.saturation_tuned());
-    let world = World::new(service, first.ceil() as u32);
-    let name = file.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    draw(&world, &trace, &name, picture)
+    let Some(picture) = picture else { return Ok(()) };
+    let (world, trace) = place.scene(1);
+    draw(&world, &trace, &place.load.name(), picture)
 }
 
 /// Runs the planner and draws the run.

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::contestant::Contestant;
 use crate::fleet::{Outcome, run};
 use crate::policies::{Clairvoyant, arrivals_by_second};
+use crate::recording::Load;
 use crate::service::Service;
 use crate::stats::Mean;
-use crate::trace::{Kind, STEP_AT_S, Trace};
+use crate::trace::{STEP_AT_S, Trace};
 use crate::variation::Variation;
 use crate::world::World;
 
@@ -20,7 +21,7 @@ const FIRST_SHARE: f64 = 0.85;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Place {
     /// The load.
-    pub kind: Kind,
+    pub load: Load,
     /// The pods.
     pub service: Service,
     /// Usual peak of the load, images/s.
@@ -32,12 +33,12 @@ pub struct Place {
 impl Place {
     /// As the report calls it.
     pub fn name(&self) -> String {
-        format!("{}, {}, start-up {:.0} s", self.kind.name(), self.service.name, self.startup_s)
+        format!("{}, {}, start-up {:.0} s", self.load.name(), self.service.name, self.startup_s)
     }
 
     /// The load of `seed`, and the fleet before it.
     pub fn scene(&self, seed: u64) -> (World, Trace) {
-        let trace = self.kind.trace(self.peak, seed);
+        let trace = self.load.trace(self.peak, seed);
         let first = trace.rates.first().copied().unwrap_or(0.0) / (FIRST_SHARE * self.service.saturation_tuned());
         let mut world = World::new(self.service.clone(), first.ceil() as u32);
         world.startup_s = self.startup_s;
@@ -69,8 +70,8 @@ pub struct Measured {
     pub late_requests: f64,
     /// Seconds from the step to the end of the last bad 5 s; 0 without a step.
     pub recovery_s: f64,
-    /// Late among the answers after the step.
-    pub late_answers: f64,
+    /// Greatest p95 of a minute's answers after the step, seconds; 0 without a step.
+    pub worst_p95_s: f64,
     /// Most pods after the step over the pods at the end.
     pub overshoot: f64,
     /// Changed orders an hour.
@@ -103,7 +104,7 @@ fn judge(cell: &Cell, world: &World, outcome: &Outcome) -> Measured {
     let judged = ledger.seconds.get(world.warmup_s as usize..).unwrap_or(&[]);
     let (arrivals, ready) =
         judged.iter().fold((0.0, 0.0), |(a, r), second| (a + f64::from(second.arrivals), r + f64::from(second.ready)));
-    let stepped = matches!(cell.place.kind, Kind::Step(_));
+    let stepped = cell.place.load.steps();
     let at_s = STEP_AT_S as f64;
     let after = ledger.seconds.get(STEP_AT_S..).unwrap_or(&[]);
     let most = after.iter().map(|second| f64::from(second.pods)).fold(0.0, f64::max);
@@ -113,7 +114,7 @@ fn judge(cell: &Cell, world: &World, outcome: &Outcome) -> Measured {
         bad_windows: ledger.bad_windows(),
         late_requests: ledger.late_requests(),
         recovery_s: if stepped { ledger.recovery_s(at_s) } else { 0.0 },
-        late_answers: if stepped { ledger.late_answers_from(at_s) } else { 0.0 },
+        worst_p95_s: if stepped { ledger.worst_p95_s(STEP_AT_S) } else { 0.0 },
         overshoot: if stepped { most / last } else { 0.0 },
         changes: ledger.changes_an_hour(),
         reversals: ledger.reversals_an_hour(),
@@ -139,8 +140,8 @@ pub struct Row {
     pub late_requests_percent: Mean,
     /// Seconds until a step is over.
     pub recovery_s: Mean,
-    /// Late among the answers after a step, percent.
-    pub late_answers_percent: Mean,
+    /// Greatest p95 of a minute's answers after a step, ms.
+    pub worst_p95_ms: Mean,
     /// Most pods after a step over those at the end.
     pub overshoot: Mean,
     /// Changes an hour.
@@ -171,7 +172,7 @@ pub fn measure_all(entries: &[Entry], progress: &(dyn Fn(usize, usize) + Sync)) 
     let cells = cells(entries);
     // The longest first, so that no core ends long after the others.
     let mut order: Vec<usize> = (0..cells.len()).collect();
-    let weight = |cell: &Cell| cell.place.kind.trace(cell.place.peak, cell.seed).images();
+    let weight = |cell: &Cell| cell.place.load.trace(cell.place.peak, cell.seed).images();
     order.sort_by_cached_key(|index| std::cmp::Reverse(cells.get(*index).map_or(0, |cell| weight(cell) as u64)));
     let next = AtomicUsize::new(0);
     let results = Mutex::new(HashMap::with_capacity(cells.len()));
@@ -236,7 +237,7 @@ fn row(entry: &Entry, found: &dyn Fn(&Cell) -> Option<Measured>) -> Row {
         bad_windows_percent: mean(&|m| 100.0 * m.bad_windows),
         late_requests_percent: mean(&|m| 100.0 * m.late_requests),
         recovery_s: mean(&|m| m.recovery_s),
-        late_answers_percent: mean(&|m| 100.0 * m.late_answers),
+        worst_p95_ms: mean(&|m| 1e3 * m.worst_p95_s),
         overshoot: mean(&|m| m.overshoot),
         changes_an_hour: mean(&|m| m.changes),
         reversals_an_hour: mean(&|m| m.reversals),

@@ -7,7 +7,8 @@ use clap::{Parser, Subcommand};
 use yolo_simulator::bench::{self, FAULT_SEEDS};
 use yolo_simulator::campaign::Place;
 use yolo_simulator::faults;
-use yolo_simulator::programme::Size;
+use yolo_simulator::programme::{PEAK, Size};
+use yolo_simulator::recording::{Load, Recording};
 use yolo_simulator::service::Service;
 use yolo_simulator::trace::Kind;
 
@@ -40,12 +41,15 @@ enum Command {
         /// diurnal, ramp, spike, mmpp, step, gamma, twitter-like or constant.
         #[arg(long, default_value = "step")]
         trace: String,
+        /// A recorded load instead (docs/simulator.md): rates, or requests as in the Azure LLM inference traces.
+        #[arg(long, value_name = "FILE", conflicts_with = "trace")]
+        csv: Option<PathBuf>,
         /// cpu instead of gpu pods.
         #[arg(long)]
         cpu: bool,
-        /// Usual peak, images/s.
-        #[arg(long, default_value_t = 4000.0)]
-        peak: f64,
+        /// Usual peak, images/s; a recorded load is multiplied to reach it [default: 4000, or as recorded].
+        #[arg(long)]
+        peak: Option<f64>,
         /// From order to ready, seconds.
         #[arg(long, default_value_t = 30.0)]
         startup_s: f64,
@@ -55,17 +59,9 @@ enum Command {
         /// Only the planner and the clairvoyant.
         #[arg(long)]
         alone: bool,
-    },
-    /// The planner on a recorded load: lines `seconds,images_per_second`.
-    Replay {
-        /// The file.
-        file: PathBuf,
-        /// cpu instead of gpu pods.
-        #[arg(long)]
-        cpu: bool,
-        /// The picture to draw.
-        #[arg(long, default_value = "target/control/replay.svg")]
-        picture: PathBuf,
+        /// Draws the planner's first run into this file (SVG).
+        #[arg(long, value_name = "FILE")]
+        picture: Option<PathBuf>,
     },
     /// Names what is broken in fleets with injected faults.
     Faults {
@@ -80,15 +76,23 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Command::Bench { seeds, scale, out, figures } => bench::bench(Size { seeds, scale }, &out, &figures),
-        Command::Compare { trace, cpu, peak, startup_s, seeds, alone } => {
-            let place = Place { kind: kind(&trace)?, service: service(cpu), peak, startup_s };
-            bench::compare(&place, seeds, alone);
-            Ok(())
+        Command::Compare { trace, csv, cpu, peak, startup_s, seeds, alone, picture } => {
+            let (load, usual) = match csv {
+                Some(file) => {
+                    let recording = Recording::read(&file)?;
+                    let peak = recording.peak();
+                    (Load::Recorded(recording.into()), peak)
+                }
+                None => (Load::Made(kind(&trace)?), PEAK),
+            };
+            let peak = peak.unwrap_or(usual);
+            anyhow::ensure!(peak.is_finite() && peak > 0.0, "a peak of {peak} images/s makes no load");
+            let place = Place { load, service: service(cpu), peak, startup_s };
+            bench::compare(&place, seeds, alone, picture.as_deref())
         }
-        Command::Replay { file, cpu, picture } => bench::replay(&file, service(cpu), &picture),
         Command::Faults { seeds } => {
-            for faults::Confusion { fault, right, runs, instead } in faults::confuse(seeds) {
-                println!("{fault:<14} {right} of {runs}  {}", instead.join(", "));
+            for faults::Confusion { fault, severity, right, runs, instead, .. } in faults::confuse(seeds) {
+                println!("{fault:<18} {severity:<46} {right} of {runs}  {}", instead.join(", "));
             }
             Ok(())
         }

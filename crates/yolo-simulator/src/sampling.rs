@@ -28,9 +28,10 @@ pub const STALE_SCRAPES: f64 = 3.0;
 pub const FORGOTTEN_S: f64 = 600.0;
 /// Readings further apart make no sample.
 pub const SPAN_MAX_S: f64 = 120.0;
-/// Working set without images and cache, and what an image of a batch adds.
-const BASE_BYTES: u64 = 300 << 20;
-const IMAGE_BYTES: u64 = 8 << 20;
+/// Working set without images and cache.
+pub const BASE_BYTES: u64 = 300 << 20;
+/// What an image of a batch adds.
+pub const IMAGE_BYTES: u64 = 8 << 20;
 /// Memory limit without a fault (the resource's default).
 const MEMORY_LIMIT_BYTES: u64 = 2 << 30;
 /// CPU that an idle pod uses, cores.

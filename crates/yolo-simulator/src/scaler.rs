@@ -2,21 +2,19 @@
 
 use yolo_planner::{Knobs, Observation};
 
-use crate::fleet::Second;
+use crate::fleet::{Ledger, Second};
 
 /// One look at the fleet, at the end of a second.
 #[derive(Debug)]
 pub struct Look<'a> {
     /// Seconds since the start of the run.
     pub now_s: f64,
-    /// The fleet, second by second, the newest last.
-    pub seconds: &'a [Second],
+    /// The fleet, second by second, and the response times of the last minute.
+    pub ledger: &'a Ledger,
     /// Pods that serve or start.
     pub pods: u32,
     /// Pods that serve.
     pub ready: u32,
-    /// 95th percentile of the response times of the last minute, if there was one.
-    pub p95_s: Option<f64>,
     /// The knobs as ordered.
     pub knobs: Knobs,
     /// What the operator would have seen; only for a scaler that asked for it.
@@ -26,8 +24,8 @@ pub struct Look<'a> {
 impl Look<'_> {
     /// Mean of `value` over the last `seconds`; 0 before the first.
     pub fn mean(&self, seconds: usize, value: impl Fn(&Second) -> f64) -> f64 {
-        let from = self.seconds.len().saturating_sub(seconds);
-        let taken = self.seconds.get(from..).unwrap_or(&[]);
+        let all = &self.ledger.seconds;
+        let taken = all.get(all.len().saturating_sub(seconds)..).unwrap_or(&[]);
         taken.iter().map(value).sum::<f64>() / (taken.len() as f64).max(1.0)
     }
 }

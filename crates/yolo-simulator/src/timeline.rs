@@ -13,8 +13,13 @@ const TITLE_PX: u32 = 36;
 const ROW_PX: u32 = 170;
 const AXIS_PX: u32 = 30;
 const Y_LABELS_PX: u32 = 64;
+/// Half of the last label of the time axis.
+const RIGHT_PX: u32 = 26;
 /// Most points of a line: more are not told apart at this width.
 const POINTS: usize = 1200;
+
+/// Longer runs count hours.
+const HOURS_FROM_S: usize = 7200;
 
 const INK: RGBColor = RGBColor(38, 50, 56);
 const FIRST: RGBColor = RGBColor(21, 101, 192);
@@ -30,7 +35,7 @@ type Drawn = Result<(), Box<dyn Error>>;
 struct Line {
     label: &'static str,
     color: RGBColor,
-    /// (seconds, value)
+    /// (time in units of the axis, value)
     points: Vec<(f64, f64)>,
 }
 
@@ -67,7 +72,13 @@ impl Picture<'_> {
         root.fill(&WHITE)?;
         let (title, mut rest) = root.split_vertically(TITLE_PX);
         let left = i32::try_from(Y_LABELS_PX)?;
-        title.draw(&Text::new(self.title.as_str(), (left, 10), ("sans-serif", 20).into_font().color(&INK)))?;
+        let stretch = stretch(self.ledger.seconds.len());
+        let peaks = if stretch > 1 { format!("; points: the greatest of {stretch} s") } else { String::new() };
+        title.draw(&Text::new(
+            format!("{}{peaks}", self.title),
+            (left, 10),
+            ("sans-serif", 20).into_font().color(&INK),
+        ))?;
         let last = rows.len() - 1;
         for (index, row) in rows.iter().enumerate() {
             let with_axis = index == last;
@@ -79,15 +90,25 @@ impl Picture<'_> {
         Ok(())
     }
 
-    fn length_s(&self) -> f64 {
-        self.ledger.seconds.len() as f64
+    /// Length of the run in units of the time axis.
+    fn length(&self) -> f64 {
+        self.ledger.seconds.len() as f64 / self.unit_s()
+    }
+
+    /// What the time axis counts: whole hours make rounder labels than thousands of seconds.
+    fn unit_s(&self) -> f64 {
+        if self.ledger.seconds.len() > HOURS_FROM_S { 3600.0 } else { 1.0 }
     }
 
     fn rows(&self) -> Vec<Row> {
         let line = |label, color, value: &dyn Fn(&Second) -> f64| {
             let values = self.ledger.seconds.iter().map(value).collect::<Vec<_>>();
-            Line { label, color, points: thinned(&values) }
+            Line { label, color, points: thinned(&values, self.unit_s()) }
         };
+        let mut knobs = vec![line("batch cap", FIRST, &|second| f64::from(second.batch))];
+        if self.ledger.seconds.iter().any(|second| second.cache_mib > 0) {
+            knobs.push(line("cache of a pod, MiB", SECOND, &|second| f64::from(second.cache_mib)));
+        }
         let oracle: Vec<f64> = self.oracle.iter().map(|pods| f64::from(*pods)).collect();
         vec![
             Row {
@@ -101,7 +122,7 @@ impl Picture<'_> {
                 lines: vec![
                     line("pods ordered", SECOND, &|second| f64::from(second.pods)),
                     line("pods ready", FIRST, &|second| f64::from(second.ready)),
-                    Line { label: "clairvoyant", color: THIRD, points: thinned(&oracle) },
+                    Line { label: "clairvoyant", color: THIRD, points: thinned(&oracle, self.unit_s()) },
                 ],
                 limit: None,
             },
@@ -109,13 +130,7 @@ impl Picture<'_> {
                 lines: vec![line("p95 of a minute, ms (target dashed)", FIRST, &|s| 1e3 * f64::from(s.p95_s))],
                 limit: Some(1e3 * self.slo_s),
             },
-            Row {
-                lines: vec![
-                    line("batch cap", FIRST, &|second| f64::from(second.batch)),
-                    line("cache of a pod, MiB", SECOND, &|second| f64::from(second.cache_mib)),
-                ],
-                limit: None,
-            },
+            Row { lines: knobs, limit: None },
         ]
     }
 
@@ -123,23 +138,25 @@ impl Picture<'_> {
         let values = row.lines.iter().flat_map(|line| line.points.iter().map(|(_, value)| *value));
         let highest = values.chain(row.limit).fold(1.0, f64::max) * 1.15;
         let mut chart = ChartBuilder::on(area)
-            .margin_right(14)
+            .margin_right(RIGHT_PX)
             .margin_top(8)
             .x_label_area_size(if with_axis { AXIS_PX } else { 0 })
             .y_label_area_size(Y_LABELS_PX)
-            .build_cartesian_2d(0.0..self.length_s(), 0.0..highest)?;
-        let bad = self.ledger.bad_spans();
-        chart.draw_series(bad.map(|(from, until)| Rectangle::new([(from, 0.0), (until, highest)], BAD.filled())))?;
+            .build_cartesian_2d(0.0..self.length(), 0.0..highest)?;
+        let unit_s = self.unit_s();
+        let bad =
+            self.ledger.bad_spans().map(|(from_s, until_s)| [(from_s / unit_s, 0.0), (until_s / unit_s, highest)]);
+        chart.draw_series(bad.map(|corners| Rectangle::new(corners, BAD.filled())))?;
         let mut mesh = chart.configure_mesh();
         let labels = ("sans-serif", 13).into_font().color(&INK);
         mesh.disable_x_mesh().light_line_style(TRANSPARENT).bold_line_style(INK.mix(0.12)).axis_style(INK.mix(0.5));
-        let hours = self.length_s() > 7200.0;
-        let time = |x: &f64| if hours { format!("{:.1} h", x / 3600.0) } else { format!("{x:.0} s") };
+        let unit = if unit_s > 1.0 { "h" } else { "s" };
+        let time = |x: &f64| format!("{x:.0} {unit}");
         let number = |y: &f64| format!("{y:.0}");
-        mesh.y_labels(5).x_labels(10).label_style(labels);
+        mesh.y_labels(5).x_labels(13).label_style(labels);
         mesh.x_label_formatter(&time).y_label_formatter(&number).draw()?;
         if let Some(limit) = row.limit {
-            let ends = [(0.0, limit), (self.length_s(), limit)];
+            let ends = [(0.0, limit), (self.length(), limit)];
             chart.draw_series(DashedLineSeries::new(ends, 6, 4, LIMIT.stroke_width(2)))?;
         }
         let mut left = i32::try_from(Y_LABELS_PX)? + 6;
@@ -152,11 +169,16 @@ impl Picture<'_> {
     }
 }
 
+/// Seconds behind a point of a run of `seconds`.
+fn stretch(seconds: usize) -> usize {
+    seconds.div_ceil(POINTS).max(1)
+}
+
 /// At most [`POINTS`] points: the greatest value of each stretch, so that no peak is lost.
-fn thinned(values: &[f64]) -> Vec<(f64, f64)> {
-    let stretch = values.len().div_ceil(POINTS).max(1);
+fn thinned(values: &[f64], unit_s: f64) -> Vec<(f64, f64)> {
+    let stretch = stretch(values.len());
     let greatest = |part: &[f64]| part.iter().copied().fold(0.0, f64::max);
-    values.chunks(stretch).enumerate().map(|(index, part)| ((index * stretch) as f64, greatest(part))).collect()
+    values.chunks(stretch).enumerate().map(|(at, part)| ((at * stretch) as f64 / unit_s, greatest(part))).collect()
 }
 
 #[cfg(test)]
@@ -167,7 +189,7 @@ mod tests {
     fn thinning_keeps_the_peaks() {
         let mut values = vec![1.0; 10_000];
         values[7_777] = 9.0;
-        let points = thinned(&values);
+        let points = thinned(&values, 1.0);
         assert!(points.len() <= POINTS);
         assert!(points.iter().any(|(at, value)| *value > 8.0 && (at - 7_777.0).abs() < 10.0));
     }

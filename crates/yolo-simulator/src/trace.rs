@@ -2,16 +2,12 @@
 
 use std::f64::consts::TAU;
 
-use anyhow::{Context, ensure};
-
 use crate::random::Random;
 
 const HOUR_S: usize = 3600;
 const DAY_S: usize = 24 * HOUR_S;
 /// When `step` rises: not on a multiple of any scaler's period.
 pub const STEP_AT_S: usize = 903;
-/// Longest trace that a file may hold: a month.
-const SECONDS_MAX: usize = 31 * DAY_S;
 
 /// How arrivals are spread at a given rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -177,40 +173,6 @@ fn twitter_like(peak: f64, random: &mut Random) -> Vec<f64> {
 }
 
 impl Trace {
-    /// A trace from lines `seconds,images_per_second`; a rate holds until the next line, times rise. A first line that
-    /// is no number is a heading. Poisson gaps.
-    ///
-    /// # Errors
-    /// Names the line that is no such pair, and what is wrong with the file as a whole.
-    pub fn from_csv(text: &str) -> anyhow::Result<Self> {
-        let mut rates: Vec<f64> = Vec::new();
-        let mut last: Option<f64> = None;
-        for (index, line) in text.lines().enumerate() {
-            let number = index + 1;
-            let Some((time, rate)) = line.split_once(',') else {
-                ensure!(line.trim().is_empty(), "line {number}: expected `seconds,rate`, got {line:?}");
-                continue;
-            };
-            let Ok(time_s) = time.trim().parse::<f64>() else {
-                ensure!(number == 1, "line {number}: {time:?} is no number of seconds");
-                continue;
-            };
-            let rate: f64 = rate.trim().parse().with_context(|| format!("line {number}: {rate:?} is no rate"))?;
-            ensure!(rate.is_finite() && rate >= 0.0, "line {number}: the rate must be finite and not negative");
-            ensure!(
-                (0.0..SECONDS_MAX as f64).contains(&time_s),
-                "line {number}: the time must lie in 0..{SECONDS_MAX}"
-            );
-            let until = time_s.round() as usize;
-            ensure!(rates.is_empty() || until >= rates.len(), "line {number}: times must rise by at least a second");
-            rates.resize(until, last.unwrap_or(rate));
-            rates.push(rate);
-            last = Some(rate);
-        }
-        ensure!(!rates.is_empty(), "the file holds no line `seconds,rate`");
-        Ok(Self { rates, gaps: Gaps::Poisson })
-    }
-
     /// Greatest mean over three seconds, images/s.
     pub fn peak(&self) -> f64 {
         self.rates.windows(3).map(|three| three.iter().sum::<f64>() / 3.0).fold(0.0, f64::max)
@@ -301,24 +263,6 @@ mod tests {
     fn seeds_repeat_and_differ() {
         assert_eq!(Kind::Mmpp.trace(1.0, 3), Kind::Mmpp.trace(1.0, 3));
         assert_ne!(Kind::Mmpp.trace(1.0, 3), Kind::Mmpp.trace(1.0, 4));
-    }
-
-    #[test]
-    fn a_file_holds_each_rate_until_the_next_line() {
-        let trace = Trace::from_csv("seconds,rate\n0,10\n3,20\n5,0\n").unwrap();
-        assert_eq!(trace.rates, [10.0, 10.0, 10.0, 20.0, 20.0, 0.0]);
-        for (broken, why) in [
-            ("", "no line"),
-            ("0,1\nx,2", "line 2"),
-            ("0,1\n1,-2", "negative"),
-            ("0,1\n0,2", "rise"),
-            ("0,1\n1,NaN", "finite"),
-            ("0;1", "expected"),
-            ("1e12,1", "must lie"),
-        ] {
-            let error = Trace::from_csv(broken).unwrap_err().to_string();
-            assert!(error.contains(why), "{broken:?}: {error}");
-        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What an ablation changes: the world, the policy, or what the planner is told. Never the planner itself.
 
 use yolo_planner::observation::{Observation, Signal};
-use yolo_planner::policy::{OverloadPolicy, Policy};
+use yolo_planner::policy::{Margin, OverloadPolicy, Policy};
 use yolo_planner::units::Seconds;
 
 use crate::fleet::Routing;
@@ -30,6 +30,12 @@ pub enum Variation {
     Queueing,
     /// Scale-down waits this many seconds instead of what was learned.
     Hold(u32),
+    /// Another margin over the forecast.
+    Margin(Margin),
+    /// The straight line forecasts too.
+    Trend,
+    /// No season forecasts.
+    Unseasonal,
 }
 
 /// When the outage begins: in the first hour's rise of no trace, in the bursts of all.
@@ -49,6 +55,10 @@ impl Variation {
             Self::Routed(routing) => format!("routing {routing:?}"),
             Self::Queueing => "no shedding".to_owned(),
             Self::Hold(seconds) => format!("hold {seconds} s"),
+            Self::Margin(Margin::None) => "no conformal bound".to_owned(),
+            Self::Margin(_) => "conformal bound of a fixed level".to_owned(),
+            Self::Trend => "trend on (off by default)".to_owned(),
+            Self::Unseasonal => "no seasonal expert".to_owned(),
         }
     }
 
@@ -66,7 +76,7 @@ impl Variation {
             Self::Silent => world.metrics.silent_share = 0.2,
             Self::Routed(routing) => world.routing = *routing,
             Self::Queueing => world.initial.deadline_millis = 1000,
-            Self::None | Self::Curve(_) | Self::SlowStart | Self::Hold(_) => {}
+            _ => {}
         }
     }
 
@@ -75,6 +85,9 @@ impl Variation {
         match self {
             Self::Queueing => policy.overload.policy = OverloadPolicy::Queue,
             Self::Hold(seconds) => policy.stabilization = Some(Seconds::whole(*seconds)),
+            Self::Margin(margin) => policy.margin = *margin,
+            Self::Trend => policy.experts.trend = true,
+            Self::Unseasonal => policy.experts.seasonal = false,
             _ => {}
         }
         policy

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use anyhow::Context;
 use serde::Serialize;
@@ -92,23 +93,31 @@ pub fn write(folder: &Path, area: &str, how: &'static str, figures: &mut [Figure
         figure.how = how;
     }
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let file = File { area, commit: commit(), machine: Machine { cores, cpu: cpu() }, figures };
+    let file = File { area, commit: stamp().to_owned(), machine: Machine { cores, cpu: cpu() }, figures };
     std::fs::create_dir_all(folder).with_context(|| format!("failed to create {}", folder.display()))?;
     let path = folder.join(format!("{area}.json"));
     let text = serde_json::to_string_pretty(&file)? + "\n";
     std::fs::write(&path, text).with_context(|| format!("failed to write {}", path.display()))
 }
 
-/// As [`write()`] does, but keeps what other tests have measured: figures of the same id are replaced. For figures that come
-/// from tests; `YOLO_FIGURES` names the folder, and without it nothing is written.
+/// As [`add_to`] does, into the folder that `YOLO_FIGURES` names; without it nothing is written. For figures that come
+/// from tests.
 ///
 /// # Errors
 /// If the file cannot be read as figures, or not be written.
 pub fn add(area: &str, how: &'static str, figures: &mut [Figure]) -> anyhow::Result<()> {
     let Some(folder) = std::env::var_os("YOLO_FIGURES").map(PathBuf::from) else { return Ok(()) };
+    add_to(&folder, area, how, figures)
+}
+
+/// As [`write()`] does, but keeps what others have measured: figures of the same id are replaced.
+///
+/// # Errors
+/// If the file cannot be read as figures, or not be written.
+pub fn add_to(folder: &Path, area: &str, how: &'static str, figures: &mut [Figure]) -> anyhow::Result<()> {
     let path = folder.join(format!("{area}.json"));
     let before = std::fs::read_to_string(&path).ok();
-    write(&folder, area, how, figures)?;
+    write(folder, area, how, figures)?;
     let Some(before) = before else { return Ok(()) };
     let (before, mut now): (Value, Value) =
         (serde_json::from_str(&before)?, serde_json::from_str(&std::fs::read_to_string(&path)?)?);
@@ -139,11 +148,15 @@ pub fn table(figures: &[Figure]) -> String {
     text
 }
 
-/// The commit that was measured; `unknown` outside a git checkout.
-fn commit() -> String {
-    let output = Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).output();
-    let text = output.ok().filter(|o| o.status.success()).and_then(|o| String::from_utf8(o.stdout).ok());
-    text.map_or_else(|| "unknown".to_owned(), |commit| commit.trim().to_owned())
+/// The commit that is measured, as it is at the first call; `unknown` outside a git checkout. A program that runs for long
+/// calls this when it starts: the checkout may move on while it measures.
+pub fn stamp() -> &'static str {
+    static COMMIT: OnceLock<String> = OnceLock::new();
+    COMMIT.get_or_init(|| {
+        let output = Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).output();
+        let text = output.ok().filter(|o| o.status.success()).and_then(|o| String::from_utf8(o.stdout).ok());
+        text.map_or_else(|| "unknown".to_owned(), |commit| commit.trim().to_owned())
+    })
 }
 
 fn cpu() -> String {
@@ -178,5 +191,19 @@ mod tests {
             serde_json::json!({"id": "x", "value": 0.5, "unit": "s", "goal": "<= 1", "met": true, "runs": 2,
                 "min": 0.25, "max": 0.5, "how": "make demo"})
         );
+    }
+
+    #[test]
+    fn figures_of_others_are_kept_and_own_ones_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let add = |how, figures: &mut [Figure]| add_to(folder.path(), "server", how, figures).unwrap();
+        add("make theirs", &mut [Figure::reported("theirs", 1.0, "s")]);
+        add("make ours", &mut [Figure::at_most("ours", 3.0, "s", 2.0)]);
+        add("make ours", &mut [Figure::at_least("ours", 4.0, "s", 2.0)]);
+        let text = std::fs::read_to_string(folder.path().join("server.json")).unwrap();
+        let file: Value = serde_json::from_str(&text).unwrap();
+        let ids: Vec<_> = file["figures"].as_array().unwrap().iter().map(|figure| &figure["id"]).collect();
+        assert_eq!(ids, ["ours", "theirs"]);
+        assert_eq!((&file["figures"][0]["goal"], &file["figures"][1]["how"]), (&">= 2".into(), &"make theirs".into()));
     }
 }

@@ -170,10 +170,10 @@ impl Ledger {
         total(self.judged()).missed_share()
     }
 
-    /// Late answers over all answers from `from_s` on: what the admitted ones got.
-    pub fn late_answers_from(&self, from_s: f64) -> f64 {
-        let all = total(self.bins.get((from_s / BIN_S) as usize..).unwrap_or(&[]));
-        all.late as f64 / (all.done as f64).max(1.0)
+    /// Greatest 95th percentile of a minute's answers from `at_s` on, seconds: what the admitted ones got.
+    pub fn worst_p95_s(&self, at_s: usize) -> f64 {
+        let after = self.seconds.get(at_s..).unwrap_or(&[]);
+        after.iter().map(|second| f64::from(second.p95_s)).fold(0.0, f64::max)
     }
 
     /// Seconds from `at_s` to the end of the last bad bin after it.
@@ -261,6 +261,16 @@ mod tests {
         bins[7].1 = 60;
         assert!((ledger(&bins).recovery_s(20.0) - 20.0).abs() < 1e-9);
         assert!(ledger(&bins).recovery_s(100.0) < 1e-9);
+    }
+
+    #[test]
+    fn the_worst_minute_counts_from_the_step_on() {
+        let mut stepped = ledger(&[]);
+        for (second, p95_s) in [(10, 0.5), (200, 0.15), (260, 0.25), (900, 0.1)] {
+            stepped.seconds[second].p95_s = p95_s;
+        }
+        assert!((stepped.worst_p95_s(200) - 0.25).abs() < 1e-6);
+        assert!((stepped.worst_p95_s(261) - 0.1).abs() < 1e-6);
     }
 
     #[test]

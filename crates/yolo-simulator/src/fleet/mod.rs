@@ -218,10 +218,9 @@ impl<'w> Fleet<'w> {
         });
         Look {
             now_s: self.now_s,
-            seconds: &self.ledger.seconds,
+            ledger: &self.ledger,
             pods: self.replicas(),
             ready: self.seats.len() as u32,
-            p95_s: self.ledger.quantile_s(0.95),
             knobs: self.knobs,
             observation,
         }

@@ -1,4 +1,4 @@
-//! The `HorizontalPodAutoscaler` and what is built on it: KEDA, Ray Serve's rule, the latency ratio.
+//! The `HorizontalPodAutoscaler` and what is built on it: KEDA, Ray Serve's rule, latency ratios.
 
 use std::collections::VecDeque;
 
@@ -14,7 +14,7 @@ const DUTY_WINDOW_S: usize = 30;
 /// What an HPA compares with its target: pods wanted before stabilisation.
 pub trait Metric {
     /// Pods wanted.
-    fn pods(&self, look: &Look<'_>) -> u32;
+    fn pods(&mut self, look: &Look<'_>) -> u32;
 }
 
 /// The control loop around a [`Metric`]: up at most to twice the pods or four more, down only to the most that was
@@ -80,7 +80,7 @@ impl Duty {
 }
 
 impl Metric for Duty {
-    fn pods(&self, look: &Look<'_>) -> u32 {
+    fn pods(&mut self, look: &Look<'_>) -> u32 {
         let busy = look.mean(DUTY_WINDOW_S, |second| f64::from(second.busy_s));
         let ready = look.mean(DUTY_WINDOW_S, |second| f64::from(second.ready));
         self.wanted((busy / ready.max(1.0)).min(1.0), look.ready, look.pods)
@@ -109,7 +109,7 @@ impl PerPod {
 }
 
 impl Metric for PerPod {
-    fn pods(&self, look: &Look<'_>) -> u32 {
+    fn pods(&mut self, look: &Look<'_>) -> u32 {
         let value = look.mean(self.window_s, |second| {
             if self.ongoing { f64::from(second.inflight) } else { f64::from(second.arrivals) }
         });
@@ -125,11 +125,49 @@ pub struct LatencyRatio {
 }
 
 impl Metric for LatencyRatio {
-    fn pods(&self, look: &Look<'_>) -> u32 {
-        let Some(p95_s) = look.p95_s else { return 1 };
-        let ratio = p95_s / self.target_s;
-        if (ratio - 1.0).abs() <= TOLERANCE { look.pods } else { (f64::from(look.pods) * ratio).ceil() as u32 }
+    fn pods(&mut self, look: &Look<'_>) -> u32 {
+        let Some(p95_s) = look.ledger.quantile_s(0.95) else { return 1 };
+        proportional(look.pods, p95_s / self.target_s)
     }
+}
+
+/// llm-d's rule: pods in proportion to the mean over 45 s of P90 over its target, each at most 2 (control.md §10).
+#[derive(Debug, Clone)]
+pub struct MeanRatio {
+    target_s: f64,
+    ratios: VecDeque<f64>,
+}
+
+/// Looks that the mean is over, at the HPA's period.
+const MEAN_LOOKS: usize = 3;
+const RATIO_MAX: f64 = 2.0;
+
+impl MeanRatio {
+    /// Aims at a P90 of `target_s`.
+    pub const fn new(target_s: f64) -> Self {
+        Self { target_s, ratios: VecDeque::new() }
+    }
+
+    /// Pods for one more P90, `pods` now.
+    fn wanted(&mut self, p90_s: f64, pods: u32) -> u32 {
+        if self.ratios.len() >= MEAN_LOOKS {
+            self.ratios.pop_front();
+        }
+        self.ratios.push_back((p90_s / self.target_s).min(RATIO_MAX));
+        proportional(pods, self.ratios.iter().sum::<f64>() / self.ratios.len() as f64)
+    }
+}
+
+impl Metric for MeanRatio {
+    fn pods(&mut self, look: &Look<'_>) -> u32 {
+        let Some(p90_s) = look.ledger.quantile_s(0.9) else { return 1 };
+        self.wanted(p90_s, look.pods)
+    }
+}
+
+/// `pods` times `ratio`, or as they are where that is within the tolerance of 1.
+fn proportional(pods: u32, ratio: f64) -> u32 {
+    if (ratio - 1.0).abs() <= TOLERANCE { pods } else { (f64::from(pods) * ratio).ceil() as u32 }
 }
 
 #[cfg(test)]
@@ -163,5 +201,15 @@ mod tests {
         assert_eq!(keda.wanted(1050.0, 10), 10);
         assert_eq!(keda.wanted(1110.0, 10), 12);
         assert_eq!(keda.wanted(0.0, 10), 0);
+    }
+
+    #[test]
+    fn the_mean_of_three_looks_counts_none_more_than_double() {
+        let mut rule = MeanRatio::new(0.2);
+        assert_eq!(rule.wanted(0.21, 10), 10, "within the tolerance");
+        assert_eq!(rule.wanted(1.5, 10), 16, "(1.05 + 2) / 2");
+        assert_eq!(rule.wanted(0.1, 10), 12, "(1.05 + 2 + 0.5) / 3");
+        assert_eq!(rule.wanted(0.1, 10), 10, "(2 + 0.5 + 0.5) / 3");
+        assert_eq!(rule.wanted(0.1, 10), 5);
     }
 }

@@ -5,7 +5,7 @@ mod kpa;
 mod oracle;
 mod planner;
 
-pub use hpa::{Duty, LatencyRatio, Metric, PerPod, Shell};
+pub use hpa::{Duty, LatencyRatio, MeanRatio, Metric, PerPod, Shell};
 pub use kpa::Kpa;
 pub use oracle::{Clairvoyant, arrivals_by_second};
 pub use planner::{Planner, policy};

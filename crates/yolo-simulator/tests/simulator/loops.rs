@@ -1,5 +1,6 @@
 //! Scalers in the loop.
 
+use yolo_planner::policy::{Experts, Margin, Policy};
 use yolo_simulator::fleet::{Outcome, run};
 use yolo_simulator::policies::{Clairvoyant, Duty, Planner, Shell, arrivals_by_second, policy};
 use yolo_simulator::scaler::Scaler;
@@ -48,4 +49,20 @@ fn metrics_that_are_gone_never_take_a_pod_away() {
     assert_eq!(outcome.blind_downs, 0);
     let pods = |second: usize| outcome.ledger.seconds[second].pods;
     assert!(pods(1199) >= pods(620), "{} {}", pods(620), pods(1199));
+}
+
+#[test]
+fn a_margin_is_ordered_as_the_policy_asks() {
+    // A burst in each tenth minute: errors for a bound to cover, misses for an adaptive one to widen after.
+    let rate = |second: usize| if second % 600 < 30 { 1200.0 } else { 200.0 };
+    let trace = Trace { rates: (0..5400).map(rate).collect(), gaps: yolo_simulator::trace::Gaps::Poisson };
+    let world = World::new(Service::GPU, 2);
+    let planned = |margin| {
+        let usual = policy(&world);
+        let unseasonal = Policy { margin, experts: Experts { trend: false, seasonal: false }, ..usual };
+        let outcome = under(&world, &trace, &mut Planner::new(unseasonal));
+        outcome.ledger.seconds.iter().map(|second| f64::from(second.plan_rate)).sum::<f64>()
+    };
+    let (none, fixed, adaptive) = (planned(Margin::None), planned(Margin::Fixed), planned(Margin::Adaptive));
+    assert!(1.05 * none < fixed && 1.05 * fixed < adaptive, "{none:.0} {fixed:.0} {adaptive:.0}");
 }

@@ -7,4 +7,6 @@ mod fleet;
 #[cfg(test)]
 mod loops;
 #[cfg(test)]
+mod recordings;
+#[cfg(test)]
 mod reports;
