@@ -201,6 +201,12 @@ impl Model {
         }
     }
 
+    /// Whether the decoders of `pods` keep up with `rate` images/s: their time is not the engine's.
+    pub(crate) fn decodes(&self, pods: u32, rate: f64) -> bool {
+        let decoders = self.cpu_rate.filter(|(_, binding)| *binding == Binding::Decoders);
+        decoders.is_none_or(|(most, _)| rate <= most * f64::from(pods.max(1)))
+    }
+
     /// What one pod carries when latency is no limit, images/s: for loads that cannot meet their target anyway.
     pub(crate) fn pod_regardless_of_latency(&self, batch: u32) -> Option<PodRate> {
         let saturation = self.server(batch)?.saturation();

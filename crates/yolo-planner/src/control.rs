@@ -308,3 +308,14 @@ fn trigger(policy: &Policy, current: &Knobs, next: &Knobs, tick: Tick) -> Trigge
         Trigger::Load
     }
 }
+
+#[cfg(test)]
+impl Control {
+    /// Every list as long as it can be.
+    pub(crate) fn fill(&mut self, now_s: f64) {
+        let most = u32::try_from(NEEDS_MAX).unwrap();
+        self.needs = (1..=most).map(|age| (now_s - f64::from(age) / 3.0, 5000 + age)).collect();
+        (self.turns, self.flaps) = (vec![now_s; TURNS_MAX + 1], vec![now_s; FLAPS_MAX]);
+        (self.last_down_s, self.up_from, self.cache_low_since_s) = (Some(now_s), Some((now_s, 5000)), Some(now_s));
+    }
+}

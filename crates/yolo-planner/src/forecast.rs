@@ -135,6 +135,22 @@ fn horizon_ticks(step: Step) -> usize {
 }
 
 #[cfg(test)]
+impl Forecasts {
+    /// As after eight days: every series as long as it can be.
+    pub(crate) fn fill(&mut self) {
+        for tick in 0..8 * 17_280 {
+            let rate = 12_345.678 + f64::from(tick % 1000);
+            self.seasonal.push(rate, 5.0);
+            if tick < 1000 {
+                self.bound.add(1.0 + f64::from(tick) / 1000.0);
+                self.levels.push(rate, HORIZON_TICKS_MAX + 1);
+                self.expected.push(rate, HORIZON_TICKS_MAX + 1);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

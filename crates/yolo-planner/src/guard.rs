@@ -1,6 +1,8 @@
 //! What keeps the planner from doing harm with a model that is wrong: pins on knobs, back-off from changes that made it
 //! worse, and an estimate that needs no model (control.md §7 and §8).
 
+use std::cmp::Ordering;
+
 use serde::{Deserialize, Serialize};
 
 use crate::decision::{Record, RecordVerdict};
@@ -57,6 +59,11 @@ impl<T: Copy + Ord> Pin<T> {
         }
     }
 
+    /// Whether a change for the worse is kept undone.
+    fn returns(self, now_s: f64) -> bool {
+        !self.ceiling && now_s < self.until_s
+    }
+
     /// The range that the pin leaves of `knob`.
     fn narrow(pin: Option<Self>, knob: &mut Knob<T>, now_s: f64) {
         let Some(pin) = pin.filter(|pin| knob.mode == Mode::Auto && now_s < pin.until_s) else { return };
@@ -84,6 +91,9 @@ pub(crate) struct Guard {
     distrust_until_s: f64,
     /// Knobs before the last change of batch or cache, and when that was.
     before: Option<(Knobs, f64)>,
+    /// Batch before it was last raised, and when that was; none once it has gone back.
+    #[serde(default)]
+    raised: Option<(BatchSize, f64)>,
     unapplied_since_s: Option<f64>,
     /// Newest kill for memory that was answered.
     oom: Option<Timestamp>,
@@ -102,6 +112,7 @@ impl Default for Guard {
             careful_until_s: 0.0,
             distrust_until_s: 0.0,
             before: None,
+            raised: None,
             unapplied_since_s: None,
             oom: None,
             memory_at_s: 0.0,
@@ -158,22 +169,27 @@ impl Guard {
 
     /// A batch that was raised and is too slow goes back, whatever its estimate says.
     fn slow_batch(&mut self, policy: &Policy, current: &Knobs, sums: &Sums, now_s: f64) {
-        let Some((before, at_s)) = self.before else { return };
+        let Some((before, at_s)) = self.raised.filter(|(before, _)| *before < current.max_batch_size) else { return };
         let Some(target) = policy.targets.inference else { return };
-        let raised = before.max_batch_size < current.max_batch_size;
         let whole_window = now_s - at_s >= policy.window_s() && now_s - at_s < PIN_S;
         let measured = sums.inference.quantile(target.at()).filter(|_| sums.inference.count() >= ANSWERS_MIN);
         let slow = measured.map(Quantile::seconds).is_some_and(|value| value.get() > target.limit_s());
-        if raised && whole_window && slow {
-            self.batch = Some(Pin::lowered(self.batch, before.max_batch_size, now_s + PIN_S, now_s));
-            self.before = None;
+        if whole_window && slow {
+            self.batch = Some(Pin::lowered(self.batch, before, now_s + PIN_S, now_s));
+            self.raised = None;
         }
     }
 
     /// Remembers what a change of the knobs leaves.
     pub(crate) fn changed(&mut self, from: Knobs, to: &Knobs, now_s: f64) {
-        if (from.max_batch_size, from.cache_bytes) != (to.max_batch_size, to.cache_bytes) {
+        if resized(&from, to) {
             self.before = Some((from, now_s));
+        }
+        // A change of the cache alone leaves the raise on trial.
+        match to.max_batch_size.cmp(&from.max_batch_size) {
+            Ordering::Greater => self.raised = Some((from.max_batch_size, now_s)),
+            Ordering::Less => self.raised = None,
+            Ordering::Equal => {}
         }
     }
 
@@ -182,7 +198,13 @@ impl Guard {
         match record.verdict {
             Some(RecordVerdict::Confirmed | RecordVerdict::Better) => {
                 self.confirmed = Some(record.to);
-                (self.worse_running, self.pin_s) = (0, PIN_S);
+                self.worse_running = 0;
+                // That the way back did well says nothing of the next attempt.
+                let back = self.batch.is_some_and(|pin| pin.returns(now_s))
+                    || self.cache.is_some_and(|pin| pin.returns(now_s));
+                if resized(&record.from, &record.to) && !back {
+                    self.pin_s = PIN_S;
+                }
             }
             Some(RecordVerdict::Worse) if harmful(policy, record) => self.back_off(record, hold_s, now_s),
             Some(RecordVerdict::Worse | RecordVerdict::Superseded | RecordVerdict::Unmeasured) | None => {}
@@ -192,7 +214,7 @@ impl Guard {
     fn back_off(&mut self, record: &Record, hold_s: f64, now_s: f64) {
         let (from, to) = (record.from, record.to);
         let until_s = now_s + self.pin_s;
-        if (from.max_batch_size, from.cache_bytes) != (to.max_batch_size, to.cache_bytes) {
+        if resized(&from, &to) {
             let good = self.confirmed.unwrap_or(from);
             self.batch = Some(Pin::returned(self.batch, good.max_batch_size, until_s, now_s));
             self.cache = Some(Pin::returned(self.cache, good.cache_bytes, until_s, now_s));
@@ -251,6 +273,11 @@ impl Guard {
     }
 }
 
+/// Whether batch or cache differ.
+fn resized(from: &Knobs, to: &Knobs) -> bool {
+    (from.max_batch_size, from.cache_bytes) != (to.max_batch_size, to.cache_bytes)
+}
+
 /// Whether a change for the worse did harm. p95 beyond its prediction but within the target is the model's error,
 /// which the feedback corrects: undoing a cheaper setting that meets every target would only cost.
 fn harmful(policy: &Policy, record: &Record) -> bool {
@@ -261,6 +288,35 @@ fn harmful(policy: &Policy, record: &Record) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::histogram::Histogram;
+    use crate::units::Seconds;
+
+    fn knobs(batch: u32, cache_mebi: u32) -> Knobs {
+        let max_batch_size = BatchSize::try_from(batch).unwrap();
+        Knobs { max_batch_size, cache_bytes: Bytes::mebi(cache_mebi), ..Knobs::initial(&Policy::default()) }
+    }
+
+    /// The largest batch allowed after `changes` of (batch, cache) at their times, when batches have taken 150 ms of 100.
+    fn largest_after(changes: &[(u32, u32, u32)], now_s: f64) -> u32 {
+        let (policy, mut guard, mut current) = (Policy::default(), Guard::default(), knobs(4, 0));
+        for (at_s, batch, cache) in changes {
+            let next = knobs(*batch, *cache);
+            guard.changed(current, &next, f64::from(*at_s));
+            current = next;
+        }
+        let inference = Histogram::from_cumulative(vec![Seconds::millis(150)], &[20, 20]).unwrap();
+        guard.slow_batch(&policy, &current, &Sums { inference, ..Sums::default() }, now_s);
+        guard.narrow(&policy, &current, (false, now_s)).batch.max.get()
+    }
+
+    #[test]
+    fn a_raised_batch_is_on_trial_whatever_the_cache_does() {
+        assert_eq!(largest_after(&[(1000, 8, 0)], 1061.0), 4);
+        assert_eq!(largest_after(&[(1000, 8, 0), (1010, 8, 64)], 1061.0), 4);
+        assert_eq!(largest_after(&[(1000, 8, 0)], 1059.0), 16, "not a whole window");
+        assert_eq!(largest_after(&[(1000, 8, 0)], 4601.0), 16, "an hour later it is something else");
+        assert_eq!(largest_after(&[(1000, 8, 0), (1010, 2, 0)], 1061.0), 16, "it went back by itself");
+    }
 
     #[test]
     fn ceilings_meet_at_the_lower_one_and_the_later_end() {

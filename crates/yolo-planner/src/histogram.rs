@@ -37,6 +37,33 @@ pub struct Histogram {
     counts: Vec<u64>,
 }
 
+/// Leaves out the edges of each histogram that has the same ones as the last that kept its own: most of a state's
+/// histograms are of one kind, and edges are more than counts.
+pub(crate) fn share_edges(histograms: Vec<&mut Histogram>) {
+    let mut kept = Vec::new();
+    for histogram in histograms.into_iter().filter(|histogram| !histogram.edges.is_empty()) {
+        if histogram.edges == kept {
+            histogram.edges.clear();
+        } else {
+            kept.clone_from(&histogram.edges);
+        }
+    }
+}
+
+/// Undoes [`share_edges`] in the same order; counts that fit no edges are dropped.
+pub(crate) fn restore_edges(histograms: Vec<&mut Histogram>) {
+    let mut kept: Vec<Seconds> = Vec::new();
+    for histogram in histograms {
+        if !histogram.edges.is_empty() {
+            kept.clone_from(&histogram.edges);
+        } else if histogram.counts.len() == kept.len() + 1 {
+            histogram.edges.clone_from(&kept);
+        } else if histogram.counts.len() > 1 {
+            *histogram = Histogram::default();
+        }
+    }
+}
+
 /// A quantile as far as the buckets tell it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Quantile {
@@ -215,6 +242,21 @@ mod tests {
         let mut sum = histogram(&[100, 200], &[5, 5, 5]);
         sum.add(&histogram(&[150], &[5, 6]));
         assert_eq!(sum, histogram(&[100, 200], &[5, 10, 11]));
+    }
+
+    #[test]
+    fn shared_edges_come_back() {
+        let (two, one) = (histogram(&[100, 200], &[1, 2, 3]), histogram(&[150], &[5, 6]));
+        let boundless = Histogram { edges: Vec::new(), counts: vec![7] };
+        let before = [two.clone(), Histogram::default(), two.clone(), boundless, one, two.clone(), two];
+        let mut shared = before.clone();
+        share_edges(shared.iter_mut().collect());
+        assert_eq!(shared.iter().filter(|histogram| !histogram.edges.is_empty()).count(), 3);
+        restore_edges(shared.iter_mut().collect());
+        assert_eq!(shared, before);
+        let mut alone = Histogram { edges: Vec::new(), counts: vec![1, 2] };
+        restore_edges(vec![&mut alone]);
+        assert_eq!(alone, Histogram::default(), "nobody says where its buckets end");
     }
 
     #[test]

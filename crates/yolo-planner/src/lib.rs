@@ -11,6 +11,7 @@ mod choose;
 mod conditions;
 mod control;
 mod curve;
+mod deadline;
 pub mod decision;
 mod diagnose;
 pub mod explain;

@@ -118,8 +118,9 @@ fn decide(
         .targets
         .api
         .and(view.model.budget_s)
-        .zip(view.model.times.upper(desired.max_batch_size.get(), policy.quantile()));
-    let feasible = view.choice.as_ref().is_some_and(|choice| choice.infeasible.is_none());
+        .zip(view.model.times.upper(view.known(desired.max_batch_size.get()), policy.quantile()));
+    let found = view.choice.as_ref().map(|choice| choice.infeasible.is_none());
+    let feasible = state.feasibility.take(found, now.get());
     let wait_s = spare_s.filter(|_| feasible).map(|(budget_s, batch_s)| budget_s - batch_s);
     desired.deadline_millis = control::deadline_millis(policy, &current, wait_s);
     if desired == current || matches!(reason, HoldReason::ModeOff | HoldReason::ModeRecommend) {

@@ -139,7 +139,8 @@ impl Case<'_> {
 
     /// A quicker model or device: how long one image may take.
     fn quicker(&self, choice: &Choice, fuel: &mut u32) -> Option<Relaxation> {
-        let smallest = *self.sizes.first()?;
+        // Whatever the engine takes, images wait for a decoder before it.
+        let smallest = *self.sizes.first().filter(|_| self.model.decodes(self.max, self.needed))?;
         let tried = [smallest, choice.batch.get().min(self.model.times.largest())];
         let (mut low, mut high) = (0.0, 1.0);
         for _ in 0..MODEL_STEPS {
@@ -208,6 +209,8 @@ pub(crate) fn conflict(policy: &Policy, model: &Model, choice: &Choice) -> Optio
 mod tests {
     use super::*;
     use crate::choose::tests::{Scene, scene};
+    use crate::intake::Seen;
+    use crate::observation::{Stage, Stages};
     use crate::units::{Rate, Ratio, Replicas, Seconds};
 
     fn found(scene: &Scene, kind: ConstraintKind) -> Option<Relaxation> {
@@ -258,6 +261,29 @@ mod tests {
         assert_eq!(found(&scene, ConstraintKind::ApiLatency), None, "4 pods are short at any threshold");
         let model = found(&scene, ConstraintKind::OneImage).unwrap();
         assert!((0.001..0.0082).contains(&model.value), "{model:?}");
+    }
+
+    #[test]
+    fn a_quicker_model_is_not_offered_where_decoders_are_what_is_short() {
+        let quick = |size| 0.006 + 0.0022 * size;
+        let scene = scene(Accelerator::Gpu, quick, 500.0);
+        let offered = |decode_millis: u32, max: u32| {
+            let (mut state, mut seen) = (scene.model().0, Seen::default());
+            seen.workers = 1.0;
+            let decode = Stage { seconds: Seconds::millis(100 * decode_millis), count: 100, workers: 2, queued: 0 };
+            state.stages.add(&Stages { decode, ..Stages::default() });
+            let mut policy = scene.policy.clone();
+            policy.replicas.max = Replicas::new(max);
+            let model = Model::new(&policy, &state, &seen, 0.0);
+            let choice = choose::choose(&policy, &model, &state, &scene.current, scene.load).unwrap();
+            let offers = relaxations(&policy, &model, &state, &choice, scene.load.plan);
+            offers.iter().map(|offer| offer.kind).collect::<Vec<_>>()
+        };
+        assert!(offered(1, 1).contains(&ConstraintKind::OneImage), "two decoders of 1 ms pass 1700/s");
+        let short = offered(20, 1);
+        assert!(!short.contains(&ConstraintKind::OneImage), "two decoders of 20 ms pass 85/s: {short:?}");
+        assert!(short.contains(&ConstraintKind::ReplicasMax), "more pods are more decoders");
+        assert!(offered(20, 6).is_empty(), "six pods decode 510/s");
     }
 
     #[test]

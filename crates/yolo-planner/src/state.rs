@@ -1,15 +1,20 @@
 //! What the planner remembers between calls, and the part of it that outlives a leader.
 
-use serde::{Deserialize, Serialize};
+#[cfg(test)]
+mod fullest;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::arrivals::Arrivals;
 use crate::burn::Burn;
 use crate::control::Control;
 use crate::curve::Curve;
+use crate::deadline::Feasibility;
 use crate::diagnose::Diagnosis;
 use crate::feedback::Feedback;
 use crate::forecast::{self, Forecasts};
 use crate::guard::Guard;
+use crate::histogram::{self, Histogram};
 use crate::hits::Hits;
 use crate::intake::{Shape, Tally};
 use crate::outcome::Open;
@@ -17,7 +22,7 @@ use crate::pod_model::{self, Cpu, Memory, Stages, Startup};
 use crate::policy::Policy;
 use crate::table::Table;
 use crate::targets::Verdicts;
-use crate::units::{BatchSize, Bytes, Ratio, Seconds, Timestamp};
+use crate::units::{BatchSize, Bytes, Ratio, Seconds, Timestamp, whole_millis};
 use crate::window::Window;
 
 /// Slots that remember which samples were taken. Pods that share a slot lose a sample now and then, no more.
@@ -97,9 +102,11 @@ pub struct MemoryModel {
     pub per_image: Bytes,
 }
 
-/// Everything that one call hands to the next. Opaque; serialisable for tests and simulators.
+/// Everything that one call hands to the next. Opaque; serialisable for tests and simulators, at most 16 KiB in a binary
+/// format.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default)]
+// The derived functions are the state's own; the traits are implemented below, with edges of histograms shared.
+#[serde(default, remote = "Self")]
 pub struct State {
     /// Time of the last call.
     pub(crate) last: Option<Timestamp>,
@@ -107,8 +114,9 @@ pub struct State {
     pub(crate) tick_at_s: Option<f64>,
     /// Time of the last tick.
     pub(crate) last_live: Option<Timestamp>,
-    /// End of the newest sample taken, by slot of pods.
-    marks: Vec<f64>,
+    /// End of the newest sample taken, by slot of pods, milliseconds since the epoch.
+    #[serde(with = "ages")]
+    marks: Vec<u64>,
     pub(crate) tally: Tally,
     pub(crate) shape: Shape,
     pub(crate) arrivals: Arrivals,
@@ -124,6 +132,7 @@ pub struct State {
     /// Overhead quantile while the pods were not overloaded, seconds.
     pub(crate) overhead_s: Option<f64>,
     pub(crate) control: Control,
+    pub(crate) feasibility: Feasibility,
     pub(crate) feedback: Feedback,
     pub(crate) burn: Burn,
     pub(crate) guard: Guard,
@@ -133,7 +142,29 @@ pub struct State {
     pub(crate) open: Option<Open>,
 }
 
+impl Serialize for State {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut shared = self.clone();
+        histogram::share_edges(shared.histograms());
+        Self::serialize(&shared, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for State {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut state = Self::deserialize(deserializer)?;
+        histogram::restore_edges(state.histograms());
+        Ok(state)
+    }
+}
+
 impl State {
+    fn histograms(&mut self) -> Vec<&mut Histogram> {
+        let mut all = self.window.histograms();
+        all.extend(self.diagnosis.watch.histograms());
+        all
+    }
+
     /// The state of a new leader that knows what the last one learned.
     pub fn seeded(learned: &Learned) -> Self {
         let (cpu, memory, startup) = pod_model::seeded(learned);
@@ -177,15 +208,31 @@ impl State {
 
     /// Whether a pod's sample that ends at `until` was not taken yet.
     pub(crate) fn is_new(&self, pod: u64, until: Timestamp) -> bool {
-        self.marks.get(slot(pod)).is_none_or(|mark| until.get() > *mark)
+        self.marks.get(slot(pod)).is_none_or(|mark| whole_millis(until.get()) > *mark)
     }
 
     /// Remembers that a pod's sample up to `until` was taken.
     pub(crate) fn mark(&mut self, pod: u64, until: Timestamp) {
-        self.marks.resize(MARKS, 0.0);
+        self.marks.resize(MARKS, 0);
         if let Some(mark) = self.marks.get_mut(slot(pod)) {
-            *mark = mark.max(until.get());
+            *mark = whole_millis(until.get()).max(*mark);
         }
+    }
+}
+
+/// Times as the newest one and how much older each is: a few digits instead of thirteen.
+mod ages {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(times: &[u64], serializer: S) -> Result<S::Ok, S::Error> {
+        let newest = times.iter().copied().max().unwrap_or(0);
+        let ages: Vec<u64> = times.iter().map(|time| newest - time).collect();
+        (newest, ages).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
+        let (newest, ages) = <(u64, Vec<u64>)>::deserialize(deserializer)?;
+        Ok(ages.into_iter().map(|age| newest.saturating_sub(age)).collect())
     }
 }
 

@@ -132,6 +132,19 @@ impl Window {
         }
     }
 
+    /// Those of all slots, equal kinds side by side.
+    pub(crate) fn histograms(&mut self) -> Vec<&mut Histogram> {
+        let (mut all, mut api, mut overhead) = (Vec::new(), Vec::new(), Vec::new());
+        for slot in &mut self.slots {
+            all.push(&mut slot.inference);
+            api.push(&mut slot.api);
+            overhead.push(&mut slot.overhead);
+        }
+        all.extend(api);
+        all.extend(overhead);
+        all
+    }
+
     /// All slots together.
     pub(crate) fn sums(&self) -> Sums {
         let mut sums = Sums { start_s: self.slots.first().map_or(0.0, |slot| slot.start_s), ..Sums::default() };

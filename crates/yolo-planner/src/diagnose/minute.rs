@@ -285,6 +285,11 @@ impl Watch {
         self.closed.clone().unwrap_or_default()
     }
 
+    /// Those of both windows.
+    pub(crate) fn histograms(&mut self) -> impl Iterator<Item = &mut Histogram> {
+        self.closed.iter_mut().chain([&mut self.running]).map(|minute| &mut minute.read)
+    }
+
     fn count_starts(&mut self, pods: &[Pod], now: Timestamp) {
         let since = self.started;
         for ready in pods.iter().filter_map(|pod| pod.ready).filter(|ready| *ready > since && *ready <= now) {

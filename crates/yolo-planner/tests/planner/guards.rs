@@ -3,12 +3,12 @@
 use crate::plain::Plain;
 use crate::support::{CPU, Fleet, GPU, Kind, at, batch, histogram, seconds};
 use yolo_planner::explain::{Condition, ConditionReason, Tristate};
-use yolo_planner::observation::{BatchCount, CurvePoint, NoData, Observation, Phase, Sample, Signal};
-use yolo_planner::policy::{Accelerator, Knob, Mode, Policy, Targets};
+use yolo_planner::observation::{BatchCount, CurvePoint, Entry, NoData, Observation, Phase, Sample, Signal};
+use yolo_planner::policy::{Accelerator, Knob, Mode, OverloadPolicy, Policy, Targets};
 use yolo_planner::units::{BatchSize, Bytes, Ratio, Replicas, Seconds};
 use yolo_planner::{Action, Decision, HoldReason, State, Trigger, plan};
 
-fn policy(accelerator: Accelerator) -> Policy {
+pub fn policy(accelerator: Accelerator) -> Policy {
     let thirty = Seconds::whole(30);
     Policy {
         targets: Targets { window: thirty, ..Targets::default() },
@@ -20,19 +20,19 @@ fn policy(accelerator: Accelerator) -> Policy {
 }
 
 /// A toy fleet whose looks a test may spoil before the planner sees them.
-struct Scene {
-    policy: Policy,
-    fleet: Fleet,
-    state: State,
+pub struct Scene {
+    pub policy: Policy,
+    pub fleet: Fleet,
+    pub state: State,
 }
 
 impl Scene {
-    fn new(kind: Kind, policy: Policy) -> Self {
+    pub fn new(kind: Kind, policy: Policy) -> Self {
         Self { fleet: Fleet::new(kind, &policy), policy, state: State::default() }
     }
 
     /// Ticks of 5 s at `rate` images/s, each look spoiled by `spoil`.
-    fn run(&mut self, rate: f64, ticks: u32, spoil: impl Fn(&mut Observation)) -> Vec<Decision> {
+    pub fn run(&mut self, rate: f64, ticks: u32, spoil: impl Fn(&mut Observation)) -> Vec<Decision> {
         (0..ticks)
             .map(|_| {
                 self.fleet.run(rate, 5.0);
@@ -46,15 +46,15 @@ impl Scene {
             .collect()
     }
 
-    fn replicas(&self) -> u32 {
+    pub fn replicas(&self) -> u32 {
         self.fleet.replicas().get()
     }
 }
 
-fn nothing(_: &mut Observation) {}
+pub fn nothing(_: &mut Observation) {}
 
 /// Applies `change` to each live sample.
-fn samples(seen: &mut Observation, change: impl Fn(&mut Sample)) {
+pub fn samples(seen: &mut Observation, change: impl Fn(&mut Sample)) {
     for pod in &mut seen.pods {
         if let Signal::Live { value, .. } = &mut pod.sample {
             change(value);
@@ -62,7 +62,7 @@ fn samples(seen: &mut Observation, change: impl Fn(&mut Sample)) {
     }
 }
 
-fn is(condition: &Condition, status: Tristate, reason: ConditionReason) {
+pub fn is(condition: &Condition, status: Tristate, reason: ConditionReason) {
     assert_eq!((condition.status, condition.reason), (status, reason), "{}", condition.message);
 }
 
@@ -170,6 +170,44 @@ fn latency_beyond_the_model_lowers_kappa_unless_littles_law_is_broken() {
     };
     assert!(kappa(true) < 0.97, "{}", kappa(true));
     assert!((kappa(false) - 1.0).abs() < 1e-9, "{}", kappa(false));
+}
+
+#[test]
+fn latency_teaches_nothing_while_other_images_enter_than_the_pods_see() {
+    let moved = |entering: f64| {
+        let two = Knob::auto(Replicas::new(2), Replicas::new(2));
+        let mut scene = Scene::new(CPU, Policy { replicas: two, ..policy(Accelerator::Cpu) });
+        scene.run(80.0, 24, nothing);
+        let slow = slow_answers(0.16, true);
+        let decisions = scene.run(80.0, 24, |seen| {
+            slow(seen);
+            let entry = Entry { arrivals: (5.0 * entering) as u64, span: Seconds::whole(5), ..Entry::default() };
+            seen.entry = Signal::Live { value: entry, age: Seconds::ZERO };
+        });
+        let kappa = |tick: usize| decisions[tick].explanation.capacity.kappa.get();
+        kappa(23) < 0.97 * kappa(0)
+    };
+    assert!(moved(80.0));
+    assert!(!moved(110.0), "a quarter of what enters is seen by no pod");
+    assert!(!moved(60.0), "pods see images that did not enter: retries, or another way in");
+}
+
+#[test]
+fn a_deadline_does_not_follow_what_is_feasible_from_tick_to_tick() {
+    let mut shedding = policy(Accelerator::Cpu);
+    shedding.overload.policy = OverloadPolicy::Shed;
+    shedding.replicas = Knob::auto(Replicas::new(2), Replicas::new(2));
+    let mut fleet = Plain::new(shedding, 0.016, 3);
+    let (mut crossed, mut moved) = (0, 0);
+    for rate in 90..115 {
+        let decisions = fleet.run(|_| f64::from(rate), 24);
+        let feasible = |one: &Decision| one.explanation.conditions.targets_feasible.status;
+        crossed += decisions.windows(2).filter(|two| feasible(&two[0]) != feasible(&two[1])).count();
+        let deadline = |one: &Decision| one.desired.deadline_millis;
+        moved += decisions.windows(2).filter(|two| deadline(&two[0]).abs_diff(deadline(&two[1])) > 300).count();
+    }
+    assert!(crossed > 6 && moved < 3, "the edge was crossed {crossed} times, the deadline moved {moved} times");
+    assert_eq!(fleet.knobs.deadline_millis, 1000, "the queue's time-out, once it is out of reach for good");
 }
 
 #[test]

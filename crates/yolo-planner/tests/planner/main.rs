@@ -26,3 +26,5 @@ mod plain;
 mod properties;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod trust;
