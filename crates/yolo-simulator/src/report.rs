@@ -48,8 +48,8 @@ t(b) = 6 + 2.2b ms (batches up to 16, 388 images/s), `cpu` 5 + 28b ms (up to 2, 
 
 const FAULTS: &str = "\
 Constant load on 3 to 6 pods. Each seed draws the severity evenly between the limits, the number of pods, and the load (45 to
-65 % of what the pods can do, where the severity is not itself a load). The last two are
-not of G9's ten.
+65 % of what the pods can do, where the severity is not itself a load). The last two
+are not of G9's ten.
 ";
 
 impl Report {
