@@ -84,9 +84,10 @@ pub struct Config {
     /// Arithmetic of the `ort` engine.
     #[arg(long, env = "YOLO_PRECISION", value_enum, default_value = "auto")]
     pub precision: Precision,
-    /// Side of the square model input, in pixels, for models whose input is dynamic.
-    #[arg(long, env = "YOLO_IMGSZ")]
-    pub imgsz: Option<u32>,
+    /// Sides of the square model input, in pixels, separated by commas, for models whose input is dynamic: requests choose
+    /// among them with `imgsz`, and the first one is the default. Without it the model's own.
+    #[arg(long, env = "YOLO_IMGSZ", value_delimiter = ',')]
+    pub imgsz: Vec<u32>,
     /// How sessions share the CPU quota.
     #[arg(long, env = "YOLO_PROFILE", value_enum, default_value = "throughput")]
     pub profile: Profile,
@@ -201,7 +202,7 @@ impl Config {
             engine: EngineKind::Ort,
             provider: Provider::Auto,
             precision: Precision::Auto,
-            imgsz: None,
+            imgsz: Vec::new(),
             profile: Profile::Throughput,
             sessions: None,
             conf: 0.25,

@@ -99,8 +99,7 @@ impl Predictor {
 
     /// What a request may choose from.
     pub fn served(&self) -> Served<'_> {
-        let side_px = self.model.info.size().width_px;
-        Served { model: &self.model.name, defaults: &self.defaults, side_px }
+        Served { model: &self.model.name, defaults: &self.defaults, sizes: &self.model.sizes }
     }
 
     /// The pool that pictures are decoded on.
@@ -193,7 +192,7 @@ impl Predictor {
         wishes: &Wishes,
         times: (Duration, Option<Instant>),
     ) -> Result<Prediction, ApiError> {
-        let key = cache::key(&self.model.sha256, &wishes.parameters, &upload.content);
+        let key = cache::key((&self.model.sha256, wishes.size), &wishes.parameters, &upload.content);
         let speed = Speed { read: upload.read, ..Speed::default() };
         if wishes.bypass_cache {
             return self.run(upload, wishes, times, self.cache.bypass(key)).await;
@@ -227,7 +226,7 @@ impl Predictor {
             Lane::Spare => (self.batcher.admit_patiently(&place, decode_wait).await, None),
         };
         let read = upload.read;
-        let prepared = self.preparer.prepare(upload, &place).await?;
+        let prepared = self.preparer.prepare(upload, wishes.size, &place).await?;
         let size = prepared.letterbox.source();
         let job = Job {
             input: prepared.input,

@@ -30,6 +30,7 @@ mod program;
 mod redis;
 mod shared_cache;
 mod shared_tasks;
+mod sizes;
 mod sockets;
 mod support;
 mod tasks;

@@ -100,7 +100,7 @@ async fn a_model_that_cannot_be_served_says_why_and_names_the_file() {
         (file("text.onnx", b"this is no model"), "model_truncated", "text.onnx"),
         (Config { model_sha256: digest, ..file("other.onnx", &whole) }, "model_digest_mismatch", "other.onnx"),
         (config(fixture("unknown-task.onnx")), "model_unsupported", "unknown-task.onnx"),
-        (Config { imgsz: Some(33), ..file("odd.onnx", &whole) }, "model_unsupported", "odd.onnx"),
+        (Config { imgsz: vec![33], ..file("odd.onnx", &whole) }, "model_unsupported", "odd.onnx"),
     ] {
         let log: Value = serde_json::from_str(&refused(config).await).unwrap();
         assert_eq!(log["code"], code, "{log}");
