@@ -58,8 +58,7 @@ fn checked(predictor: &Predictor, input: &Tensor, asked: &Asked) -> Result<(Size
     let (model, sizes, most) = (&predictor.model().info, &predictor.model().sizes, limits::BATCH_PARTS_MAX);
     let size = match shape.as_slice() {
         &[b, 3, h, w] if (1..=most).contains(&b) => sizes.iter().copied().find(|size| {
-            let sides = [size.height_px, size.width_px];
-            sides.map(|side| usize::try_from(side).unwrap_or(usize::MAX)) == [h, w]
+            [size.height_px, size.width_px].map(|side| usize::try_from(side).unwrap_or(usize::MAX)) == [h, w]
         }),
         _ => None,
     };
