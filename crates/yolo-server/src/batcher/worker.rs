@@ -119,7 +119,7 @@ impl Worker {
 
     /// Runs a batch; if it fails, each image by itself, once.
     fn run_items(&mut self, items: Vec<Item>) -> Outcome {
-        let (input, size) = (items.first().map_or(self.shared.model.info.size(), Item::size), items.len());
+        let (input, size) = (items.first().map_or_else(|| self.shared.model.info.size(), Item::size), items.len());
         match self.attempt(&items) {
             Ok(Ran { answers, time }) => {
                 self.answer(items, answers);
