@@ -13,6 +13,7 @@ mod batch;
 mod batching;
 mod body_limits;
 mod clients;
+mod compression;
 mod errors;
 mod fairness;
 mod gpu;
