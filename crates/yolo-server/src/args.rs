@@ -127,7 +127,7 @@ pub struct Config {
     /// Names the servers that share: part of every key, so that services can use one Redis.
     #[arg(long, env = "YOLO_REDIS_SCOPE", default_value = "default")]
     pub redis_scope: String,
-    /// Collector of OpenTelemetry traces over gRPC, such as `http://collector:4317`; without it
+    /// Collector of OpenTelemetry traces over gRPC, such as `http://collector:4317` or `https://`; without it
     /// `OTEL_EXPORTER_OTLP_ENDPOINT` decides, and without that there are no traces.
     #[arg(long, env = "YOLO_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,

@@ -16,11 +16,13 @@ use crate::knobs::Knobs;
 use crate::metrics::Metrics;
 use crate::prepare::Preparer;
 
-/// Time in each stage; zero where a stage was skipped.
+/// Time in each stage, zero where a stage was skipped, and the batch.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Speed {
     /// When the image was queued; `None` if it was not run.
     pub enqueued: Option<Instant>,
+    /// Images in its batch; 0 if it was not run.
+    pub batch_size: usize,
     /// Receiving the body.
     pub read: Duration,
     /// Decoding.
@@ -47,8 +49,6 @@ impl Speed {
 pub struct Prediction {
     /// The detections.
     pub answer: Arc<Answer>,
-    /// Images in its batch; 0 if none was run.
-    pub batch_size: usize,
     /// `hit`, `shared_hit`, `coalesced`, `miss` or `bypass`.
     pub cache: &'static str,
     /// Times.
@@ -202,9 +202,9 @@ impl Predictor {
             Lane::Spare => Flight::Follow,
         };
         match self.cache.lookup(key, flight).await {
-            Lookup::Hit(answer) => Ok(Prediction { answer, batch_size: 0, cache: "hit", speed }),
-            Lookup::SharedHit(answer) => Ok(Prediction { answer, batch_size: 0, cache: "shared_hit", speed }),
-            Lookup::Coalesced(answer) => Ok(Prediction { answer, batch_size: 0, cache: "coalesced", speed }),
+            Lookup::Hit(answer) => Ok(Prediction { answer, cache: "hit", speed }),
+            Lookup::SharedHit(answer) => Ok(Prediction { answer, cache: "shared_hit", speed }),
+            Lookup::Coalesced(answer) => Ok(Prediction { answer, cache: "coalesced", speed }),
             Lookup::Miss(leader) => self.run(upload, wishes, times, leader).await,
         }
     }
@@ -237,12 +237,12 @@ impl Predictor {
         };
         let inferred = self.done(slot.enqueue(job)).await?;
         let times = Speed { read, decode: prepared.decode, preprocess: prepared.preprocess, ..Speed::default() };
-        let (speed, batch_size) = (speed(times, &inferred), inferred.batch_size);
+        let speed = speed(times, &inferred);
         let Found::Detections(detections) = inferred.found else { return Err(another_question()) };
         let answer = Arc::new(Answer { size, detections });
         let cache = leader.label();
         leader.complete(Arc::clone(&answer));
-        Ok(Prediction { answer, batch_size, cache, speed })
+        Ok(Prediction { answer, cache, speed })
     }
 
     fn failed(&self, error: &JobError) -> ApiError {
@@ -261,8 +261,8 @@ impl Predictor {
 
 /// The times of an image that was run, after those `before` the queue.
 const fn speed(before: Speed, inferred: &Inferred) -> Speed {
-    let Inferred { enqueued, queue, inference, postprocess, .. } = *inferred;
-    Speed { enqueued: Some(enqueued), queue, inference, postprocess, ..before }
+    let Inferred { enqueued, batch_size, queue, inference, postprocess, .. } = *inferred;
+    Speed { enqueued: Some(enqueued), batch_size, queue, inference, postprocess, ..before }
 }
 
 fn another_question() -> ApiError {
