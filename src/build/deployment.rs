@@ -323,7 +323,7 @@ mod tests {
                       confidence: '0.4'}, accelerator: {cpu: {profile: Latency}}, server: {drain: {budget: 40s}}}";
         let config = server(&checked(claim).unwrap());
         assert_eq!(config.model.to_str(), Some("/var/lib/yolo/model/b.onnx"));
-        assert_eq!((config.imgsz, config.drain_budget_seconds), (Some(320), 40));
+        assert_eq!((config.imgsz, config.drain_budget_seconds), (vec![320], 40));
         assert!((config.conf - 0.4).abs() < 1e-6);
         let emulated = "{model: {source: {imagePath: /e}}, accelerator: {emulated: {alphaMicros: 7, betaMicros: 3}}}";
         let config = server(&checked(emulated).unwrap());

@@ -82,8 +82,8 @@ fn detect(model: &LoadedModel, session: &mut dyn Engine, file: &[u8]) -> anyhow:
     let letterbox = Letterbox::plan(picture.size(), model.info.size())?;
     let mut pixels = vec![0; letterbox.output_len()];
     letterbox_into(&picture, &letterbox, &mut pixels)?;
-    let output =
-        session.run(&[&EngineInput { pixels: Pixels::Levels(pixels.into()), content: [0; 32] }], Memory::Keep)?;
+    let input = EngineInput { pixels: Pixels::Levels(pixels.into()), size: model.info.size(), content: [0; 32] };
+    let output = session.run(&[&input], Memory::Keep)?;
     let views = output.image(0).context("the model gave no output")?;
     Ok(postprocess(&views, &model.info, &letterbox, &Parameters::default())?)
 }

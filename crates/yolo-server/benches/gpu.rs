@@ -140,7 +140,7 @@ fn images_a_second(options: &Options, batch: usize) -> f64 {
     let model = opened(options);
     let mut engine = model.sessions.open().expect("a session");
     let len = 3 * usize::try_from(model.info.size().pixels()).expect("it was loaded");
-    let input = EngineInput { pixels: vec![114; len].into(), content: [0; 32] };
+    let input = EngineInput { pixels: vec![114; len].into(), size: model.info.size(), content: [0; 32] };
     let inputs = vec![&input; batch];
     let mut run = || drop(engine.run(&inputs, Memory::Keep).expect("the engine runs"));
     // The first run opens the size's session.

@@ -84,9 +84,10 @@ pub struct Config {
     /// Arithmetic of the `ort` engine.
     #[arg(long, env = "YOLO_PRECISION", value_enum, default_value = "auto")]
     pub precision: Precision,
-    /// Side of the square model input, in pixels, for models whose input is dynamic.
-    #[arg(long, env = "YOLO_IMGSZ")]
-    pub imgsz: Option<u32>,
+    /// Sides of the square model input, in pixels, separated by commas, for models whose input is dynamic: requests choose
+    /// among them with `imgsz`, and the first one is the default. Without it the model's own.
+    #[arg(long, env = "YOLO_IMGSZ", value_delimiter = ',')]
+    pub imgsz: Vec<u32>,
     /// How sessions share the CPU quota.
     #[arg(long, env = "YOLO_PROFILE", value_enum, default_value = "throughput")]
     pub profile: Profile,
@@ -126,7 +127,7 @@ pub struct Config {
     /// Names the servers that share: part of every key, so that services can use one Redis.
     #[arg(long, env = "YOLO_REDIS_SCOPE", default_value = "default")]
     pub redis_scope: String,
-    /// Collector of OpenTelemetry traces over gRPC, such as `http://collector:4317`; without it
+    /// Collector of OpenTelemetry traces over gRPC, such as `http://collector:4317` or `https://`; without it
     /// `OTEL_EXPORTER_OTLP_ENDPOINT` decides, and without that there are no traces.
     #[arg(long, env = "YOLO_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
@@ -201,7 +202,7 @@ impl Config {
             engine: EngineKind::Ort,
             provider: Provider::Auto,
             precision: Precision::Auto,
-            imgsz: None,
+            imgsz: Vec::new(),
             profile: Profile::Throughput,
             sessions: None,
             conf: 0.25,

@@ -9,10 +9,11 @@
 //! ```
 //!
 //! Guarantees: an image whose client has left, or whose deadline has passed, is dropped before it costs a run; a batch
-//! that fails is rerun image by image, so only the guilty image fails; a large request delays a small one by one batch;
+//! holds images of one input size; one that fails is rerun image by image, so only the guilty image fails; a large request delays a small one by one batch;
 //! of a camera's frames only the newest waits.
 
 mod curve;
+mod curves;
 mod queue;
 mod worker;
 
@@ -123,7 +124,7 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// Opens a session for each worker and warms it (three runs of one image) in the worker's thread.
+    /// Opens a session for each worker and warms it (three runs of one image of each input size) in the worker's thread.
     ///
     /// # Errors
     /// [`EngineError`] if a session cannot be opened or the warm-up fails.

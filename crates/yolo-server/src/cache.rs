@@ -49,8 +49,8 @@ impl Answer {
     }
 }
 
-/// The key of an image: model, canonical parameters, content.
-pub fn key(model_sha256: &str, parameters: &Parameters, content: &[u8; 32]) -> Key {
+/// The key of an image: model and its input's size, canonical parameters, content.
+pub fn key((model_sha256, input): (&str, Size), parameters: &Parameters, content: &[u8; 32]) -> Key {
     let Parameters { confidence, iou, detections_max, classes, agnostic, masks, normalize: _ } = parameters;
     // `normalize` acts on the JSON only: both forms share an entry.
     let mut hasher = blake3::Hasher::new();
@@ -62,6 +62,8 @@ pub fn key(model_sha256: &str, parameters: &Parameters, content: &[u8; 32]) -> K
     hasher.update(&[SEMANTICS_VERSION, u8::from(*agnostic), u8::from(classes.is_some()), masks]);
     hasher.update(model_sha256.as_bytes());
     hasher.update(content);
+    hasher.update(&input.width_px.to_le_bytes());
+    hasher.update(&input.height_px.to_le_bytes());
     hasher.update(&confidence.to_bits().to_le_bytes());
     hasher.update(&iou.to_bits().to_le_bytes());
     hasher.update(&(*detections_max as u64).to_le_bytes());
@@ -405,8 +407,9 @@ mod tests {
 
     #[test]
     fn the_key_depends_on_what_decides_the_answer_and_on_nothing_else() {
+        const SIZE: Size = Size::new(640, 640);
         let standard = Parameters::default();
-        let of = |parameters: &Parameters| key("model", parameters, &[7; 32]);
+        let of = |parameters: &Parameters| key(("model", SIZE), parameters, &[7; 32]);
         let classes = |classes: &[u32]| Parameters { classes: Some(classes.to_vec()), ..Parameters::default() };
         assert_eq!(of(&classes(&[2, 0, 2])), of(&classes(&[0, 2])));
         assert_eq!(of(&standard), of(&Parameters { normalize: true, ..standard.clone() }));
@@ -421,7 +424,8 @@ mod tests {
         for other in &others {
             assert_ne!(of(other), of(&standard), "{other:?}");
         }
-        assert_ne!(key("other", &standard, &[7; 32]), of(&standard));
-        assert_ne!(key("model", &standard, &[8; 32]), of(&standard));
+        assert_ne!(key(("model", Size::new(320, 320)), &standard, &[7; 32]), of(&standard));
+        assert_ne!(key(("other", SIZE), &standard, &[7; 32]), of(&standard));
+        assert_ne!(key(("model", SIZE), &standard, &[8; 32]), of(&standard));
     }
 }

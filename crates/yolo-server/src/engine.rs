@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use yolo_vision::{ModelInfo, OutputView};
+use yolo_vision::{ModelError, ModelInfo, OutputView, Size};
 
 /// A picture ready for the model.
 #[derive(Debug)]
 pub struct EngineInput {
-    /// `[3, height, width]` RGB of the model's input size.
+    /// `[3, height, width]` RGB of `size`.
     pub pixels: Pixels,
+    /// One of [`LoadedModel::sizes`].
+    pub size: Size,
     /// Hash of the encoded file, or of the pixels; the emulated engine derives its detections from it.
     pub content: [u8; 32],
 }
@@ -72,7 +74,7 @@ pub enum Memory {
 
 /// One session of a loaded model, owned by one worker thread.
 pub trait Engine: Send {
-    /// Runs `inputs` as one batch (1..=[`LoadedModel::batch_max`] pictures).
+    /// Runs `inputs`, all of one size, as one batch (1..=[`LoadedModel::batch_max`] pictures).
     ///
     /// # Errors
     /// [`EngineError`] if the engine refused the batch; the session stays usable.
@@ -103,8 +105,10 @@ pub trait Sessions: Send + Sync {
 /// A model that can be served.
 #[derive(Clone)]
 pub struct LoadedModel {
-    /// Shapes, classes and output layout.
+    /// Shapes, classes and output layout; its size is the default one.
     pub info: ModelInfo,
+    /// Input sizes that are served, the default first.
+    pub sizes: Arc<[Size]>,
     /// The file's stem.
     pub name: String,
     /// SHA-256 of the file, 64 hexadecimal digits.
@@ -135,10 +139,32 @@ impl LoadedModel {
         self.provider == emulated::PROVIDER
     }
 
+    /// Memory that a prepared picture of the largest size takes, in bytes.
+    pub fn image_bytes_max(&self) -> usize {
+        let pixels = self.sizes.iter().map(|size| size.pixels()).max().unwrap_or_default();
+        usize::try_from(3 * pixels).unwrap_or(usize::MAX)
+    }
+
     /// First digits of the digest: what answers call the model's version.
     pub fn version(&self) -> &str {
         self.sha256.get(..6).unwrap_or(&self.sha256)
     }
+}
+
+/// The model at the first of `sides_px`, or at its own size if there is none, and every size once.
+///
+/// # Errors
+/// [`ModelError::ImageSize`] for one that the model cannot run at.
+fn sized(info: ModelInfo, sides_px: &[u32]) -> Result<(ModelInfo, Arc<[Size]>), ModelError> {
+    let mut sizes: Vec<Size> = Vec::with_capacity(sides_px.len());
+    for size in sides_px.iter().map(|side_px| Size::new(*side_px, *side_px)) {
+        info.clone().with_size(size)?;
+        if !sizes.contains(&size) {
+            sizes.push(size);
+        }
+    }
+    let Some(first) = sizes.first() else { return Ok((info.clone(), [info.size()].into())) };
+    Ok((info.with_size(*first)?, sizes.into()))
 }
 
 /// A batch failed.

@@ -178,20 +178,30 @@ impl<T> FairQueue<T> {
         self.lane_mut(lane).iter_mut().find(|flow| matches!(&flow.key, Key::Stream(key) if key == stream))
     }
 
-    /// Takes a batch of up to `count` images, one of each flow in turn.
-    pub(crate) fn take(&mut self, count: usize) -> Vec<T> {
+    /// Takes a batch of up to `count` images that are `alike` its first, one of each flow in turn. Flows whose next image
+    /// is not keep their turns: the next batch begins with them.
+    pub(crate) fn take(&mut self, count: usize, alike: impl Fn(&T, &T) -> bool) -> Vec<T> {
         let spare_before = self.len_of(Lane::Spare);
         let mut batch = Vec::with_capacity(count.min(self.len()));
         for lane in self.order() {
             let flows = self.lane_mut(lane);
+            let mut unlike = VecDeque::new();
             while batch.len() < count
                 && let Some(mut flow) = flows.pop_front()
             {
+                if let (Some(first), Some(next)) = (batch.first(), flow.images.front())
+                    && !alike(first, next)
+                {
+                    unlike.push_back(flow);
+                    continue;
+                }
                 batch.extend(flow.images.pop_front());
                 if !flow.images.is_empty() {
                     flows.push_back(flow);
                 }
             }
+            unlike.append(flows);
+            *flows = unlike;
         }
         let passed_over = spare_before > 0 && self.len_of(Lane::Spare) == spare_before;
         self.batches_without_spare = if passed_over { self.batches_without_spare + 1 } else { 0 };
@@ -217,6 +227,10 @@ impl<T> FairQueue<T> {
 mod tests {
     use super::*;
 
+    const fn any<T>(_: &T, _: &T) -> bool {
+        true
+    }
+
     fn request(lane: Lane) -> Place {
         Place { lane, ..Place::of_new_request() }
     }
@@ -233,8 +247,21 @@ mod tests {
             queue.push(&many, number);
         }
         queue.push(&one, 64);
-        assert_eq!(queue.take(3), [0, 64, 1]);
+        assert_eq!(queue.take(3, any), [0, 64, 1]);
         assert_eq!(queue.len(), 62);
+    }
+
+    #[test]
+    fn a_batch_holds_only_what_is_alike_and_the_rest_is_next() {
+        let mut queue = FairQueue::new();
+        for image in [10, 20, 11, 21, 12] {
+            queue.push(&request(Lane::Interactive), image);
+        }
+        queue.push(&request(Lane::Spare), 22);
+        let alike = |first: &i32, next: &i32| first / 10 == next / 10;
+        assert_eq!(queue.take(2, alike), [10, 11]);
+        assert_eq!(queue.take(4, alike), [20, 21, 22], "of a lane below too");
+        assert_eq!(queue.take(4, alike), [12]);
     }
 
     #[test]
@@ -245,7 +272,7 @@ mod tests {
         assert_eq!(queue.push(&frame("hall"), "hall 1"), None);
         assert_eq!(queue.push(&frame("gate"), "gate 2"), Some("gate 1"));
         assert_eq!(queue.push(&late, "gate 0"), Some("gate 0"), "an older frame that was decoded later");
-        assert_eq!(queue.take(4), ["gate 2", "hall 1"]);
+        assert_eq!(queue.take(4, any), ["gate 2", "hall 1"]);
         assert_eq!(queue.push(&frame("gate"), "gate 3"), None);
     }
 
@@ -271,12 +298,12 @@ mod tests {
         for batch in 1..=40 {
             queue.push(&spare, "spare");
             queue.push(&request(Lane::Interactive), "interactive");
-            if queue.take(1) == ["spare"] {
+            if queue.take(1, any) == ["spare"] {
                 spare_batches.push(batch);
             }
         }
         assert_eq!(spare_batches, [20, 40]);
-        assert_eq!(queue.take(3), ["interactive", "interactive", "spare"], "and what is left of a batch");
+        assert_eq!(queue.take(3, any), ["interactive", "interactive", "spare"], "and what is left of a batch");
     }
 
     #[test]
@@ -284,11 +311,11 @@ mod tests {
         let mut queue = FairQueue::new();
         for _ in 0..100 {
             queue.push(&request(Lane::Interactive), "interactive");
-            queue.take(1);
+            queue.take(1, any);
         }
         queue.push(&request(Lane::Spare), "spare");
         queue.push(&request(Lane::Interactive), "interactive");
-        assert_eq!(queue.take(1), ["interactive"]);
+        assert_eq!(queue.take(1, any), ["interactive"]);
     }
 
     #[test]
@@ -302,6 +329,6 @@ mod tests {
         assert_eq!(queue.remove(|number| *number != 1), [0, 2]);
         assert_eq!((queue.first(), queue.len()), (Some(&1), 1));
         queue.remove(|_| true);
-        assert!(queue.is_empty() && queue.take(1).is_empty());
+        assert!(queue.is_empty() && queue.take(1, any).is_empty());
     }
 }

@@ -55,6 +55,9 @@ pub const STREAM_ID_BYTES_MAX: usize = 128;
 
 /// Length of a request's path and query; the parameters of the longest sensible one take a tenth of it.
 pub const URI_BYTES_MAX: usize = 8 << 10;
+/// Smallest answer that is compressed for a client that accepts it: the JSON of a picture fits a few packets, and is not
+/// worth the time.
+pub const COMPRESSED_BYTES_MIN: u64 = 8 << 10;
 /// Size of a request's header block.
 pub const HEADER_BYTES_MAX: usize = 16 << 10;
 /// After this time a body must have come at [`BodyLimits::bytes_per_second_min`] on average.

@@ -68,7 +68,7 @@ impl FairPermits {
         loop {
             let next = {
                 let mut state = self.state();
-                let next = state.waiting.take(1).pop();
+                let next = state.waiting.take(1, |_, _| true).pop();
                 if next.is_none() {
                     state.free += 1;
                 }

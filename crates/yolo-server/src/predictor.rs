@@ -16,11 +16,13 @@ use crate::knobs::Knobs;
 use crate::metrics::Metrics;
 use crate::prepare::Preparer;
 
-/// Time in each stage; zero where a stage was skipped.
+/// Time in each stage, zero where a stage was skipped, and the batch.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Speed {
     /// When the image was queued; `None` if it was not run.
     pub enqueued: Option<Instant>,
+    /// Images in its batch; 0 if it was not run.
+    pub batch_size: usize,
     /// Receiving the body.
     pub read: Duration,
     /// Decoding.
@@ -47,8 +49,6 @@ impl Speed {
 pub struct Prediction {
     /// The detections.
     pub answer: Arc<Answer>,
-    /// Images in its batch; 0 if none was run.
-    pub batch_size: usize,
     /// `hit`, `shared_hit`, `coalesced`, `miss` or `bypass`.
     pub cache: &'static str,
     /// Times.
@@ -99,8 +99,7 @@ impl Predictor {
 
     /// What a request may choose from.
     pub fn served(&self) -> Served<'_> {
-        let side_px = self.model.info.size().width_px;
-        Served { model: &self.model.name, defaults: &self.defaults, side_px }
+        Served { model: &self.model.name, defaults: &self.defaults, sizes: &self.model.sizes }
     }
 
     /// The pool that pictures are decoded on.
@@ -193,7 +192,7 @@ impl Predictor {
         wishes: &Wishes,
         times: (Duration, Option<Instant>),
     ) -> Result<Prediction, ApiError> {
-        let key = cache::key(&self.model.sha256, &wishes.parameters, &upload.content);
+        let key = cache::key((&self.model.sha256, wishes.size), &wishes.parameters, &upload.content);
         let speed = Speed { read: upload.read, ..Speed::default() };
         if wishes.bypass_cache {
             return self.run(upload, wishes, times, self.cache.bypass(key)).await;
@@ -203,9 +202,9 @@ impl Predictor {
             Lane::Spare => Flight::Follow,
         };
         match self.cache.lookup(key, flight).await {
-            Lookup::Hit(answer) => Ok(Prediction { answer, batch_size: 0, cache: "hit", speed }),
-            Lookup::SharedHit(answer) => Ok(Prediction { answer, batch_size: 0, cache: "shared_hit", speed }),
-            Lookup::Coalesced(answer) => Ok(Prediction { answer, batch_size: 0, cache: "coalesced", speed }),
+            Lookup::Hit(answer) => Ok(Prediction { answer, cache: "hit", speed }),
+            Lookup::SharedHit(answer) => Ok(Prediction { answer, cache: "shared_hit", speed }),
+            Lookup::Coalesced(answer) => Ok(Prediction { answer, cache: "coalesced", speed }),
             Lookup::Miss(leader) => self.run(upload, wishes, times, leader).await,
         }
     }
@@ -227,7 +226,7 @@ impl Predictor {
             Lane::Spare => (self.batcher.admit_patiently(&place, decode_wait).await, None),
         };
         let read = upload.read;
-        let prepared = self.preparer.prepare(upload, &place).await?;
+        let prepared = self.preparer.prepare(upload, wishes.size, &place).await?;
         let size = prepared.letterbox.source();
         let job = Job {
             input: prepared.input,
@@ -238,12 +237,12 @@ impl Predictor {
         };
         let inferred = self.done(slot.enqueue(job)).await?;
         let times = Speed { read, decode: prepared.decode, preprocess: prepared.preprocess, ..Speed::default() };
-        let (speed, batch_size) = (speed(times, &inferred), inferred.batch_size);
+        let speed = speed(times, &inferred);
         let Found::Detections(detections) = inferred.found else { return Err(another_question()) };
         let answer = Arc::new(Answer { size, detections });
         let cache = leader.label();
         leader.complete(Arc::clone(&answer));
-        Ok(Prediction { answer, batch_size, cache, speed })
+        Ok(Prediction { answer, cache, speed })
     }
 
     fn failed(&self, error: &JobError) -> ApiError {
@@ -262,8 +261,8 @@ impl Predictor {
 
 /// The times of an image that was run, after those `before` the queue.
 const fn speed(before: Speed, inferred: &Inferred) -> Speed {
-    let Inferred { enqueued, queue, inference, postprocess, .. } = *inferred;
-    Speed { enqueued: Some(enqueued), queue, inference, postprocess, ..before }
+    let Inferred { enqueued, batch_size, queue, inference, postprocess, .. } = *inferred;
+    Speed { enqueued: Some(enqueued), batch_size, queue, inference, postprocess, ..before }
 }
 
 fn another_question() -> ApiError {

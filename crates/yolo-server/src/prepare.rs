@@ -39,7 +39,6 @@ pub struct Preparer {
     /// Moving mean of the time of one picture.
     mean_micros: Arc<AtomicU64>,
     task: Task,
-    target: Size,
     metrics: ImageMetrics,
 }
 
@@ -72,7 +71,6 @@ impl Preparer {
             waiting: AtomicUsize::new(0),
             mean_micros: Arc::new(AtomicU64::new(0)),
             task: model.task(),
-            target: model.size(),
             metrics,
         }
     }
@@ -110,12 +108,12 @@ impl Preparer {
         work.await.map_err(|_| ApiError::new(Code::Internal, "working on the picture crashed"))
     }
 
-    /// Decodes a picture and fits it into the model's input.
+    /// Decodes a picture and fits it into the model's input of size `target`.
     ///
     /// # Errors
     /// The picture's own faults as 415 or 422; 409 if a newer frame of its stream came; 500 if a decoder panicked.
-    pub async fn prepare(&self, upload: Upload, place: &Place) -> Result<Prepared, ApiError> {
-        let (task, limits, target) = (self.task, self.limits, self.target);
+    pub async fn prepare(&self, upload: Upload, target: Size, place: &Place) -> Result<Prepared, ApiError> {
+        let (task, limits) = (self.task, self.limits);
         let (mean_micros, pool) = (Arc::clone(&self.mean_micros), self.permits.clone());
         let work = move || {
             let prepared = prepare(upload, &limits, (task, target), &pool);
@@ -163,7 +161,7 @@ fn prepare(
     };
     written.map_err(internal)?;
     Ok(Prepared {
-        input: EngineInput { pixels: pixels.into(), content },
+        input: EngineInput { pixels: pixels.into(), size: target, content },
         letterbox,
         decode: decoded.saturating_duration_since(start),
         preprocess: decoded.elapsed(),

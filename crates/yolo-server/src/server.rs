@@ -286,7 +286,7 @@ fn load(app: &App, config: &Config) -> Result<Predictor, StartError> {
         Some(device) => engine::ort::load(&engine::ort::Options {
             model: config.model.clone(),
             sha256: config.model_sha256.clone(),
-            side_px: config.imgsz,
+            sides_px: config.imgsz.clone(),
             threads: sizing.session_threads,
             device,
             precision: config.precision,
@@ -328,7 +328,7 @@ fn model_labels(model: &LoadedModel) -> [(&'static str, String); 6] {
         ("sha256", model.sha256.clone()),
         ("provider", model.provider.to_owned()),
         ("precision", model.precision.to_owned()),
-        ("imgsz", model.info.size().width_px.to_string()),
+        ("imgsz", model.sizes.iter().map(|size| size.width_px.to_string()).collect::<Vec<_>>().join(",")),
     ]
 }
 

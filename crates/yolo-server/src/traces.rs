@@ -8,8 +8,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
 use opentelemetry::{InstrumentationScope, Key, KeyValue};
+use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
 use opentelemetry_otlp::{
-    ExporterBuildError, OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, SpanExporter, WithExportConfig,
+    ExporterBuildError, OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, SpanExporter,
+    WithExportConfig, WithTonicConfig,
 };
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanData, SpanEvents, SpanLinks, SpanProcessor};
@@ -22,6 +24,8 @@ use crate::{limits, random, tasks};
 const SERVICE: &str = env!("CARGO_PKG_NAME");
 /// What the library calls a service without a name begins so.
 const NAMELESS: &str = "unknown_service";
+/// The span of a batch's run.
+const INFERENCE: &str = "inference";
 
 /// Where spans go. They are sent in batches by a thread of its own; where the collector is slow or gone, they are lost.
 #[derive(Debug)]
@@ -50,19 +54,24 @@ pub struct RequestSpan<'a> {
 }
 
 impl Traces {
-    /// Sends spans to `endpoint`, such as `http://collector:4317`; without one to where the standard variables
+    /// Sends spans to `endpoint`, such as `http://collector:4317`, or `https://` with a certificate that the system trusts; without one to where the standard variables
     /// `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` and `OTEL_EXPORTER_OTLP_ENDPOINT` say, and without those nowhere.
     ///
     /// Must be called within a tokio runtime, which carries the connection.
     ///
     /// # Errors
-    /// If the endpoint is no URL of ours. A collector that does not answer is no error.
+    /// If the endpoint is no URL of ours, or no certificate is trusted that one over TLS needs. A collector that does not answer is no error.
     pub fn open(endpoint: Option<&str>) -> Result<Option<Self>, ExporterBuildError> {
         let variables = [OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_EXPORTER_OTLP_ENDPOINT];
         let standard = variables.into_iter().filter_map(|name| std::env::var(name).ok());
         let mut endpoints = endpoint.map(str::to_owned).into_iter().chain(standard);
         let Some(endpoint) = endpoints.find(|endpoint| !endpoint.is_empty()) else { return Ok(None) };
-        let exporter = SpanExporter::builder().with_tonic().with_endpoint(&endpoint).build()?;
+        let mut exporter = SpanExporter::builder().with_tonic().with_endpoint(&endpoint);
+        if endpoint.starts_with("https:") {
+            // The library trusts nobody by itself. Without need the system's certificates are not read: it may have none.
+            exporter = exporter.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
+        }
+        let exporter = exporter.build()?;
         let mut processor = BatchSpanProcessor::builder(exporter).build();
         processor.set_resource(&resource());
         let scope = InstrumentationScope::builder(SERVICE).with_version(env!("CARGO_PKG_VERSION")).build();
@@ -88,13 +97,16 @@ impl Traces {
             span.status = Status::error(request.error.unwrap_or_default());
         }
         self.processor.on_end(span);
-        let Some(Speed { enqueued: Some(enqueued), queue, inference, .. }) = request.speed else { return };
-        let started = enqueued + queue;
-        for (name, begun, ended) in [("queue", enqueued, started), ("inference", started, started + inference)] {
+        let Some(speed) = request.speed else { return };
+        for Stage { name, begun, ended } in stages(&speed) {
             let Ok(child_id) = SpanId::from_hex(&random::digits()) else { continue };
             let mut child = self.span((trace_id, child_id), now, (begun, ended));
             child.parent_span_id = span_id;
             child.name = name.into();
+            if name == INFERENCE {
+                let images = i64::try_from(speed.batch_size).unwrap_or(i64::MAX);
+                child.attributes = vec![KeyValue::new("yolo.batch_size", images)];
+            }
             self.processor.on_end(child);
         }
     }
@@ -130,6 +142,34 @@ impl Traces {
             tracing::warn!(%error, "The last traces were not sent.");
         }
     }
+}
+
+/// A part of a request's time.
+struct Stage {
+    name: &'static str,
+    begun: Instant,
+    ended: Instant,
+}
+
+/// What an image that was run went through; its batch's time is its own. What was skipped is left out.
+fn stages(speed: &Speed) -> Vec<Stage> {
+    let Speed { enqueued: Some(enqueued), decode, preprocess, queue, inference, postprocess, .. } = *speed else {
+        return Vec::new();
+    };
+    // It is queued as soon as it is prepared.
+    let begun = enqueued.checked_sub(decode + preprocess).unwrap_or(enqueued);
+    let lengths = [
+        ("decode", decode),
+        ("preprocess", preprocess),
+        ("queue", queue),
+        (INFERENCE, inference),
+        ("postprocess", postprocess),
+    ];
+    let one_after_the_other = lengths.into_iter().scan(begun, |at, (name, length)| {
+        let begun = std::mem::replace(at, *at + length);
+        Some(Stage { name, begun, ended: begun + length })
+    });
+    one_after_the_other.filter(|stage| stage.ended > stage.begun).collect()
 }
 
 /// Whose spans they are.

@@ -5,8 +5,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
+use yolo_vision::Size;
 
 use super::curve::Curve;
+use super::curves::Curves;
 use super::{Inferred, Job, JobError, Lane, Place, Reply};
 use crate::admission::{Load, Refusal};
 use crate::engine::LoadedModel;
@@ -23,6 +25,11 @@ pub(super) struct Item {
 }
 
 impl Item {
+    /// Of the model's input.
+    pub(super) const fn size(&self) -> Size {
+        self.job.input.size
+    }
+
     /// Whether the answer would still be awaited at `now`, had the client stayed.
     pub(super) fn in_time(&self, now: Instant) -> bool {
         self.job.answer_by.is_none_or(|answer_by| now < answer_by)
@@ -33,7 +40,7 @@ impl Item {
 pub(super) enum Pull {
     /// Run these.
     Batch(Vec<Item>),
-    /// Nothing to do: time a batch of this size, once. One run a pull, so that an image which comes waits for no more.
+    /// Nothing to do: time a batch of this size, of the default input size, once. One run a pull, so that an image which comes waits for no more.
     Time {
         /// Images in it.
         size: usize,
@@ -57,7 +64,18 @@ enum Next {
 #[derive(Debug, Clone, Copy)]
 struct Running {
     since: Instant,
+    input: Size,
     size: usize,
+}
+
+/// Engine time of a batch that ran well.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BatchTime {
+    /// Of the model's input.
+    pub(super) input: Size,
+    /// Images in it.
+    pub(super) size: usize,
+    pub(super) time: Duration,
 }
 
 /// Runs of one size at idle. The first one pays for memory; it does not count.
@@ -102,7 +120,7 @@ struct State {
     /// Images admitted and not queued yet, by lane: they are being decoded.
     reserved: Reserved,
     running: Vec<Option<Running>>,
-    curve: Curve,
+    curves: Curves,
     knobs: Knobs,
     queue_bytes_max: usize,
     /// Images of a complete batch that were left to the other idle workers: they wait for no more.
@@ -134,12 +152,13 @@ impl fmt::Debug for Shared {
 
 impl Shared {
     pub(super) fn new(model: LoadedModel, workers: usize, knobs: Knobs, metrics: Arc<Metrics>) -> Self {
+        let input = model.info.size();
         let state = State {
             queue: FairQueue::new(),
             reserved: Reserved::default(),
             // They warm their sessions.
-            running: vec![Some(Running { since: Instant::now(), size: 1 }); workers],
-            curve: Curve::new(model.batch_max, model.batches_fixed),
+            running: vec![Some(Running { since: Instant::now(), input, size: 1 }); workers],
+            curves: Curves::new(&Curve::new(model.batch_max, model.batches_fixed), input, &model.sizes),
             knobs,
             queue_bytes_max: limits::QUEUE_BYTES_MAX,
             shared_out: 0,
@@ -208,14 +227,15 @@ impl Shared {
             self.room.notify_waiters(); // whether images were pulled or dropped
             match next {
                 Next::Do(pull) => {
-                    let size = match &pull {
-                        Pull::Batch(items) => items.len(),
-                        Pull::Time { size, .. } => *size,
-                        Pull::Repair => 1,
-                        Pull::Stop => 0,
+                    let default = self.model.info.size();
+                    let (input, size) = match &pull {
+                        Pull::Batch(items) => (items.first().map_or(default, Item::size), items.len()),
+                        Pull::Time { size, .. } => (default, *size),
+                        Pull::Repair => (default, 1),
+                        Pull::Stop => (default, 0),
                     };
                     if let Some(running) = state.running.get_mut(index).filter(|_| size > 0) {
-                        *running = Some(Running { since: Instant::now(), size });
+                        *running = Some(Running { since: Instant::now(), input, size });
                     }
                     if !state.queue.is_empty() {
                         // What is left is the share of another idle worker.
@@ -231,11 +251,11 @@ impl Shared {
         }
     }
 
-    /// Ends worker `index`'s batch: `times` are the engine times of the sizes that ran well.
-    pub(super) fn finish(&self, index: usize, times: &[(usize, Duration)], failed: bool) {
+    /// Ends worker `index`'s batch: `times` are those of the batches that ran well.
+    pub(super) fn finish(&self, index: usize, times: &[BatchTime], failed: bool) {
         let mut state = self.state();
-        for (size, time) in times {
-            state.curve.record(*size, *time);
+        for BatchTime { input, size, time } in times {
+            state.curves.record(*input, *size, *time);
         }
         state.failures = if failed { state.failures.saturating_add(1) } else { 0 };
         if failed {
@@ -252,16 +272,17 @@ impl Shared {
     /// Ends worker `index`'s run at idle; publishes the size's time once it is known.
     pub(super) fn finish_timing(&self, index: usize, size: usize, time: Duration) {
         let mut state = self.state();
+        let input = self.model.info.size();
         if state.timed.size != size {
             state.timed = Timed { size, runs: Vec::new() };
         }
-        let counted = if state.timed.runs.is_empty() { None } else { Some((size, time)) };
+        let counted = if state.timed.runs.is_empty() { None } else { Some(BatchTime { input, size, time }) };
         state.timed.runs.push(time);
         let runs = state.timed.runs.clone();
         drop(state);
         self.finish(index, counted.as_slice(), false);
         // The first run is not counted; real traffic may have made the size known before a second one.
-        if runs.len() > 1 && self.state().curve.is_known(size) {
+        if runs.len() > 1 && self.state().curves.first().is_known(size) {
             let counted = || runs.iter().skip(1).map(Duration::as_secs_f64);
             let mean_s = counted().sum::<f64>() / f64::from(u32::try_from(counted().count()).unwrap_or(u32::MAX));
             self.metrics.batch.set_curve(size, mean_s, counted().fold(0.0, f64::max));
@@ -277,10 +298,10 @@ impl Shared {
     fn load_of(&self, state: &State, lane: Lane, decode_wait: Duration) -> Load {
         let now = Instant::now();
         let queued = state.queue.len_of(lane) + state.reserved.of(lane);
-        let batch_effective = state.curve.effective(state.knobs.batch_max);
+        let batch_effective = state.curves.first().effective(state.knobs.batch_max);
         let rest = |running: &Option<Running>| {
-            running.map_or(Duration::ZERO, |Running { since, size }| {
-                state.curve.p95(size).saturating_sub(now.saturating_duration_since(since))
+            running.map_or(Duration::ZERO, |Running { since, input, size }| {
+                state.curves.of(input).p95(size).saturating_sub(now.saturating_duration_since(since))
             })
         };
         Load {
@@ -290,12 +311,12 @@ impl Shared {
             idle_workers: state.idle_workers(),
             rest_of_running: state.running.iter().map(rest).min().unwrap_or_default(),
             batch_effective,
-            batch_time_p95: state.curve.p95(batch_effective),
-            batch_time: state.curve.mean(batch_effective),
+            batch_time_p95: state.curves.of_load(|curve| curve.p95(batch_effective)),
+            batch_time: state.curves.of_load(|curve| curve.mean(batch_effective)),
             batch_max: state.knobs.batch_max.min(self.model.batch_max),
             decode_wait,
             deadline: state.knobs.deadline,
-            image_bytes: usize::try_from(3 * self.model.info.size().pixels()).unwrap_or(usize::MAX),
+            image_bytes: self.model.image_bytes_max(),
             queue_bytes_max: state.queue_bytes_max,
         }
     }
@@ -320,7 +341,7 @@ impl Shared {
     pub(super) fn stuck(&self) -> bool {
         let state = self.state();
         state.running.iter().flatten().any(|running| {
-            let usual = state.curve.p95(running.size).mul_f64(limits::STUCK_BATCH_FACTOR);
+            let usual = state.curves.of(running.input).p95(running.size).mul_f64(limits::STUCK_BATCH_FACTOR);
             running.since.elapsed() > usual.max(limits::STUCK_BATCH_MIN)
         })
     }
@@ -352,8 +373,10 @@ impl State {
     fn next(&mut self, now: Instant, metrics: &Metrics) -> Next {
         self.drop_dead(now, metrics);
         self.shared_out = self.shared_out.min(self.queue.len());
-        let Some(oldest) = self.queue.iter().map(|item| item.enqueued).min() else { return self.next_at_idle(now) };
-        let effective = self.curve.effective(self.knobs.batch_max);
+        let oldest = self.queue.iter().map(|item| item.enqueued).min();
+        let (Some(oldest), Some(first)) = (oldest, self.queue.first()) else { return self.next_at_idle(now) };
+        let curve = self.curves.of(first.size());
+        let effective = curve.effective(self.knobs.batch_max);
         let age = now.saturating_duration_since(oldest);
         let waiting = self.queue.len();
         let complete = waiting >= effective || self.shared_out > 0;
@@ -363,18 +386,15 @@ impl State {
         // The caller is idle, so there is at least one to share with.
         let share = waiting.div_ceil(self.idle_workers().max(1));
         // A size that was never tried can only be learned if somebody tries it, once enough images wait.
-        let untried = self.curve.next_untimed(self.knobs.batch_max, self.knobs.inference_threshold);
+        let untried = curve.next_untimed(self.knobs.batch_max, self.knobs.inference_threshold);
         let size = untried.filter(|size| share >= *size).unwrap_or_else(|| share.min(effective));
-        let size = self.curve.runnable(self.size_in_time(size, now));
-        self.shared_out = waiting.min(effective).saturating_sub(size);
-        Next::Do(Pull::Batch(self.queue.take(size)))
-    }
-
-    /// Fewer images if that lets the first one's answer come in time.
-    fn size_in_time(&self, size: usize, now: Instant) -> usize {
-        let Some(answer_by) = self.queue.first().and_then(|item| item.job.answer_by) else { return size };
-        let left = answer_by.saturating_duration_since(now);
-        (1..=size).rev().find(|smaller| self.curve.p95(*smaller) <= left).unwrap_or(size)
+        let size = curve.runnable(size_in_time(curve, first, size, now));
+        let batch = self.queue.take(size, |first, next| first.size() == next.size());
+        self.shared_out = waiting.min(effective).saturating_sub(batch.len());
+        if let Some(first) = batch.first() {
+            self.curves.loaded(first.size());
+        }
+        Next::Do(Pull::Batch(batch))
     }
 
     fn next_at_idle(&mut self, now: Instant) -> Next {
@@ -390,7 +410,7 @@ impl State {
         }
         // One worker at a time, so that they do not disturb each other.
         let alone = self.reserved.all() == 0 && self.running.iter().all(Option::is_none);
-        let untimed = self.curve.next_untimed(self.knobs.timed_batch_max, self.knobs.inference_threshold);
+        let untimed = self.curves.first().next_untimed(self.knobs.timed_batch_max, self.knobs.inference_threshold);
         match untimed.filter(|_| alone) {
             Some(size) => {
                 let last = self.timed.size == size && self.timed.runs.len() >= TIMED_RUNS;
@@ -410,4 +430,11 @@ impl State {
             let _ = item.reply.send(Err(JobError::Expired));
         }
     }
+}
+
+/// Fewer images than `size` if that lets the `first` one's answer come in time.
+fn size_in_time(curve: &Curve, first: &Item, size: usize, now: Instant) -> usize {
+    let Some(answer_by) = first.job.answer_by else { return size };
+    let left = answer_by.saturating_duration_since(now);
+    (1..=size).rev().find(|smaller| curve.p95(*smaller) <= left).unwrap_or(size)
 }

@@ -4,15 +4,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use yolo_vision::{OutputView, postprocess};
+use yolo_vision::{OutputView, Size, postprocess};
 
-use super::queue::{Item, Pull, Shared};
+use super::queue::{BatchTime, Item, Pull, Shared};
 use super::{Found, ImageTensor, Inferred, JobError, Wanted};
 use crate::engine::{BatchOutput, Engine, EngineError, EngineInput, Memory};
 use crate::limits::BATCH_SIZES;
 use crate::metrics::add_seconds;
 
-/// Runs of one image before a session counts as warm.
+/// Runs of one image of each input size before a session counts as warm.
 const WARM_RUNS: usize = 3;
 /// A size that cannot be run counts as slow as can be: known, and never chosen.
 const TIME_OF_A_FAILURE: Duration = Duration::from_hours(1);
@@ -29,8 +29,8 @@ pub(super) struct Worker {
 
 /// What a batch came to.
 struct Outcome {
-    /// Engine times of the sizes that ran well.
-    times: Vec<(usize, Duration)>,
+    /// Of the batches that ran well.
+    times: Vec<BatchTime>,
     failed: bool,
 }
 
@@ -40,25 +40,30 @@ impl Worker {
     /// To be called by the thread that will run it: launches that a GPU recorded belong to the thread that ran them.
     pub(super) fn warm(shared: Arc<Shared>, index: usize, engine: Box<dyn Engine>) -> Result<Self, EngineError> {
         let mut worker = Self { shared, index, engine };
-        worker.prepare_sizes();
-        for _ in 1..WARM_RUNS {
-            worker.time(1, Memory::Keep)?;
+        let mut inputs = worker.shared.model.sizes.to_vec();
+        // The largest first: the memory that it takes then serves the others too.
+        inputs.sort_by_key(|input| std::cmp::Reverse(input.pixels()));
+        let mut learned = Vec::with_capacity(inputs.len());
+        for input in inputs {
+            worker.prepare_sizes(input);
+            for _ in 1..WARM_RUNS {
+                worker.time(input, 1, Memory::Keep)?;
+            }
+            learned.push(BatchTime { input, size: 1, time: worker.time(input, 1, Memory::Keep)? });
         }
-        let time = worker.time(1, Memory::Keep)?;
         // One time is enough to predict the first requests' waits. Others warm beside it, so none counts for more.
-        let learned: &[_] = if index == 0 { &[(1, time)] } else { &[] };
-        worker.shared.finish(index, learned, false);
+        worker.shared.finish(index, if index == 0 { &learned } else { &[] }, false);
         Ok(worker)
     }
 
     /// Runs every size once if the first run of each costs seconds: no request shall pay for it.
-    fn prepare_sizes(&mut self) {
+    fn prepare_sizes(&mut self, input: Size) {
         let model = &self.shared.model;
         let (fixed, largest) = (model.batches_fixed, model.batch_max);
         for size in BATCH_SIZES.into_iter().filter(|size| fixed && (2..=largest).contains(size)) {
-            if let Err(error) = self.time(size, Memory::Keep) {
+            if let Err(error) = self.time(input, size, Memory::Keep) {
                 // A size that does not fit into the device's memory: timed at idle, it is found to be none.
-                tracing::warn!(size, %error, "A batch size cannot be prepared.");
+                tracing::warn!(%input, size, %error, "A batch size cannot be prepared.");
                 return;
             }
         }
@@ -88,7 +93,7 @@ impl Worker {
     fn time_at_idle(&mut self, size: usize, last: bool) {
         // Rare sizes give their memory back after the last run only: to get it anew would be part of the time.
         let memory = if last && size > 1 { Memory::Release } else { Memory::Keep };
-        let time = self.time(size, memory).unwrap_or_else(|error| {
+        let time = self.time(self.shared.model.info.size(), size, memory).unwrap_or_else(|error| {
             tracing::warn!(size, %error, "Timing a batch at idle failed.");
             TIME_OF_A_FAILURE
         });
@@ -98,32 +103,27 @@ impl Worker {
     fn repair(&mut self) {
         let repaired = catch_unwind(AssertUnwindSafe(|| {
             self.engine = self.shared.model.sessions.open()?;
-            self.time(1, Memory::Keep)
+            self.time(self.shared.model.info.size(), 1, Memory::Keep)
         }));
         let failed = !matches!(repaired, Ok(Ok(_)));
         tracing::warn!(failed, "Tried a new session after failures in a row.");
         self.shared.finish(self.index, &[], failed);
     }
 
-    fn time(&mut self, size: usize, memory: Memory) -> Result<Duration, EngineError> {
-        let blank = self.blank();
+    fn time(&mut self, input: Size, size: usize, memory: Memory) -> Result<Duration, EngineError> {
+        let blank = blank(input);
         let start = Instant::now();
         self.engine.run(&vec![&blank; size], memory)?;
         Ok(start.elapsed())
     }
 
-    fn blank(&self) -> EngineInput {
-        let len = usize::try_from(3 * self.shared.model.info.size().pixels()).unwrap_or_default();
-        EngineInput { pixels: vec![BLANK; len].into(), content: [0; 32] }
-    }
-
     /// Runs a batch; if it fails, each image by itself, once.
     fn run_items(&mut self, items: Vec<Item>) -> Outcome {
-        let size = items.len();
+        let (input, size) = (items.first().map_or_else(|| self.shared.model.info.size(), Item::size), items.len());
         match self.attempt(&items) {
             Ok(Ran { answers, time }) => {
                 self.answer(items, answers);
-                Outcome { times: vec![(size, time)], failed: false }
+                Outcome { times: vec![BatchTime { input, size, time }], failed: false }
             }
             Err(error) => {
                 self.shared.metrics.batch.engine_errors.inc();
@@ -174,6 +174,12 @@ impl Worker {
             }
         }
     }
+}
+
+/// A picture of no meaning.
+fn blank(size: Size) -> EngineInput {
+    let len = usize::try_from(3 * size.pixels()).unwrap_or_default();
+    EngineInput { pixels: vec![BLANK; len].into(), size, content: [0; 32] }
 }
 
 /// A batch that the engine ran.

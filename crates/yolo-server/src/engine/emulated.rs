@@ -35,8 +35,7 @@ const JITTER: f64 = 0.02;
 /// [`LoadError::Unsupported`] if the input side is no multiple of 32.
 pub fn load(config: &Config) -> Result<LoadedModel, LoadError> {
     let name = super::ort::stem(&config.model);
-    let side_px = config.imgsz.unwrap_or(SIDE_PX_DEFAULT);
-    let info = describe(side_px).and_then(|info| info.with_size(Size::new(side_px, side_px))).map_err(|error| {
+    let (info, sizes) = describe().and_then(|info| super::sized(info, &config.imgsz)).map_err(|error| {
         LoadError::Unsupported { file: config.model.display().to_string(), detail: error.to_string() }
     })?;
     let device = Arc::new(Device {
@@ -48,11 +47,12 @@ pub fn load(config: &Config) -> Result<LoadedModel, LoadError> {
         alpha: Duration::from_micros(config.emulated_alpha_micros),
         beta: Duration::from_micros(config.emulated_beta_micros),
     };
-    let sessions = Arc::new(EmulatedSessions { side_px, curve, device });
+    let sessions = Arc::new(EmulatedSessions { size: info.size(), curve, device });
     // There is no file to hash: the name stands in for it, so that cache keys of two names differ.
     let sha256 = blake3::hash(Path::new(&config.model).as_os_str().as_encoded_bytes()).to_hex().to_string();
     Ok(LoadedModel {
         info,
+        sizes,
         name,
         sha256,
         provider: PROVIDER,
@@ -63,10 +63,10 @@ pub fn load(config: &Config) -> Result<LoadedModel, LoadError> {
     })
 }
 
-fn describe(side_px: u32) -> Result<ModelInfo, ModelError> {
+fn describe() -> Result<ModelInfo, ModelError> {
     let metadata = BTreeMap::from([
         ("task".to_owned(), "detect".to_owned()),
-        ("imgsz".to_owned(), format!("[{side_px}, {side_px}]")),
+        ("imgsz".to_owned(), format!("[{SIDE_PX_DEFAULT}, {SIDE_PX_DEFAULT}]")),
         ("names".to_owned(), "{0: 'emulated-a', 1: 'emulated-b'}".to_owned()),
         ("end2end".to_owned(), "True".to_owned()),
     ]);
@@ -104,15 +104,16 @@ impl Device {
 }
 
 struct EmulatedSessions {
-    side_px: u32,
+    /// What the curve is declared for.
+    size: Size,
     curve: Curve,
     device: Arc<Device>,
 }
 
 impl Sessions for EmulatedSessions {
     fn open(&self) -> Result<Box<dyn Engine>, EngineError> {
-        let Self { side_px, curve, device } = self;
-        Ok(Box::new(EmulatedEngine { side_px: *side_px, curve: *curve, device: Arc::clone(device), runs: 0 }))
+        let Self { size, curve, device } = self;
+        Ok(Box::new(EmulatedEngine { size: *size, curve: *curve, device: Arc::clone(device), runs: 0 }))
     }
 
     fn device_busy(&self) -> Option<Duration> {
@@ -121,7 +122,7 @@ impl Sessions for EmulatedSessions {
 }
 
 struct EmulatedEngine {
-    side_px: u32,
+    size: Size,
     curve: Curve,
     device: Arc<Device>,
     runs: u64,
@@ -129,15 +130,21 @@ struct EmulatedEngine {
 
 impl Engine for EmulatedEngine {
     fn run(&mut self, inputs: &[&EngineInput], _: Memory) -> Result<Box<dyn BatchOutput + '_>, EngineError> {
-        let size = u32::try_from(inputs.len()).unwrap_or(u32::MAX);
+        // An image's time grows with its pixels, a batch's does not.
+        let images: f64 = inputs.iter().map(|input| pixels(input.size) / pixels(self.size)).sum();
         self.runs += 1;
         let seed = blake3::hash(&self.runs.to_le_bytes());
         let [byte, ..] = *seed.as_bytes();
         let jitter = 1.0 + JITTER * (f64::from(byte) / 127.5 - 1.0);
-        self.device.occupy((self.curve.alpha + self.curve.beta * size).mul_f64(jitter));
-        let rows = inputs.iter().flat_map(|input| rows_of(&input.content, self.side_px)).collect();
+        self.device.occupy((self.curve.alpha + self.curve.beta.mul_f64(images)).mul_f64(jitter));
+        let rows = inputs.iter().flat_map(|input| rows_of(&input.content, input.size.width_px)).collect();
         Ok(Box::new(EmulatedOutput { rows }))
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "less than 2^52")]
+fn pixels(size: Size) -> f64 {
+    size.pixels() as f64
 }
 
 struct EmulatedOutput {
@@ -171,7 +178,11 @@ mod tests {
     use super::*;
 
     fn input(content: u8) -> EngineInput {
-        EngineInput { pixels: Vec::new().into(), content: *blake3::hash(&[content]).as_bytes() }
+        EngineInput {
+            pixels: Vec::new().into(),
+            size: Size::new(640, 640),
+            content: *blake3::hash(&[content]).as_bytes(),
+        }
     }
 
     fn timed(model: &LoadedModel, inputs: &[&EngineInput]) -> Duration {

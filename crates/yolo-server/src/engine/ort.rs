@@ -47,8 +47,8 @@ pub struct Options {
     pub model: PathBuf,
     /// Its expected SHA-256, in hexadecimal digits of either case.
     pub sha256: Option<String>,
-    /// Side of the square input, in pixels, for models whose input is dynamic.
-    pub side_px: Option<u32>,
+    /// Sides of the square input, in pixels, the default first, for models whose input is dynamic; empty: the model's own.
+    pub sides_px: Vec<u32>,
     /// Threads of each session on the CPU.
     pub threads: usize,
     /// What runs it.
@@ -65,7 +65,7 @@ impl Options {
         Self {
             model: model.into(),
             sha256: None,
-            side_px: None,
+            sides_px: Vec::new(),
             threads: 1,
             device: Device::Cpu,
             precision: Precision::Auto,
@@ -79,6 +79,7 @@ struct Described {
     file: String,
     sha256: String,
     info: ModelInfo,
+    sizes: Arc<[Size]>,
     element: Element,
     precision: &'static str,
     /// The session that told all this.
@@ -93,20 +94,20 @@ struct Described {
 /// that was asked for cannot be used.
 pub fn load(options: &Options) -> Result<LoadedModel, LoadError> {
     let described = describe(options)?;
-    let (sha256, info) = (described.sha256.clone(), described.info.clone());
+    let (sha256, info, sizes) = (described.sha256.clone(), described.info.clone(), Arc::clone(&described.sizes));
     let (precision, single_batch) = (described.precision, info.batch_fixed());
     let batch_max = single_batch.unwrap_or(limits::BATCH_MAX).min(limits::BATCH_MAX);
     let provider = options.device.gpu().map_or("cpu", |gpu| gpu.provider.as_str());
     let (sessions, batch_max): (Arc<dyn Sessions>, _) = match &options.device {
         Device::Cpu => (Arc::new(opener(described)), batch_max),
         Device::CpuBound | Device::Gpu(_) => {
-            let sessions = fixed(described, options)?;
-            let batch_max = sessions.batches.last().copied().unwrap_or(1);
-            if let Some(gpu) = &sessions.gpu {
-                let placement = sessions.profile().map_err(|error| LoadError::Engine(error.0))?;
+            let opener = fixed(described, options)?;
+            let batch_max = opener.first.batches.last().copied().unwrap_or(1);
+            if let Some(gpu) = &opener.first.gpu {
+                let placement = opener.first.profile().map_err(|error| LoadError::Engine(error.0))?;
                 placement.require(gpu.provider.ort_name()).map_err(LoadError::Engine)?;
             }
-            (Arc::new(fixed::Opener(Arc::new(sessions))), batch_max)
+            (Arc::new(opener), batch_max)
         }
     };
     Ok(LoadedModel {
@@ -119,6 +120,7 @@ pub fn load(options: &Options) -> Result<LoadedModel, LoadError> {
         batches_fixed: !matches!(options.device, Device::Cpu) && single_batch.is_none(),
         sessions,
         info,
+        sizes,
     })
 }
 
@@ -127,7 +129,7 @@ pub fn load(options: &Options) -> Result<LoadedModel, LoadError> {
 /// # Errors
 /// As [`load`].
 pub fn placement(options: &Options) -> Result<Placement, LoadError> {
-    fixed(describe(options)?, options)?.profile().map_err(|error| LoadError::Engine(error.0))
+    fixed(describe(options)?, options)?.first.profile().map_err(|error| LoadError::Engine(error.0))
 }
 
 fn describe(options: &Options) -> Result<Described, LoadError> {
@@ -148,13 +150,11 @@ fn describe(options: &Options) -> Result<Described, LoadError> {
     };
     let session = sessions.session().map_err(|error| refused(&error, file.clone()))?;
     let unsupported = |detail: String| LoadError::Unsupported { file: file.clone(), detail };
-    let mut info = model_info(&session).map_err(unsupported)?;
-    if let Some(side_px) = options.side_px {
-        info = info.with_size(Size::new(side_px, side_px)).map_err(|error| unsupported(error.to_string()))?;
-    }
+    let info = model_info(&session).map_err(unsupported)?;
+    let (info, sizes) = super::sized(info, &options.sides_px).map_err(|error| unsupported(error.to_string()))?;
     let element = if session.inputs().iter().any(is_half) { Element::Half } else { Element::Single };
     let precision = precision(options, element).map_err(unsupported)?;
-    Ok(Described { file, sha256, info, element, precision, session, sessions })
+    Ok(Described { file, sha256, info, sizes, element, precision, session, sessions })
 }
 
 fn opener(described: Described) -> cpu::Opener {
@@ -164,22 +164,29 @@ fn opener(described: Described) -> cpu::Opener {
         described: Mutex::new(Some(session)),
         output_names: info.output_names().into(),
         batch_fixed: info.batch_fixed(),
-        size: info.size(),
         element,
     }
 }
 
-fn fixed(described: Described, options: &Options) -> Result<fixed::FixedSessions, LoadError> {
-    let Described { file, sha256, info, element, precision, mut session, sessions } = described;
-    let signature = signature::Signature::learn(&mut session, &info, element)
-        .map_err(|error| LoadError::Unsupported { file, detail: error.0 })?;
+fn fixed(mut described: Described, options: &Options) -> Result<fixed::Opener, LoadError> {
+    let (default, sizes) = (described.info.size(), Arc::clone(&described.sizes));
+    let mut of_size = |size: Size| fixed_size(&mut described, options, size).map(Arc::new);
+    let first = of_size(default)?;
+    let others = sizes.iter().filter(|size| **size != default).map(|size| of_size(*size)).collect::<Result<_, _>>()?;
+    Ok(fixed::Opener { first, others, opened: AtomicU32::new(0) })
+}
+
+fn fixed_size(described: &mut Described, options: &Options, size: Size) -> Result<fixed::FixedSessions, LoadError> {
+    let Described { file, sha256, info, element, precision, session, sessions, .. } = described;
+    let signature = signature::Signature::learn(session, info, (size, *element))
+        .map_err(|error| LoadError::Unsupported { file: file.clone(), detail: error.0 })?;
     let batches = match info.batch_fixed() {
         Some(batch) => vec![batch],
         None => limits::BATCH_SIZES.into_iter().filter(|size| *size <= options.batch_max.max(1)).collect(),
     };
     let gpu = options.device.gpu().cloned();
-    let (height_px, width_px) = (info.size().height_px, info.size().width_px);
-    let digits = sha256.get(..KEY_DIGITS).unwrap_or(&sha256);
+    let Size { height_px, width_px, .. } = size;
+    let digits = sha256.get(..KEY_DIGITS).unwrap_or(sha256);
     Ok(fixed::FixedSessions {
         model: options.model.clone(),
         environment: sessions.environment,
@@ -188,7 +195,6 @@ fn fixed(described: Described, options: &Options) -> Result<fixed::FixedSessions
         cache: gpu.as_ref().map_or_else(std::env::temp_dir, |gpu| gpu.cache.clone()),
         key: format!("{digits}-{height_px}x{width_px}-{precision}"),
         graphs: AtomicBool::new(gpu.as_ref().is_some_and(|gpu| gpu.graphs)),
-        opened: AtomicU32::new(0),
         gpu,
     })
 }
@@ -240,6 +246,11 @@ fn write(input: &EngineInput, tensor: &mut [f32]) -> Result<(), EngineError> {
     }
     input.pixels.write(tensor);
     Ok(())
+}
+
+/// The size that a batch's pictures share.
+fn size_of(inputs: &[&EngineInput]) -> Result<Size, EngineError> {
+    inputs.first().map(|input| input.size).ok_or_else(|| EngineError("a batch without a picture".to_owned()))
 }
 
 fn another_type() -> EngineError {

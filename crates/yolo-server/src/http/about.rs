@@ -43,8 +43,10 @@ struct ServedModel<'a> {
     task: &'a str,
     /// Names of its classes, by number.
     names: Vec<Arc<str>>,
-    /// Width and height of its input in pixels: the only `imgsz` served.
+    /// Width and height of its input in pixels where a request names no `imgsz`.
     imgsz: [u32; 2],
+    /// Width and height of all that are served, the default first; `imgsz` chooses by the width.
+    sizes: Vec<[u32; 2]>,
     /// What computes.
     provider: &'a str,
     /// Numbers of its input: `fp32` or `fp16`.
@@ -74,6 +76,7 @@ pub(super) async fn models(State(app): State<Arc<App>>) -> Result<Response, ApiE
         task: model.info.task().as_str(),
         names: (0..classes).map(|class| model.info.name(class)).collect(),
         imgsz: [size.width_px, size.height_px],
+        sizes: model.sizes.iter().map(|size| [size.width_px, size.height_px]).collect(),
         provider: model.provider,
         precision: model.precision,
         batch_max: model.batch_max,

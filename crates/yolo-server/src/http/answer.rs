@@ -33,7 +33,7 @@ pub struct PredictionBody<'a> {
 impl<'a> PredictionBody<'a> {
     /// A prediction as the client wished it.
     pub fn new(predictor: &'a Predictor, prediction: &Prediction, wishes: &Wishes, request_id: &'a str) -> Self {
-        let Prediction { answer, batch_size, cache, speed } = prediction;
+        let Prediction { answer, cache, speed } = prediction;
         let normalised_by = wishes.parameters.normalize.then_some(answer.size);
         let model = predictor.model();
         Self {
@@ -42,7 +42,7 @@ impl<'a> PredictionBody<'a> {
             image: ImageBody { width: answer.size.width_px, height: answer.size.height_px },
             detections: answer.detections.iter().map(|detection| detection.to_json(normalised_by)).collect(),
             speed: SpeedBody::from(speed),
-            batch_size: *batch_size,
+            batch_size: speed.batch_size,
             cache,
             emulated: model.emulated(),
         }

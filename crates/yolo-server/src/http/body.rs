@@ -151,7 +151,8 @@ pub async fn receive(request: Request, memory: &BodyMemory, metrics: &HttpMetric
 /// Reads the whole body; it holds at least one picture.
 ///
 /// # Errors
-/// 400 for a malformed or empty body, 408 for a slow one, 413 for a long one, 429 if all bodies together are too many.
+/// 400 for a malformed or empty body, 408 for a slow one, 413 for a long one (as
+/// inflated), 415 for an unknown `Content-Encoding`, 429 if all bodies together are too many.
 pub async fn receive_all(
     request: Request,
     bounds: &Bounds,
@@ -159,6 +160,7 @@ pub async fn receive_all(
     metrics: &HttpMetrics,
 ) -> Result<Form, ApiError> {
     let (head, body) = request.into_parts();
+    check_inflated(&head.headers)?;
     let declared = declared_length(&head.headers);
     let bytes_max = (bounds.bytes)(memory.limits());
     if declared.is_some_and(|length| length > bytes_max) {
@@ -216,6 +218,7 @@ pub struct Whole {
 /// As [`receive_all`].
 pub async fn receive_whole(request: Request, memory: &BodyMemory, metrics: &HttpMetrics) -> Result<Whole, ApiError> {
     let (head, body) = request.into_parts();
+    check_inflated(&head.headers)?;
     let bytes_max = memory.limits().batch_bytes_max;
     let declared = declared_length(&head.headers).unwrap_or_default();
     if declared > bytes_max {
@@ -230,6 +233,15 @@ pub async fn receive_whole(request: Request, memory: &BodyMemory, metrics: &Http
     let (received, memory) = (Instant::now(), source.held.map(Arc::new));
     let read = received.saturating_duration_since(source.started);
     Ok(Whole { bytes: bytes.freeze(), received, read, memory })
+}
+
+/// Refuses a body that is still encoded: of an encoding that the layer before does not know.
+fn check_inflated(headers: &HeaderMap) -> Result<(), ApiError> {
+    let left = headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity");
+    left.map_or(Ok(()), |encoding| {
+        let message = format!("Content-Encoding {encoding:.32?} is not understood: send gzip, deflate or none");
+        Err(ApiError::new(Code::UnsupportedImage, message))
+    })
 }
 
 fn declared_length(headers: &HeaderMap) -> Option<usize> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::extract::Query;
 use axum::http::{HeaderMap, Uri, header};
-use yolo_vision::{Masks, Parameters};
+use yolo_vision::{Masks, Parameters, Size};
 
 use super::error::{ApiError, Code};
 use crate::batcher::{Place, StreamKey};
@@ -22,8 +22,8 @@ pub struct Served<'a> {
     pub model: &'a str,
     /// Parameters of a request that chooses nothing.
     pub defaults: &'a Parameters,
-    /// Side of the model's input.
-    pub side_px: u32,
+    /// Sizes of the model's input, the default first.
+    pub sizes: &'a [Size],
 }
 
 /// A request's choices on top of the server's defaults.
@@ -31,6 +31,8 @@ pub struct Served<'a> {
 pub struct Wishes {
     /// Thresholds and filters.
     pub parameters: Parameters,
+    /// The model's input.
+    pub size: Size,
     /// Time for the whole answer; it only shortens.
     pub timeout: Option<Duration>,
     /// `Cache-Control: no-cache`.
@@ -53,6 +55,7 @@ impl Wishes {
         let attempt = |name| text(name).trim().parse::<u32>().is_ok_and(|attempt| attempt > 1);
         let mut wishes = Self {
             parameters: served.defaults.clone(),
+            size: served.sizes.first().copied().unwrap_or(Size::new(0, 0)),
             timeout: None,
             bypass_cache: text(header::CACHE_CONTROL.as_str()).contains("no-cache"),
             retry: attempt("x-retry-attempt") || attempt("x-envoy-attempt-count"),
@@ -86,12 +89,7 @@ impl Wishes {
                 let message = format!("no model {value:.64} here: leave it out or ask for {}", served.model);
                 return Err(ApiError::new(Code::NotFound, message));
             }
-            "imgsz" if within(name, value, 1..=u32::MAX)? == served.side_px => {}
-            "imgsz" => {
-                let message =
-                    format!("imgsz {value:.32} is not served here: leave it out or ask for {}", served.side_px);
-                return Err(ApiError::new(Code::ImgszUnavailable, message));
-            }
+            "imgsz" => self.size = size(within(name, value, 1..=u32::MAX)?, served.sizes)?,
             _ => {
                 let message = format!(
                     "unknown parameter {name:.64}: known are conf, iou, max_det, classes, agnostic_nms, normalize, masks, \
@@ -102,6 +100,15 @@ impl Wishes {
         }
         Ok(())
     }
+}
+
+/// The served size of this width.
+fn size(width_px: u32, served: &[Size]) -> Result<Size, ApiError> {
+    served.iter().copied().find(|size| size.width_px == width_px).ok_or_else(|| {
+        let served: Vec<_> = served.iter().map(|size| size.width_px.to_string()).collect();
+        let message = format!("imgsz {width_px} is not served here: leave it out or ask for {}", served.join(" or "));
+        ApiError::new(Code::ImgszUnavailable, message)
+    })
 }
 
 fn malformed(name: &str, value: &str, expected: &str) -> ApiError {
@@ -166,7 +173,8 @@ mod tests {
 
     fn read_with(query: &str, headers: &HeaderMap) -> Result<Wishes, ApiError> {
         let uri = Uri::builder().path_and_query(format!("/predict?{query}")).build();
-        let served = Served { model: "yolo11n", defaults: &Parameters::default(), side_px: 640 };
+        let sizes = [640, 320].map(|side_px| Size::new(side_px, side_px));
+        let served = Served { model: "yolo11n", defaults: &Parameters::default(), sizes: &sizes };
         Wishes::of_head(&uri.unwrap_or_default(), headers, &served)
     }
 
@@ -176,7 +184,7 @@ mod tests {
 
     #[test]
     fn every_parameter_is_read() {
-        let query = "conf=0.5&iou=0.4&max_det=7&classes=0,%202&agnostic_nms=true&normalize=1&masks=rle&imgsz=640\
+        let query = "conf=0.5&iou=0.4&max_det=7&classes=0,%202&agnostic_nms=true&normalize=1&masks=rle&imgsz=320\
                      &timeout_ms=250&model=yolo11n";
         let wishes = read(query).unwrap();
         let parameters = Parameters {
@@ -190,6 +198,7 @@ mod tests {
         };
         assert_eq!(wishes.parameters, parameters);
         assert_eq!(wishes.timeout, Some(Duration::from_millis(250)));
+        assert_eq!((wishes.size.width_px, read("").unwrap().size.width_px), (320, 640));
     }
 
     #[test]
@@ -207,7 +216,7 @@ mod tests {
             ("agnostic_nms=perhaps", Code::InvalidRequest),
             ("masks=png", Code::InvalidRequest),
             ("timeout_ms=0", Code::InvalidParameter),
-            ("imgsz=320", Code::ImgszUnavailable),
+            ("imgsz=1280", Code::ImgszUnavailable),
             ("model=yolo11x", Code::NotFound),
         ] {
             let error = read(query).unwrap_err();

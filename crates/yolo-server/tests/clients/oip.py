@@ -116,10 +116,22 @@ def raw_outputs(client, module):
     return numbers, names
 
 
+def compressed(client):
+    """Compressed both ways, the answer is the same."""
+    tensor = pictures(http_client, np.random.default_rng(9).random((4, 3, 64, 64), np.float32), "FP32")
+    plain = client.infer(MODEL, [tensor]).as_numpy("output0")
+    for algorithm in ("gzip", "deflate"):
+        how = {"request_compression_algorithm": algorithm, "response_compression_algorithm": algorithm}
+        result = client.infer(MODEL, [tensor], **how)
+        np.testing.assert_array_equal(result.as_numpy("output0"), plain)
+        same_as_predict(client.infer(MODEL, [image(http_client, FILES)], **how), FILES)
+
+
 def check_http():
     client = http_client.InferenceServerClient(HTTP)
     check_both(client, http_client)
     assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
+    compressed(client)
     metadata = client.get_model_metadata(MODEL)
     assert metadata["platform"] == "onnx_onnxv1" and metadata["name"] == MODEL
     assert metadata["inputs"] == [

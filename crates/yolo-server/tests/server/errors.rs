@@ -268,7 +268,7 @@ async fn an_image_that_is_queued_past_its_deadline_is_504() {
 #[tokio::test]
 async fn a_long_queue_refuses_early_and_says_when_to_come_back() {
     let mut config = emulated(200, 0);
-    config.imgsz = Some(32);
+    config.imgsz = vec![32];
     let server = start(config).await;
     server.app().offer_knobs(br#"{"deadlineMillis":250,"cacheBytes":0,"maxBatchSize":1}"#);
     let pictures: Vec<_> = (0..12).map(|shade| png(8, 8, [shade; 3])).collect();

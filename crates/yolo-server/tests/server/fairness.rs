@@ -29,7 +29,7 @@ fn enqueue(batcher: &Batcher, place: &Place) -> Reply {
     let side = Size::new(64, 64);
     let slot = batcher.admit(place, Duration::ZERO).unwrap();
     slot.enqueue(Job {
-        input: EngineInput { pixels: vec![0; 3 * 64 * 64].into(), content: [0; 32] },
+        input: EngineInput { pixels: vec![0; 3 * 64 * 64].into(), size: Size::new(64, 64), content: [0; 32] },
         wanted: Wanted::Detections {
             letterbox: Letterbox::plan(side, side).unwrap(),
             parameters: Parameters::default(),

@@ -134,7 +134,11 @@ async fn a_precision_that_the_model_does_not_have_is_refused() {
 /// All values of the first outputs of `count` pictures, each of one grey.
 fn values(model: &LoadedModel, count: u8) -> Vec<Vec<f32>> {
     let len = 3 * usize::try_from(model.info.size().pixels()).unwrap();
-    let picture = |index: u8| EngineInput { pixels: vec![40 * index + 20; len].into(), content: [index; 32] };
+    let picture = |index: u8| EngineInput {
+        pixels: vec![40 * index + 20; len].into(),
+        size: model.info.size(),
+        content: [index; 32],
+    };
     let pictures: Vec<_> = (0..count).map(picture).collect();
     let mut engine = model.sessions.open().unwrap();
     let output = engine.run(&pictures.iter().collect::<Vec<_>>(), Memory::Keep).unwrap();

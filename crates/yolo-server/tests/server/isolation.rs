@@ -74,7 +74,7 @@ fn start() -> Setup {
 async fn run(batcher: &Batcher, kinds: &[u8]) -> Vec<Result<Inferred, JobError>> {
     let side = Size::new(64, 64);
     let job = |kind: u8| Job {
-        input: EngineInput { pixels: vec![0; 3 * 64 * 64].into(), content: [kind; 32] },
+        input: EngineInput { pixels: vec![0; 3 * 64 * 64].into(), size: Size::new(64, 64), content: [kind; 32] },
         wanted: Wanted::Detections {
             letterbox: Letterbox::plan(side, side).unwrap(),
             parameters: Parameters::default(),

@@ -92,6 +92,12 @@ async fn a_model_that_cannot_be_served_says_why_and_names_the_file() {
         fs::write(&path, bytes).unwrap();
         config(path)
     };
+    let inner = folder.path().join("inner");
+    fs::create_dir(&inner).unwrap();
+    // It is there, as long as the model says: only where it lies is wrong.
+    fs::write(folder.path().join("outside.bin"), [0; 1 << 10]).unwrap();
+    let outside = inner.join("external-data-outside.onnx");
+    fs::copy(fixture("external-data-outside.onnx"), &outside).unwrap();
     let digest = Some("0".repeat(64));
     for (config, code, name) in [
         (config(folder.path().join("absent.onnx")), "model_missing", "absent.onnx"),
@@ -99,8 +105,10 @@ async fn a_model_that_cannot_be_served_says_why_and_names_the_file() {
         (file("half.onnx", &whole[..whole.len() / 2]), "model_truncated", "half.onnx"),
         (file("text.onnx", b"this is no model"), "model_truncated", "text.onnx"),
         (Config { model_sha256: digest, ..file("other.onnx", &whole) }, "model_digest_mismatch", "other.onnx"),
+        (config(outside), "model_unsupported", "external-data-outside.onnx"),
+        (config(fixture("custom-operator.onnx")), "model_unsupported", "custom-operator.onnx"),
         (config(fixture("unknown-task.onnx")), "model_unsupported", "unknown-task.onnx"),
-        (Config { imgsz: Some(33), ..file("odd.onnx", &whole) }, "model_unsupported", "odd.onnx"),
+        (Config { imgsz: vec![33], ..file("odd.onnx", &whole) }, "model_unsupported", "odd.onnx"),
     ] {
         let log: Value = serde_json::from_str(&refused(config).await).unwrap();
         assert_eq!(log["code"], code, "{log}");

@@ -25,7 +25,7 @@ pub fn emulated(alpha_ms: u64, beta_ms: u64) -> Config {
         engine: EngineKind::Emulated,
         emulated_alpha_micros: 1_000 * alpha_ms,
         emulated_beta_micros: 1_000 * beta_ms,
-        imgsz: Some(64),
+        imgsz: vec![64],
         sessions: Some(1),
         ..on_free_ports(Config::new("pretended.onnx"))
     }

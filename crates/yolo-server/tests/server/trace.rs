@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::http::Request;
+use futures::FutureExt;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
@@ -18,9 +19,12 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span};
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt;
 use tracing_subscriber::fmt::MakeWriter;
-use yolo_server::Config;
+use yolo_server::{Config, http};
 
 use crate::program::{ended, free_address, program, terminate};
 use crate::support::{call, emulated, eventually, get, png, predict, send, send_to, start, start_patient};
@@ -124,17 +128,42 @@ impl TraceService for Collector {
 impl Collector {
     /// Serves it over OTLP/gRPC.
     async fn start() -> (Self, String) {
+        let (collector, address) = Self::over(async |stream| Some(stream)).await;
+        (collector, format!("http://{address}"))
+    }
+
+    /// Serves it over OTLP/gRPC behind TLS; returns its certificate too, as PEM.
+    async fn start_secured() -> (Self, String, String) {
+        let identity = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = identity.signing_key.serialize_der().try_into().unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let versions = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let chain = vec![identity.cert.der().clone()];
+        let mut config = versions.unwrap().with_no_client_auth().with_single_cert(chain, key).unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        // A client that does not trust it hangs up.
+        let (collector, address) = Self::over(move |stream| acceptor.accept(stream).map(Result::ok)).await;
+        (collector, format!("https://localhost:{}", address.port()), identity.cert.pem())
+    }
+
+    async fn over<S, F>(secured: impl Fn(TcpStream) -> F + Send + 'static) -> (Self, SocketAddr)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        F: Future<Output = Option<S>> + Send,
+    {
         let collector = Self::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let address = listener.local_addr().unwrap();
         let service = TowerToHyperService::new(TraceServiceServer::new(collector.clone()));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                let Some(stream) = secured(stream).await else { continue };
                 let connection = http2::Builder::new(TokioExecutor::new());
                 tokio::spawn(connection.serve_connection(TokioIo::new(stream), service.clone()));
             }
         });
-        (collector, endpoint)
+        (collector, address)
     }
 
     fn resources(&self) -> Vec<ResourceSpans> {
@@ -195,13 +224,16 @@ async fn a_collector_gets_each_sampled_request_as_a_span_of_its_clients_trace() 
     assert_eq!((hex(&request.span_id), hex(&request.parent_span_id)), (own, "00f067aa0ba902b7".to_owned()));
     assert_eq!(request.kind, SpanKind::Server as i32);
     assert_eq!(request.status.as_ref().map_or(0, |status| status.code), StatusCode::Unset as i32);
-    for name in ["queue", "inference"] {
+    for name in ["decode", "preprocess", "queue", "inference", "postprocess"] {
         let child = &spans[name];
         assert_eq!(child.parent_span_id, request.span_id, "{name}");
         assert!(request.start_time_unix_nano <= child.start_time_unix_nano, "{name}");
         assert!(child.end_time_unix_nano <= request.end_time_unix_nano, "{name}");
     }
     let inference = &spans["inference"];
+    let batch = &inference.attributes.iter().find(|attribute| attribute.key == "yolo.batch_size").unwrap().value;
+    assert_eq!(batch.as_ref().unwrap().value, Some(AnyValue::IntValue(1)));
+    assert!(spans["decode"].end_time_unix_nano <= spans["queue"].start_time_unix_nano);
     let took = Duration::from_nanos(inference.end_time_unix_nano - inference.start_time_unix_nano);
     assert!(took >= Duration::from_millis(25), "the emulated engine's 30 ms, {took:?}");
 
@@ -227,12 +259,14 @@ async fn a_collector_that_is_gone_or_hangs_costs_no_request_its_time() {
     let gone = free_address();
     for address in [hangs.local_addr().unwrap(), gone] {
         let server = start(collected_at(format!("http://{address}"), emulated(0, 1))).await;
+        let router = http::router(server.app());
         let begun = Instant::now();
         // More spans than wait for a collector at most.
         for number in 0..3_000 {
             let request =
                 Request::get("/version").header("traceparent", format!("00-{number:032x}-00f067aa0ba902b7-01"));
-            assert_eq!(call(&server, request.body(axum::body::Body::empty()).unwrap()).await.status, 200);
+            let request = request.body(axum::body::Body::empty()).unwrap();
+            assert_eq!(router.clone().oneshot(request).await.unwrap().status(), 200);
         }
         assert!(begun.elapsed() < Duration::from_secs(5), "{address}: {:?}", begun.elapsed());
         assert_eq!(predict(&server, &png(8, 8, [1; 3])).await.status, 200);
@@ -245,20 +279,39 @@ async fn a_collector_that_is_gone_or_hangs_costs_no_request_its_time() {
 #[tokio::test]
 async fn the_standard_variable_names_the_collector_and_a_signal_flushes() {
     let (collector, endpoint) = Collector::start().await;
+    let trace_id = "e".repeat(32);
+    traced_by_a_program(&trace_id, &[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint), ("OTEL_SERVICE_NAME", "cameras")])
+        .await;
+    assert!(collector.trace(&trace_id).contains_key("POST predict"), "{:?}", collector.resources());
+    let attributes = collector.resources().remove(0).resource.unwrap().attributes;
+    assert_eq!(text(&attributes, "service.name"), "cameras");
+}
+
+#[tokio::test]
+async fn a_collector_behind_tls_is_told_only_if_its_certificate_is_trusted() {
+    let trace_id = "f".repeat(32);
+    for trusted in [true, false] {
+        let (collector, endpoint, own) = Collector::start_secured().await;
+        let (_, _, another) = Collector::start_secured().await;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, if trusted { own } else { another }).unwrap();
+        let roots = file.path().to_str().unwrap();
+        traced_by_a_program(&trace_id, &[("YOLO_OTLP_ENDPOINT", &endpoint), ("SSL_CERT_FILE", roots)]).await;
+        assert_eq!(collector.trace(&trace_id).contains_key("POST predict"), trusted, "{:?}", collector.resources());
+    }
+}
+
+/// Runs the program with these variables, sends it one request of a trace and ends it.
+async fn traced_by_a_program(trace_id: &str, variables: &[(&str, &str)]) {
     let (api, admin): (SocketAddr, SocketAddr) = (free_address(), free_address());
     let mut child = program("pretended.onnx")
         .args(["--engine=emulated", "--imgsz=64", "--drain-propagation-seconds=0"])
         .args(["--api-address".to_owned(), api.to_string(), "--admin-address".to_owned(), admin.to_string()])
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-        .env("OTEL_SERVICE_NAME", "cameras")
+        .envs(variables.iter().copied())
         .spawn()
         .unwrap();
     eventually("ready", async || get(admin, "/readyz").await.is_ok_and(|(status, _)| status == 200)).await;
-    let trace_id = "e".repeat(32);
-    assert_eq!(send_to(api, traced("/predict", &trace_id, "01", png(8, 8, [1; 3]))).await.status, 200);
+    assert_eq!(send_to(api, traced("/predict", trace_id, "01", png(8, 8, [1; 3]))).await.status, 200);
     terminate(&child);
     assert!(ended(&mut child).await.success());
-    assert!(collector.trace(&trace_id).contains_key("POST predict"), "{:?}", collector.resources());
-    let attributes = collector.resources().remove(0).resource.unwrap().attributes;
-    assert_eq!(text(&attributes, "service.name"), "cameras");
 }

@@ -59,7 +59,7 @@ fn prepared(picture: &Picture, target: Size) -> (EngineInput, Letterbox) {
     let letterbox = Letterbox::plan(picture.size(), target).expect("pages are not empty");
     let mut pixels = vec![0; letterbox.output_len()];
     letterbox_into(picture, &letterbox, &mut pixels).expect("planned for this page");
-    (EngineInput { pixels: pixels.into(), content: [0; 32] }, letterbox)
+    (EngineInput { pixels: pixels.into(), size: target, content: [0; 32] }, letterbox)
 }
 
 /// Runs pictures as one batch.

@@ -41,7 +41,6 @@ pub(super) struct Opener {
     pub(super) described: Mutex<Option<Session>>,
     pub(super) output_names: Arc<[String]>,
     pub(super) batch_fixed: Option<usize>,
-    pub(super) size: Size,
     pub(super) element: Element,
 }
 
@@ -56,7 +55,6 @@ impl Sessions for Opener {
             keep: RunOptions::new()?,
             release,
             batch_fixed: self.batch_fixed,
-            size: self.size,
             output_names: Arc::clone(&self.output_names),
             element: self.element,
             tensor: Vec::new(),
@@ -70,7 +68,6 @@ struct CpuEngine {
     keep: RunOptions<NoSelectedOutputs>,
     release: RunOptions<NoSelectedOutputs>,
     batch_fixed: Option<usize>,
-    size: Size,
     output_names: Arc<[String]>,
     element: Element,
     tensor: Vec<f32>,
@@ -79,9 +76,10 @@ struct CpuEngine {
 }
 
 impl CpuEngine {
-    /// Writes the pictures into the tensor; a model with a fixed batch gets black ones behind them. Returns the batch.
-    fn fill(&mut self, inputs: &[&EngineInput]) -> Result<usize, EngineError> {
-        let image_len = super::image_len(self.size);
+    /// Writes the pictures, of `size`, into the tensor; a model with a fixed batch gets black ones behind them. Returns the
+    /// batch.
+    fn fill(&mut self, inputs: &[&EngineInput], size: Size) -> Result<usize, EngineError> {
+        let image_len = super::image_len(size);
         let batch = self.batch_fixed.unwrap_or(inputs.len()).max(inputs.len());
         self.tensor.clear();
         self.tensor.resize(batch * image_len, 0.0);
@@ -99,8 +97,9 @@ impl CpuEngine {
 
 impl Engine for CpuEngine {
     fn run(&mut self, inputs: &[&EngineInput], memory: Memory) -> Result<Box<dyn BatchOutput + '_>, EngineError> {
-        let batch = self.fill(inputs)?;
-        let shape = super::input_shape(batch, self.size);
+        let size = super::size_of(inputs)?;
+        let batch = self.fill(inputs, size)?;
+        let shape = super::input_shape(batch, size);
         let tensor: SessionInputValue<'_> = match self.element {
             Element::Single => TensorRef::from_array_view((shape, self.tensor.as_slice()))?.into(),
             Element::Half => TensorRef::from_array_view((shape, self.tensor_half.as_slice()))?.into(),

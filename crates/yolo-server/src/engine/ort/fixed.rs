@@ -32,7 +32,7 @@ use crate::engine::{BatchOutput, Engine, EngineError, EngineInput, Memory, Sessi
 /// Number of the next profile of this process, so that two never share a file.
 static PROFILES: AtomicU32 = AtomicU32::new(0);
 
-/// Opens engines of a model whose batch sizes are fixed.
+/// Opens sessions of a model whose batch sizes are fixed, at one input size.
 pub(super) struct FixedSessions {
     pub(super) model: PathBuf,
     pub(super) environment: &'static Environment,
@@ -46,20 +46,25 @@ pub(super) struct FixedSessions {
     pub(super) key: String,
     /// Cleared when a model turns out not to suit recorded launches.
     pub(super) graphs: AtomicBool,
+}
+
+/// Opens engines, which keep the openers of their sessions, because they open them as sizes come.
+pub(super) struct Opener {
+    /// At the model's default size.
+    pub(super) first: Arc<FixedSessions>,
+    /// At the other sizes served.
+    pub(super) others: Vec<Arc<FixedSessions>>,
     /// Engines opened: they take turns on the devices.
     pub(super) opened: AtomicU32,
 }
 
-/// What [`Sessions`] is implemented for: engines keep their opener, because they open sessions as sizes come.
-pub(super) struct Opener(pub(super) Arc<FixedSessions>);
-
 impl Sessions for Opener {
     fn open(&self) -> Result<Box<dyn Engine>, EngineError> {
-        let sessions = Arc::clone(&self.0);
-        let devices = sessions.gpu.as_ref().map_or(1, |gpu| gpu.devices.max(1));
-        let device = sessions.opened.fetch_add(1, Ordering::Relaxed) % devices;
+        let devices = self.first.gpu.as_ref().map_or(1, |gpu| gpu.devices.max(1));
+        let device = self.opened.fetch_add(1, Ordering::Relaxed) % devices;
         let device = i32::try_from(device).unwrap_or_default();
-        Ok(Box::new(FixedEngine { sessions, device, bound: BTreeMap::new() }))
+        let sizes = std::iter::once(&self.first).chain(&self.others);
+        Ok(Box::new(FixedEngine { device, sizes: sizes.map(|size| (Arc::clone(size), BTreeMap::new())).collect() }))
     }
 }
 
@@ -139,19 +144,21 @@ struct Run<'a> {
 }
 
 struct FixedEngine {
-    sessions: Arc<FixedSessions>,
     device: i32,
-    /// By batch size.
-    bound: BTreeMap<usize, Bound>,
+    /// For each input size its sessions, by batch size.
+    sizes: Vec<(Arc<FixedSessions>, BTreeMap<usize, Bound>)>,
 }
 
 impl Engine for FixedEngine {
     // No size is rare: the sessions of all of them were opened on purpose, and keep their memory.
     fn run(&mut self, inputs: &[&EngineInput], _: Memory) -> Result<Box<dyn BatchOutput + '_>, EngineError> {
-        let batch = self.sessions.batches.iter().copied().find(|batch| *batch >= inputs.len()).ok_or_else(too_large)?;
-        let bound = match self.bound.entry(batch) {
+        let size = super::size_of(inputs)?;
+        let of_size = self.sizes.iter_mut().find(|(sessions, _)| sessions.signature.size == size);
+        let (sessions, bound) = of_size.ok_or_else(|| EngineError(format!("no session runs pictures of {size}")))?;
+        let batch = sessions.batches.iter().copied().find(|batch| *batch >= inputs.len()).ok_or_else(too_large)?;
+        let bound = match bound.entry(batch) {
             Entry::Occupied(bound) => bound.into_mut(),
-            Entry::Vacant(place) => place.insert(self.sessions.warm(batch, self.device)?),
+            Entry::Vacant(place) => place.insert(sessions.warm(batch, self.device)?),
         };
         bound.fill(inputs)?;
         bound.execute()?;

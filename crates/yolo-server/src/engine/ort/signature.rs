@@ -38,10 +38,14 @@ impl OutputSignature {
 }
 
 impl Signature {
-    /// Runs a black picture through `session`, because models leave the shapes of their outputs open.
-    pub(super) fn learn(session: &mut Session, info: &ModelInfo, element: Element) -> Result<Self, EngineError> {
+    /// Runs a black picture of `size` through `session`, because models leave the shapes of their outputs open.
+    pub(super) fn learn(
+        session: &mut Session,
+        info: &ModelInfo,
+        (size, element): (Size, Element),
+    ) -> Result<Self, EngineError> {
         let input = session.inputs().first().ok_or_else(|| EngineError("the model has no input".to_owned()))?;
-        let (name, size) = (input.name().to_owned(), info.size());
+        let name = input.name().to_owned();
         let symbols = match input.dtype() {
             ValueType::Tensor { dimension_symbols, .. } => dimension_symbols.to_vec(),
             _ => Vec::new(),

@@ -71,7 +71,10 @@ impl TensorMetadata {
 /// A model's.
 pub fn model(model: &LoadedModel) -> ModelMetadata {
     let info = &model.info;
-    let [height, width] = [info.size().height_px, info.size().width_px].map(i64::from);
+    let [height, width] = match &*model.sizes {
+        [size] => [size.height_px, size.width_px].map(i64::from),
+        _ => [ANY; 2], // one of several: `GET /models` lists them
+    };
     let detections = detections::names(info.task()).iter().map(|name| {
         let (datatype, shape) = detections::described(name, info);
         TensorMetadata::new(name, datatype, &shape)

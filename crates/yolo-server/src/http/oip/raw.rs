@@ -6,6 +6,7 @@ use std::time::Instant;
 use bytes::{BufMut, BytesMut};
 use futures::{StreamExt, stream};
 use tokio::sync::OwnedSemaphorePermit;
+use yolo_vision::Size;
 
 use super::infer::{Answered, Asked, PICTURES, at, blocking, known_outputs};
 use super::tensor::{Datatype, Tensor, invalid};
@@ -18,16 +19,16 @@ use crate::http::image::Image;
 use crate::limits;
 use crate::predictor::{Predictor, Speed};
 
-/// Runs the images of `[b, 3, h, w]` FP32 (as the model takes them) or UINT8 (divided by 255 here), h and w the model's.
+/// Runs the images of `[b, 3, h, w]` FP32 (as the model takes them) or UINT8 (divided by 255 here), h and w served.
 /// Each is queued by itself, so a large request shares the workers with small ones. The outputs are FP32, the images'
 /// one after the other.
 ///
 /// # Errors
 /// 400 for a tensor that does not fit the model, 413 for outputs larger than a request may be; otherwise as `/predict`.
 pub async fn infer(app: &App, predictor: &Predictor, input: &Tensor, asked: &Asked) -> Result<Answered, ApiError> {
-    let wanted = checked(predictor, input, asked).inspect_err(|error| Image::arrived(app).failed(error))?;
+    let (size, wanted) = checked(predictor, input, asked).inspect_err(|error| Image::arrived(app).failed(error))?;
     let tensor = input.clone();
-    let inputs = blocking(move || split(&tensor)).await?;
+    let inputs = blocking(move || split(&tensor, size)).await?;
     let count = inputs.len();
     let runs: Vec<_> = inputs
         .into_iter()
@@ -48,37 +49,43 @@ pub async fn infer(app: &App, predictor: &Predictor, input: &Tensor, asked: &Ask
     Ok(outputs.answered(predictor, count, &wanted))
 }
 
-/// Which of the model's outputs are wanted, in the order of the wishes.
-fn checked(predictor: &Predictor, input: &Tensor, asked: &Asked) -> Result<Vec<usize>, ApiError> {
+/// The images' size, and which of the model's outputs are wanted, in the order of the wishes.
+fn checked(predictor: &Predictor, input: &Tensor, asked: &Asked) -> Result<(Size, Vec<usize>), ApiError> {
     let Tensor { datatype, shape, .. } = input;
     if !matches!(datatype, Datatype::Fp32 | Datatype::Uint8) {
         return Err(invalid(format!("{PICTURES} is FP32 or UINT8, found {}", datatype.as_str())));
     }
-    let model = &predictor.model().info;
-    let sides = [model.size().height_px, model.size().width_px].map(|side| usize::try_from(side).unwrap_or(usize::MAX));
-    let [height, width] = sides;
-    let most = limits::BATCH_PARTS_MAX;
-    let fits = matches!(shape.as_slice(), &[b, 3, h, w] if (1..=most).contains(&b) && [h, w] == sides);
-    if !fits {
-        return Err(invalid(format!("{PICTURES}: shape [1 to {most}, 3, {height}, {width}], found {shape:?}")));
-    }
+    let (model, sizes, most) = (&predictor.model().info, &predictor.model().sizes, limits::BATCH_PARTS_MAX);
+    let size = match shape.as_slice() {
+        &[b, 3, h, w] if (1..=most).contains(&b) => sizes.iter().copied().find(|size| {
+            [size.height_px, size.width_px].map(|side| usize::try_from(side).unwrap_or(usize::MAX)) == [h, w]
+        }),
+        _ => None,
+    };
+    let Some(size) = size else {
+        let served =
+            sizes.iter().map(|Size { height_px, width_px, .. }| format!("[1 to {most}, 3, {height_px}, {width_px}]"));
+        let served: Vec<_> = served.collect();
+        return Err(invalid(format!("{PICTURES}: shape {}, found {shape:?}", served.join(" or "))));
+    };
     let names: Vec<_> = model.output_names().iter().map(String::as_str).collect();
     known_outputs(&asked.outputs, &names)?;
     if asked.outputs.is_empty() {
-        return Ok((0..names.len()).collect());
+        return Ok((size, (0..names.len()).collect()));
     }
-    Ok(asked.outputs.iter().filter_map(|wanted| names.iter().position(|name| name == wanted)).collect())
+    let position = |wanted: &String| names.iter().position(|name| name == wanted);
+    Ok((size, asked.outputs.iter().filter_map(position).collect()))
 }
 
 /// The images of a tensor; no copies.
-fn split(tensor: &Tensor) -> Vec<EngineInput> {
+fn split(tensor: &Tensor, size: Size) -> Vec<EngineInput> {
     let images = tensor.shape.first().copied().unwrap_or(1).max(1);
     let len = tensor.data.len() / images;
     let image = |index: usize| {
         let data = tensor.data.slice(index * len..(index + 1) * len);
         let content = *blake3::hash(&data).as_bytes();
         let pixels = if tensor.datatype == Datatype::Uint8 { Pixels::Levels(data) } else { Pixels::Numbers(data) };
-        EngineInput { pixels, content }
+        EngineInput { pixels, size, content }
     };
     (0..images).map(image).collect()
 }

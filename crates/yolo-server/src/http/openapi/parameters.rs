@@ -32,7 +32,7 @@ fn all() -> [(&'static str, Value); 10] {
         ),
         (
             "imgsz",
-            json!({"type": "integer", "minimum": 1, "description": "Side of the model's input; only the served one."}),
+            json!({"type": "integer", "minimum": 1, "description": "Side of the model's input: one of those served."}),
         ),
         ("model", json!({"type": "string", "description": "The served model's name."})),
         (

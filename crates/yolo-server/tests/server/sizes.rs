@@ -1,0 +1,96 @@
+//! A model with a dynamic input is served at several sizes: requests choose among those that are warm.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use serde_json::{Value, json};
+use yolo_server::{Config, StartError};
+
+use crate::onnx::{config, runtime_is_there};
+use crate::support::{emulated, fixture, get, json as json_body, metric, multipart, png, post, send, start};
+
+#[tokio::test]
+async fn a_request_chooses_a_warm_size_and_is_told_of_them_otherwise() {
+    let server = start(Config { imgsz: vec![64, 128], ..emulated(0, 1) }).await;
+    let picture = png(200, 100, [1; 3]);
+    let unnamed = send(&server, post("/predict", picture.clone())).await;
+    let named = send(&server, post("/predict?imgsz=64", picture.clone())).await;
+    assert_eq!(
+        (&unnamed.body["cache"], &named.body["cache"]),
+        (&json!("miss"), &json!("hit")),
+        "the first is the default"
+    );
+    let larger = send(&server, multipart("/predict", &[("file", &picture), ("imgsz", b"128")])).await;
+    assert_eq!((larger.status.as_u16(), &larger.body["cache"]), (200, &json!("miss")), "another size, another answer");
+    // Made-up boxes lie at shares of the input, so after projection both sizes find the same.
+    assert_eq!(larger.body["detections"][0]["class"], unnamed.body["detections"][0]["class"]);
+    for uri in ["/predict?imgsz=96", "/predict/batch?imgsz=96"] {
+        let cold = send(&server, post(uri, picture.clone())).await;
+        assert_eq!((cold.status.as_u16(), cold.code()), (422, "imgsz_unavailable"), "{uri}: {}", cold.body);
+        assert!(cold.body["error"]["message"].as_str().unwrap().contains("64 or 128"), "{}", cold.body);
+    }
+    let model = &send(&server, get_request("/models")).await.body["models"][0];
+    assert_eq!((&model["imgsz"], &model["sizes"]), (&json!([64, 64]), &json!([[64, 64], [128, 128]])));
+    let series = get(server.admin_address(), "/metrics").await.unwrap().1;
+    let info = series.lines().find(|line| line.starts_with("yolo_model_info{")).unwrap();
+    assert!(info.contains(r#"imgsz="64,128""#), "{info}");
+    server.stop().await;
+}
+
+fn get_request(path: &str) -> axum::http::Request<axum::body::Body> {
+    axum::http::Request::get(path).body(axum::body::Body::empty()).unwrap()
+}
+
+#[tokio::test]
+async fn tensors_choose_by_their_shape() {
+    let server = start(Config { imgsz: vec![64, 128], ..emulated(0, 1) }).await;
+    let tensor = |side: usize| {
+        let data = vec![0; 3 * side * side];
+        json!({"inputs": [{"name": "images", "datatype": "UINT8", "shape": [1, 3, side, side], "data": data}]})
+    };
+    for (side, status) in [(64, 200), (128, 200), (96, 400)] {
+        let answer = send(&server, json_body("/v2/models/pretended/infer", &tensor(side))).await;
+        assert_eq!(answer.status, status, "{side}: {}", answer.body);
+    }
+    let metadata = send(&server, get_request("/v2/models/pretended")).await.body;
+    assert_eq!(metadata["inputs"][1]["shape"], json!([-1, 3, -1, -1]));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_holds_one_size_and_every_picture_gets_its_answer() {
+    if !runtime_is_there("a_batch_holds_one_size_and_every_picture_gets_its_answer") {
+        return;
+    }
+    let sizes = vec![64, 96, 32];
+    let server = start(Config { imgsz: sizes, ..config(fixture("classify-any-size.onnx")) }).await;
+    // Waiting makes batches of what is sent together, whatever the curve says about their worth.
+    server.app().offer_knobs(br#"{"cacheBytes":0,"deadlineMillis":60000,"maxBatchSize":8,"batchMax":8}"#);
+    let colours = BTreeMap::from([("red", [250, 4, 4]), ("green", [4, 250, 4]), ("yellow", [250, 250, 4])]);
+    let asked: Vec<_> = [32, 64, 96].into_iter().cycle().zip(colours.iter().cycle()).take(36).enumerate().collect();
+    let answers = asked.iter().map(|(index, (side, (_, colour)))| {
+        // Every picture once, so that none is another's answer.
+        let picture = png(40 + u32::try_from(*index).unwrap(), 40, **colour);
+        send(&server, post(&format!("/predict?imgsz={side}"), picture))
+    });
+    for ((_, (side, (name, _))), answer) in asked.iter().zip(futures::future::join_all(answers).await) {
+        assert_eq!((answer.status.as_u16(), &answer.body["detections"][0]["name"]), (200, &json!(name)), "{side}");
+    }
+    assert!(metric(&server, "yolo_engine_errors_total").await < 0.5, "no batch had to be taken apart");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_static_model_refuses_a_second_size_at_its_start() {
+    if !runtime_is_there("a_static_model_refuses_a_second_size_at_its_start") {
+        return;
+    }
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let config =
+        Config { imgsz: vec![64, 96], termination_log: log.path().to_owned(), ..config(fixture("standard.onnx")) };
+    let failed = Box::pin(yolo_server::run(config, std::future::pending())).await;
+    assert!(matches!(failed, Err(StartError::Model(_))), "{failed:?}");
+    let told: Value = serde_json::from_str(&fs::read_to_string(log.path()).unwrap()).unwrap();
+    assert_eq!(told["code"], "model_unsupported");
+    assert!(told["message"].as_str().unwrap().contains("cannot run at 96x96: its input is static, 64x64"), "{told}");
+}
