@@ -109,6 +109,23 @@ fn rising(times: impl Iterator<Item = f64>) -> Vec<f64> {
         .collect()
 }
 
+/// The prior: its points (size, seconds), and a line of its own through them if there are two.
+struct Shape {
+    points: Vec<(f64, f64)>,
+    line: Option<(f64, f64)>,
+}
+
+impl Shape {
+    /// How far the prior lies off its own line at `size`, as a factor; 1 without one, and beyond its sizes as at the
+    /// last of them.
+    fn bend(&self, size: f64) -> f64 {
+        let Some((alpha, beta)) = self.line else { return 1.0 };
+        let last = self.points.last().map_or(size, |point| point.0.min(size));
+        let straight = alpha + beta * last;
+        if straight > 0.0 { interpolate(&self.points, last) / straight } else { 1.0 }
+    }
+}
+
 impl Curve {
     /// A curve that starts from what an earlier leader learned.
     pub(crate) fn seeded(learned: &LearnedCurve) -> Self {
@@ -146,7 +163,7 @@ impl Curve {
         self.prior = points;
         if farther {
             let old = self.line;
-            self.line = Line::through(&self.shape());
+            self.line = Line::through(&self.shape().points);
             let size = old.last_size();
             if old.loaded() && self.line.time(size) > 0.0 {
                 self.line = self.line.scaled(old.time(size) / self.line.time(size));
@@ -163,11 +180,11 @@ impl Curve {
         for batch in batches {
             self.count(batch);
         }
-        let jitter = self.jitter();
+        let (jitter, shape) = (self.jitter(), self.shape());
         for batch in batches.iter().filter(|batch| batch.count > 0) {
             let (size, calls) = (f64::from(batch.size.get()), real(batch.count));
             // A kink that the prior has is none of the line.
-            self.line.take(size, batch.seconds.get() / calls / self.bend(size), calls, jitter);
+            self.line.take(size, batch.seconds.get() / calls / shape.bend(size), calls, jitter);
         }
     }
 
@@ -221,8 +238,9 @@ impl Curve {
         let known = self.trusted().map(|size| size.images).chain(self.prior.last().map(|point| point.size));
         let known = known.max().map_or(0, BatchSize::get);
         let (mut mean, mut deviation) = (Vec::new(), Vec::new());
+        let shape = self.shape();
         for size in 1..=BatchSize::MAX.get() {
-            let (time, doubt) = self.time(size, jitter);
+            let (time, doubt) = self.time(size, (jitter, &shape));
             if size > known && doubt > KNOWN * time {
                 break;
             }
@@ -233,9 +251,9 @@ impl Curve {
     }
 
     /// Mean seconds of a call of `size` images, and how surely that is known (a standard deviation).
-    fn time(&self, size: u32, jitter: f64) -> (f64, f64) {
+    fn time(&self, size: u32, (jitter, shape): (f64, &Shape)) -> (f64, f64) {
         let images = f64::from(size);
-        let bend = self.bend(images);
+        let bend = shape.bend(images);
         let (line, doubt) = (self.line.time(images) * bend, self.line.variance(images).sqrt() * bend);
         // While the line itself may be old, a size's own mean would be set beside old figures of the others.
         let own = self.trusted().find(|own| own.images.get() == size).filter(|_| !self.line.doubted());
@@ -245,19 +263,9 @@ impl Curve {
         if off { (own.mean(), own_doubt) } else { (line, doubt) }
     }
 
-    /// Points (size, seconds) of the prior.
-    fn shape(&self) -> Vec<(f64, f64)> {
-        self.prior.iter().map(|point| (f64::from(point.size.get()), point.mean.get())).collect()
-    }
-
-    /// How far the prior lies off its own line at `size`, as a factor; 1 without one, and beyond its sizes as at the
-    /// last of them.
-    fn bend(&self, size: f64) -> f64 {
-        let shape = self.shape();
-        let Some((alpha, beta)) = line(&shape).filter(|_| shape.len() > 1) else { return 1.0 };
-        let last = shape.last().map_or(size, |point| point.0.min(size));
-        let straight = alpha + beta * last;
-        if straight > 0.0 { interpolate(&shape, last) / straight } else { 1.0 }
+    fn shape(&self) -> Shape {
+        let points: Vec<_> = self.prior.iter().map(|point| (f64::from(point.size.get()), point.mean.get())).collect();
+        Shape { line: line(&points).filter(|_| points.len() > 1), points }
     }
 
     fn jitter(&self) -> f64 {

@@ -127,6 +127,12 @@ impl Histogram {
             self.clone_from(other);
             return;
         }
+        if self.edges == other.edges {
+            for (own, count) in self.counts.iter_mut().zip(&other.counts) {
+                *own = own.saturating_add(*count);
+            }
+            return;
+        }
         let uppers = other.edges.iter().copied().map(Some).chain([None]);
         for (upper, &count) in uppers.zip(&other.counts) {
             let bucket = upper.map_or(self.edges.len(), |upper| self.edges.partition_point(|edge| *edge < upper));

@@ -9,6 +9,7 @@
 
 #[cfg(test)]
 mod closed_loop;
+#[cfg(test)]
 mod cost;
 #[cfg(test)]
 mod diagnosis;
