@@ -12,6 +12,9 @@ const TICKS: usize = 6;
 const PEAK_HALF_LIFE_S: f64 = 12.0 * 3600.0;
 /// Least factor over the level, whatever the past peak (control.md §5).
 const COVER_MIN: f64 = 1.05;
+/// Standard deviations of a tick's count beyond which it is the new level. control.md §5 has 3.5, which noise alone exceeds
+/// once in an hour and a half: each time pods come that go again.
+const STEP_DEVIATIONS: f64 = 4.5;
 /// Standard deviations of the level in the margin of a scale-down, and the margin's range.
 const MARGIN_DEVIATIONS: f64 = 4.0;
 const MARGIN: (f64, f64) = (0.02, 0.15);
@@ -96,12 +99,12 @@ impl Arrivals {
     }
 
     /// Arrivals now, images/s: the long mean, unless the short one differs by more than three standard deviations of
-    /// a count, or the last tick exceeds it by three and a half (control.md §5).
+    /// a count, or the last tick exceeds it by [`STEP_DEVIATIONS`].
     pub(crate) fn level(&self, tick_s: f64) -> f64 {
         let (last, short, long) = (self.mean(1), self.mean(3), self.mean(TICKS));
         let deviation = |rate: f64, seconds: f64| (self.dispersion() * rate / seconds.max(1e-3)).sqrt();
         let level = if (short - long).abs() > 3.0 * deviation(long, 3.0 * tick_s) { short } else { long };
-        if last > level + 3.5 * deviation(level, tick_s) { last } else { level }
+        if last > level + STEP_DEVIATIONS * deviation(level, tick_s) { last } else { level }
     }
 
     /// Images/s of the last two ticks, r10.

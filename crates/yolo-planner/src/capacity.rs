@@ -4,14 +4,17 @@ use crate::chain::{Latencies, Server};
 use crate::curve::Times;
 use crate::intake::Seen;
 use crate::observation::Knobs;
-use crate::policy::{Accelerator, LatencyTarget, Policy, Routing};
+use crate::policy::{Accelerator, LatencyTarget, OverloadPolicy, Policy, Routing};
 use crate::state::State;
 use crate::table::{FUEL, Key, above, denoised};
 
 /// Share of its saturation rate that a pod may run at whatever the targets allow: a curve that is a few percent too
-/// optimistic must not become an endless queue. CPU time varies more than a GPU's (control.md §4).
+/// optimistic must not become an endless queue. CPU time varies more than a GPU's (control.md §4). Shedding ends a queue at
+/// the target, so that the same error costs as many requests as the curve is wrong by, fewer than the target lets go.
 const UTILIZATION_MAX_GPU: f64 = 0.96;
 const UTILIZATION_MAX_CPU: f64 = 0.88;
+const UTILIZATION_MAX_GPU_SHEDDING: f64 = 0.99;
+const UTILIZATION_MAX_CPU_SHEDDING: f64 = 0.92;
 /// Share of the CPU quota that the images may use: beyond it the kernel throttles within its 100 ms periods, and the
 /// waits it adds are longer than usual targets (control.md §4).
 const QUOTA_SHARE: f64 = 0.85;
@@ -59,6 +62,22 @@ struct Lone {
     saturation: f64,
     alone: f64,
     computed: bool,
+    /// No answer of the chain: neither the greatest rate nor one below it.
+    assumed: bool,
+}
+
+impl Lone {
+    /// One that latency does not limit.
+    const fn unlimited(saturation: f64) -> Self {
+        Self { saturation, alone: saturation, computed: true, assumed: false }
+    }
+}
+
+/// What the chain says of a lone session: the greatest rate, or, until that is computed, one that surely is not above it.
+#[derive(Debug, Clone, Copy)]
+struct Answer {
+    rate: f64,
+    computed: bool,
 }
 
 /// The service as the planner knows it now.
@@ -81,15 +100,18 @@ pub(crate) struct Model {
     utilization_max: f64,
     /// Correction from measured latency (control.md §7).
     kappa: f64,
-    /// What the chain says a lone session carries within the budget, by batch size; `None`: not computed yet.
-    rates: Vec<Option<f64>>,
+    /// What the chain says a lone session carries within the budget, by batch size; `None`: nothing yet.
+    rates: Vec<Option<Answer>>,
 }
 
 /// Computes as many of the chain's answers that a choice needs as one call may.
 pub(crate) fn refresh(policy: &Policy, state: &mut State, (seen, hit_ratio): (&Seen, f64), current: &Knobs) {
     let model = Model::new(policy, state, seen, hit_ratio);
-    let keys: Vec<Key> =
-        crate::choose::sizes(policy, &model, current).into_iter().filter_map(|size| model.key(size)).collect();
+    let sizes = crate::choose::sizes(policy, &model, current);
+    let mut keys: Vec<Key> = sizes.iter().filter_map(|size| model.key(*size)).collect();
+    // The burstiest arrivals beforehand: a burst makes its own cell, and pods are ordered before that is computed.
+    let bursty = sizes.first().and_then(|size| Model { dispersion: f64::MAX, ..model.clone() }.key(*size));
+    keys.extend(bursty.filter(|key| state.table.bound(key, &model.careful_s).is_none()));
     state.table.refresh(&keys, &model.careful_s, &mut FUEL.clone());
 }
 
@@ -115,14 +137,21 @@ impl Model {
                 .map(|(cores, cost)| (QUOTA_SHARE * cores / cost, Binding::CpuQuota))
                 .or_else(|| decoders.map(|rate| (QUOTA_SHARE * rate, Binding::Decoders))),
             routing: policy.routing,
-            utilization_max: match policy.accelerator {
-                Accelerator::Cpu => UTILIZATION_MAX_CPU,
-                Accelerator::Gpu => UTILIZATION_MAX_GPU,
+            utilization_max: match (policy.accelerator, policy.overload.policy) {
+                (Accelerator::Cpu, OverloadPolicy::Queue) => UTILIZATION_MAX_CPU,
+                (Accelerator::Gpu, OverloadPolicy::Queue) => UTILIZATION_MAX_GPU,
+                (Accelerator::Cpu, OverloadPolicy::Shed) => UTILIZATION_MAX_CPU_SHEDDING,
+                (Accelerator::Gpu, OverloadPolicy::Shed) => UTILIZATION_MAX_GPU_SHEDDING,
             },
             kappa: state.kappa(),
             rates: Vec::new(),
         };
-        let rate = |size| model.key(size).and_then(|key| state.table.rate(&key, &model.careful_s));
+        let rate = |size| {
+            let key = model.key(size)?;
+            let computed = state.table.rate(&key, &model.careful_s).map(|rate| Answer { rate, computed: true });
+            let bound = || state.table.bound(&key, &model.careful_s).map(|rate| Answer { rate, computed: false });
+            computed.or_else(bound)
+        };
         model.rates = (1..=model.times.largest()).map(rate).collect();
         model
     }
@@ -144,15 +173,16 @@ impl Model {
     fn lone(&self, batch: u32) -> Option<Lone> {
         let server = self.server(batch)?;
         let saturation = server.saturation();
-        let Some(budget_s) = self.budget_s else { return Some(Lone { saturation, alone: saturation, computed: true }) };
+        let Some(budget_s) = self.budget_s else { return Some(Lone::unlimited(saturation)) };
         let known = usize::try_from(batch).ok().and_then(|batch| self.rates.get(batch - 1).copied().flatten());
         let lone = known.map_or_else(
             || {
                 // Of a wait that may last no longer than a batch little is known but that it must end.
                 let room = (budget_s - server.first_s()) / server.first_s();
-                Lone { saturation, alone: SHARE_UNKNOWN * saturation * room.clamp(0.0, 1.0), computed: false }
+                let alone = SHARE_UNKNOWN * saturation * room.clamp(0.0, 1.0);
+                Lone { saturation, alone, computed: false, assumed: true }
             },
-            |alone| Lone { saturation, alone: alone.min(saturation), computed: true },
+            |Answer { rate, computed }| Lone { saturation, alone: rate.min(saturation), computed, assumed: false },
         );
         Some(lone)
     }
@@ -176,7 +206,7 @@ impl Model {
         if lone.alone <= 0.0 {
             // A lone image that misses the target is not helped by sharing.
             0.0
-        } else if lone.computed {
+        } else if !lone.assumed {
             1.0 - (1.0 - lone.alone / lone.saturation) * self.reserve(pods)
         } else {
             lone.alone / lone.saturation
@@ -210,7 +240,7 @@ impl Model {
     /// What one pod carries when latency is no limit, images/s: for loads that cannot meet their target anyway.
     pub(crate) fn pod_regardless_of_latency(&self, batch: u32) -> Option<PodRate> {
         let saturation = self.server(batch)?.saturation();
-        Some(self.among(Lone { saturation, alone: saturation, computed: true }, 1))
+        Some(self.among(Lone::unlimited(saturation), 1))
     }
 
     /// Least number of pods that carry `rate` images/s, at most [`PODS_MAX`]; `None` if no number does.

@@ -74,7 +74,9 @@ fn comparable(policy: &Policy, observation: &Observation, state: &State, (view, 
         }
         _ => true,
     };
-    little && entered
+    // The quantile of a window half quiet and half busy is the busy half's, its rate is of neither.
+    let steady = feedback::same_arrivals(sums.arrivals * per_pod_s * ready, view.forecast.level.get());
+    little && entered && steady
 }
 
 fn measure(

@@ -139,19 +139,27 @@ fn previous(policy: &Policy, state: &State, current: Knobs) -> Knobs {
     Knobs { replicas: previous.replicas.max(current.replicas).max(floor), ..previous }
 }
 
-/// Knobs without sight: as they are; after [`BLIND_S`] enough pods for the past peak.
+/// Knobs without sight: as they are, or more. Pods that report tell of those that do not, for requests are balanced: as
+/// many as the whole would need at their rate. After [`BLIND_S`] without any, enough pods for the past peak.
 fn blind(
     policy: &Policy,
-    state: &State,
+    state: &mut State,
     (view, choice): (&View, Option<&Choice>),
     current: Knobs,
     now: Timestamp,
 ) -> Knobs {
     let held = previous(policy, state, current);
     let long = state.last_live.is_some_and(|last| now.since(last) >= BLIND_S);
-    let Some(choice) = choice.filter(|_| long) else { return held };
-    let peak = view.model.pods_for(choice.batch.get(), state.arrivals.peak()).unwrap_or(0);
-    let replicas = policy.replicas.clamp(held.replicas.max(Replicas::new(peak)));
+    let Some(choice) = choice else { return held };
+    let wanted = if view.seen.sampled > 0 && view.seen.ticked {
+        choice.replicas
+    } else if long {
+        view.model.pods_for(view.known(choice.batch.get()), state.arrivals.peak()).unwrap_or(0)
+    } else {
+        0
+    };
+    let wanted = state.control.limit_up(policy, current.replicas.get(), wanted, now.get());
+    let replicas = policy.replicas.clamp(held.replicas.max(Replicas::new(wanted)));
     Knobs { replicas, ..held }
 }
 
@@ -162,7 +170,7 @@ fn tick(
     (view, choice, now): (&View, &Choice, Timestamp),
 ) -> Tick {
     let carried = |rate: f64| {
-        let pods = view.model.pods_for(choice.batch.get(), rate).unwrap_or(choice.replicas);
+        let pods = view.model.pods_for(view.known(choice.batch.get()), rate).unwrap_or(choice.replicas);
         policy.replicas.clamp(Replicas::new(pods)).get().max(policy.schedule_floor.get().min(policy.replicas.max.get()))
     };
     let silent = f64::from(view.seen.ready - view.seen.live) * choice.pod.saturation;
@@ -171,13 +179,18 @@ fn tick(
     let misled = choice.infeasible == Some(ConstraintKind::ApiLatency) && view.sums.short_of_cpu();
     let kept = if misled { view.seen.ready } else { 0 };
     let without_backlog = plan - backlog_rate(view.forecast.backlog) * (1.0 - view.hit_ratio);
+    let lasting = carried(state.arrivals.margin(policy.tick_s()) * without_backlog + silent);
+    let backlog = carried(without_backlog) < choice.replicas && view.raised.is_none();
     Tick {
         now,
-        need_to_shrink: carried(state.arrivals.margin(policy.tick_s()) * plan + silent).max(choice.replicas).max(kept),
-        backlog: carried(without_backlog) < choice.replicas,
+        // A backlog is worked off once: it is no need that a lower one must outlast.
+        need_to_shrink: if backlog { lasting } else { lasting.max(choice.replicas) }.max(kept),
+        backlog,
         startup_s: view.startup_s,
         ticks: state.arrivals.ticks,
-        frozen: observation.rolling || (choice.needed.is_some() && state.burn.burning(policy)),
+        frozen: observation.rolling
+            || view.forecast.backlog > 0.0
+            || (choice.needed.is_some() && state.burn.burning(policy)),
     }
 }
 

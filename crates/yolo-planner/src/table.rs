@@ -123,6 +123,17 @@ struct Cell {
     rate: f32,
 }
 
+impl Cell {
+    /// Its rate for the times of `server`, images/s.
+    fn rate(&self, server: &Server) -> f64 {
+        let (first, full) = self.basis.over(server);
+        if server.first_s() > self.key.goal().limit_s {
+            return 0.0;
+        }
+        f64::from(self.rate) * first.min(full).min(1.0)
+    }
+}
+
 /// The cells, and the search that a call could not end.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(crate) struct Table {
@@ -194,12 +205,22 @@ impl Table {
     ///
     /// A cell of quicker times counts in proportion until it is redone; one of slower times as it is.
     pub(crate) fn rate(&self, key: &Key, times: &[f64]) -> Option<f64> {
-        let (cell, server) = self.cell(key).zip(key.server(times))?;
-        let (first, full) = cell.basis.over(&server);
-        if server.first_s() > key.goal().limit_s {
-            return Some(0.0);
-        }
-        Some(f64::from(cell.rate) * first.min(full).min(1.0))
+        Some(self.cell(key)?.rate(&key.server(times)?))
+    }
+
+    /// A rate that keeps `key`'s target, from the cells of its batch that are at least as bursty and as strict, images/s:
+    /// the largest rate falls with dispersion, and rises with the limit at least as the room beyond one image does.
+    pub(crate) fn bound(&self, key: &Key, times: &[f64]) -> Option<f64> {
+        let server = key.server(times)?;
+        let room_s = |key: &Key| (key.goal().limit_s - server.first_s()).max(0.0);
+        let stricter = self.cells.iter().filter(|cell| {
+            cell.key.batch == key.batch && cell.key.dispersion >= key.dispersion && cell.key.slow <= key.slow
+        });
+        let bounds = stricter.filter_map(|cell| {
+            let room = room_s(key) / room_s(&cell.key).max(1e-9);
+            Some(cell.rate(&cell.key.server(times)?) * room.min(1.0))
+        });
+        bounds.max_by(f64::total_cmp)
     }
 }
 
@@ -248,6 +269,24 @@ mod tests {
         table.refresh(&[key(8)], &line(1.1), &mut u32::MAX.clone());
         assert!(table.rate(&key(8), &line(1.1)).unwrap() < before / 1.05);
         assert_eq!(table.rate(&key(8), &line(30.0)), Some(0.0), "one image alone is too slow");
+    }
+
+    #[test]
+    fn a_stricter_cell_bounds_one_that_is_not_computed() {
+        let (times, limit) = (line(1.0), |limit_s, dispersion| Key::new(16, dispersion, limit_s, (0.05, 1.0)));
+        let mut table = Table::default();
+        table.refresh(&[limit(0.180, 8.0)], &times, &mut u32::MAX.clone());
+        for wanted in [limit(0.180, 2.0), limit(0.150, 1.0), limit(0.100, 8.0), limit(0.300, 8.0)] {
+            let bound = table.bound(&wanted, &times).unwrap();
+            let mut exact = Table::default();
+            exact.refresh(&[wanted], &times, &mut u32::MAX.clone());
+            let exact = exact.rate(&wanted, &times).unwrap();
+            assert!((0.5 * exact..=1.001 * exact).contains(&bound), "{wanted:?}: {bound} of {exact}");
+        }
+        assert_eq!(table.bound(&key(8), &times), None, "another batch says nothing");
+        let mut calm = Table::default();
+        calm.refresh(&[limit(0.180, 1.0)], &times, &mut u32::MAX.clone());
+        assert_eq!(calm.bound(&limit(0.180, 2.0), &times), None, "calmer arrivals say nothing of burstier ones");
     }
 
     #[test]

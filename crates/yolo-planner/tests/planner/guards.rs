@@ -125,6 +125,25 @@ fn a_scale_down_counts_silent_pods_as_busy() {
 }
 
 #[test]
+fn half_of_the_pods_silent_adds_pods_for_load_that_the_others_show_and_takes_none() {
+    let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+    scene.run(60.0, 24, nothing);
+    assert_eq!(scene.replicas(), 2);
+    let silent = |seen: &mut Observation| {
+        for pod in seen.pods.iter_mut().step_by(2) {
+            pod.sample = Signal::NoData(NoData::Unreachable);
+        }
+    };
+    let more = scene.run(150.0, 24, silent);
+    let busy = scene.replicas();
+    assert!(busy >= 4, "150/s at 38.6/s a pod: {busy}");
+    assert!(more.iter().any(|decision| decision.action == Action::Change { trigger: Trigger::Blind }));
+    let quiet = scene.run(10.0, 60, silent);
+    assert_eq!(scene.replicas(), busy);
+    held(quiet.last().unwrap(), HoldReason::Stale);
+}
+
+#[test]
 fn a_new_service_keeps_its_pods_for_a_minute_and_an_inherited_fleet_for_five() {
     let lasts = |inherited: bool| {
         let policy = Policy { stabilization: Some(Seconds::ZERO), ..policy(Accelerator::Cpu) };

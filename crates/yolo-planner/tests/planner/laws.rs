@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use yolo_planner::observation::{NoData, Observation, Signal};
 use yolo_planner::policy::{Knob, Policy, Routing};
 use yolo_planner::units::{Ratio, Replicas, Seconds};
-use yolo_planner::{Action, HoldReason, State, plan};
+use yolo_planner::{Action, Decision, HoldReason, State, plan};
 
 fn policy() -> Policy {
     Policy {
@@ -37,6 +37,25 @@ fn seen_zeros_reach_the_minimum() {
     assert!(fleet.knobs.replicas.get() > 6);
     let last = fleet.run(|_| 0.0, 200).pop().unwrap();
     assert_eq!(last.desired.replicas, Replicas::new(1), "{}", last.explanation.reason);
+}
+
+/// Changes of the replicas' direction within 300 s of the change before (control.md §10, reversals).
+fn reversals(decisions: &[Decision]) -> usize {
+    let pods: Vec<u32> = decisions.iter().map(|decision| decision.desired.replicas.get()).collect();
+    let moves: Vec<(usize, bool)> =
+        (1..pods.len()).filter(|at| pods[*at] != pods[at - 1]).map(|at| (at, pods[at] > pods[at - 1])).collect();
+    moves.windows(2).filter(|two| two[0].1 != two[1].1 && two[1].0 - two[0].0 < 60).count()
+}
+
+/// Law 8: an hour to settle, two hours to watch.
+#[test]
+fn poisson_arrivals_of_a_constant_rate_never_reverse() {
+    for (seed, rate) in [(1, 50.0), (2, 130.0), (3, 290.0), (4, 410.0)] {
+        let mut fleet = Plain::new(policy(), 0.016, seed);
+        fleet.run(|_| rate, 720);
+        let watched = fleet.run(|_| rate, 1440);
+        assert_eq!(reversals(&watched), 0, "{rate}/s");
+    }
 }
 
 /// What can happen to a pod's sample.
