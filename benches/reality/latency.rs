@@ -254,8 +254,8 @@ fn compared(subject: &Subject, point: &Point) -> Figure {
     // A prediction that is not there is a miss, not a NaN in the file.
     let error = if error.is_finite() { error } else { 1.0 };
     Figure::at_most(id, error, "ratio", ERROR_MAX).noted(format!(
-        "predicted {:.1} ms, clients {:.1}, server {:.1}; overhead in it {:.1} ms, {:.1} on average; dispersion {:.2}, kappa {:.2}; foreign \
-         CPU {:.2} cores",
+        "predicted {:.1} ms, clients {:.1}, server {:.1}; overhead in it {:.1} ms, {:.1} on average; \
+         dispersion {:.2}, kappa {:.2}; foreign CPU {:.2} cores",
         predicted_s * 1e3,
         point.measured_s * 1e3,
         point.server_s * 1e3,

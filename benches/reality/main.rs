@@ -2,8 +2,9 @@
 //! identified curve, and the bottleneck named for faults made with real means.
 //!
 //! Real `yolo-server` processes under open-loop load, read by the operator's own sampler, planned on by the planner.
-//! Arguments name the parts to run (`emulated`, `real`, `faults`; none: all). Prints tables, adds
-//! to `reality.json` in the folder that `YOLO_FIGURES` names. Wants a machine that does nothing else; the figures say how busy it was.
+//! Arguments name the parts to run (`emulated`, `real`, `faults`; none: all). Prints tables, adds to
+//! `reality.json` in the folder that `YOLO_FIGURES` names. Wants a machine that does nothing else; the figures say how
+//! busy it was.
 
 mod faults;
 mod latency;

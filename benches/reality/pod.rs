@@ -25,8 +25,8 @@ pub struct Launch {
     pub flags: Vec<String>,
     /// CPU quota in cores.
     pub cores: Option<f64>,
-    /// Whether it runs in a memory cgroup of its own.
-    pub memory: bool,
+    /// Side of the emulated model's input; 0: the model's own.
+    pub side_px: u32,
 }
 
 impl Launch {
@@ -35,12 +35,11 @@ impl Launch {
         let curve = [
             "--model=emulated.onnx".to_owned(),
             "--engine=emulated".to_owned(),
-            "--imgsz=160".to_owned(),
             format!("--emulated-alpha-micros={alpha_micros}"),
             format!("--emulated-beta-micros={beta_micros}"),
         ];
         let flags = curve.into_iter().chain(more.iter().map(|flag| (*flag).to_owned())).collect();
-        Self { flags, ..Self::default() }
+        Self { flags, side_px: 160, ..Self::default() }
     }
 }
 
@@ -147,11 +146,8 @@ impl Drop for Pod {
 
 /// Cgroups (v1) with the limits that `launch` asks for.
 fn groups(launch: &Launch, name: &str) -> anyhow::Result<Vec<PathBuf>> {
-    let controllers: &[&str] = match (launch.cores, launch.memory) {
-        (Some(_), _) => &["cpu", "cpuacct"],
-        (None, true) => &["memory"],
-        (None, false) => &[],
-    };
+    // A memory cgroup each, or a server would report what everybody uses.
+    let controllers: &[&str] = if launch.cores.is_some() { &["cpu", "cpuacct", "memory"] } else { &["memory"] };
     let mut groups = Vec::new();
     for controller in controllers {
         let group = Path::new("/sys/fs/cgroup").join(controller).join(name);
@@ -177,6 +173,7 @@ fn spawn(launch: &Launch, (ip, groups): (IpAddr, &[PathBuf]), folder: &Path) -> 
         .arg(join.concat() + "exec \"$@\"")
         .args(["sh".as_ref(), server.as_os_str()])
         .args(&launch.flags)
+        .args((launch.side_px > 0).then(|| format!("--imgsz={}", launch.side_px)))
         .args(["--api-address", &at(8080), "--grpc-address", &at(8001), "--admin-address", &at(ADMIN_PORT)])
         .arg("--knobs-dir")
         .arg(folder)
