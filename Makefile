@@ -81,14 +81,17 @@ FUZZ_SECONDS ?= 60
 fuzz-smoke: ## Fuzz every parser for FUZZ_SECONDS each (nightly Rust; corpora are kept in the cache)
 	$(STAGE) fuzz-smoke 600 tools/fuzz $(FUZZ_SECONDS)
 
-.PHONY: figures bench-operator bench-server bench-peers bench-vision bench-control soak
+.PHONY: figures bench-operator bench-reality bench-server bench-peers bench-vision bench-control soak
 CONTROL_SEEDS ?= 5
 CONTROL_SCALE ?= 0.5
+REALITY ?=
 bench-control: ## The planner beside other autoscalers on a simulated fleet (20 minutes; CONTROL_SEEDS=1 CONTROL_SCALE=0.25: two)
 	cargo build --release --quiet -p yolo-simulator
 	$(STAGE) bench-control 1500 target/release/yolo-simulator bench --seeds $(CONTROL_SEEDS) --scale $(CONTROL_SCALE)
 bench-operator: ## What the operator costs: sampling 200 pods
 	$(STAGE) bench-operator 600 cargo bench --quiet -p yolo-operator --bench sampler
+bench-reality: model pages release ## The planner's model against the real server: p95, curve, real faults (10 minutes; REALITY='emulated real faults')
+	YOLO_FIGURES=$(CURDIR)/target/figures $(STAGE) bench-reality 900 cargo bench --quiet -p yolo-operator --bench reality -- $(REALITY)
 bench-server: reference release ## What the server costs and how equal its answers are: memory, 23 pages
 	YOLO_FIGURES=$(CURDIR)/target/figures YOLO_SERVER_PROGRAM=$(CURDIR)/target/release/yolo-server \
 	  cargo test --quiet --workspace --test memory --test pages -- --nocapture --test-threads 1

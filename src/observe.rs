@@ -135,7 +135,8 @@ fn rolling(deployment: &Deployment) -> bool {
     pods > status.and_then(|status| status.updated_replicas).unwrap_or(0)
 }
 
-fn pod(view: &PodView, snapshot: Option<&Snapshot>, now: Timestamp) -> Pod {
+/// One pod with its sample, for the planner.
+pub fn pod(view: &PodView, snapshot: Option<&Snapshot>, now: Timestamp) -> Pod {
     Pod {
         id: pod_id(&view.uid),
         class: view.class,
