@@ -51,10 +51,10 @@ verify-generated: generate ## Fail if a generated file is not committed as it is
 	git diff --exit-code -- crds charts/yolo-operator-crds docs/conditions.md
 
 .PHONY: packages
-packages: ## Install the Debian programs that the tests start, if missing
-	@tools/packages promtool:prometheus redis-server nginx docker-registry
+packages: ## Install the Debian programs that the tests need, if missing
+	@tools/packages promtool:prometheus redis-server nginx docker-registry cmake nasm
 
-.PHONY: checks ci test test-unit test-cluster test-e2e
+.PHONY: checks ci test test-unit test-turbojpeg test-cluster test-e2e
 checks: ## Everything that needs no cluster and no model, cheapest first
 	$(STAGE) fmt-check 10 $(MAKE) --no-print-directory fmt-check
 	$(STAGE) sizes 5 $(MAKE) --no-print-directory sizes
@@ -69,6 +69,9 @@ test: ## All tests: units and server, the real API server, the real node
 test-unit: packages model pages reference ## Tests without a cluster, the real model's included
 	$(STAGE) test-unit 600 cargo test --workspace --lib --bins --test '???*'
 	$(STAGE) test-doc 60 cargo test --quiet --workspace --doc
+	$(MAKE) --no-print-directory test-turbojpeg
+test-turbojpeg: packages reference ## Tests of the pictures with libjpeg-turbo: JPEG pixels equal to OpenCV's
+	$(STAGE) test-turbojpeg 120 cargo test --package yolo-vision --features turbojpeg --lib --test '*'
 # Most of these tests wait for leases and windows to pass, so more of them run at once than there are cores.
 test-cluster: cluster-binaries ## Tests against a real API server (T1)
 	$(STAGE) test-cluster 420 cargo test --workspace --test t1 -- --test-threads=8

@@ -109,7 +109,8 @@ impl DecodeError {
 
 /// Decodes a JPEG, PNG or WebP file to RGB, with its EXIF orientation applied.
 ///
-/// Equal to OpenCV's `imdecode(IMREAD_COLOR)` for PNG and lossless WebP; JPEG within 4 levels (another inverse DCT).
+/// Equal to OpenCV's `imdecode(IMREAD_COLOR)` for PNG and lossless WebP; JPEG within 4 levels (another inverse DCT),
+/// and with the feature `turbojpeg` equal.
 /// Alpha is dropped, not blended; palettes are expanded; 16-bit samples keep their high byte; of an animation the first
 /// frame is taken.
 ///

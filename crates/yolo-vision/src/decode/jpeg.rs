@@ -1,4 +1,7 @@
-//! JPEG by `zune-jpeg`, with a check of our own for truncation.
+//! JPEG by `zune-jpeg`, with a check of our own for truncation; with the feature `turbojpeg` the pixels are libjpeg's.
+
+#[cfg(feature = "turbojpeg")]
+mod libjpeg;
 
 use memchr::memchr;
 use zune_core::bytestream::ZCursor;
@@ -39,7 +42,28 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, Dec
         let detail = format!("it has {} scans, more than {}", walk.scans, limits.jpeg_scans_max);
         return Err(DecodeError::Damaged { format: FORMAT, detail });
     }
-    let stored_cmyk = decoder.input_colorspace() == Some(ColorSpace::CMYK) && info.components == 4;
+    #[cfg(feature = "turbojpeg")]
+    let exact = libjpeg::rgb(bytes, size, info.components, limits);
+    #[cfg(not(feature = "turbojpeg"))]
+    let exact = None;
+    let pixels = match exact {
+        Some(pixels) => pixels,
+        None => rgb(&mut decoder, options, info.components)?,
+    };
+    let picture = Picture::from_rgb(size, pixels).ok_or_else(|| DecodeError::Damaged {
+        format: FORMAT,
+        detail: "it has an unusual number of components".to_owned(),
+    })?;
+    Ok(orientation::apply(picture, decoder.exif().map(Vec::as_slice)))
+}
+
+/// The pixels by `zune-jpeg`, whose headers have been read.
+fn rgb(
+    decoder: &mut JpegDecoder<ZCursor<&[u8]>>,
+    options: DecoderOptions,
+    components: u8,
+) -> Result<Vec<u8>, DecodeError> {
+    let stored_cmyk = decoder.input_colorspace() == Some(ColorSpace::CMYK) && components == 4;
     if stored_cmyk {
         decoder.set_options(options.jpeg_set_out_colorspace(ColorSpace::CMYK));
     }
@@ -47,11 +71,7 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, Dec
     if stored_cmyk {
         cmyk_to_rgb(&mut pixels);
     }
-    let picture = Picture::from_rgb(size, pixels).ok_or_else(|| DecodeError::Damaged {
-        format: FORMAT,
-        detail: "it has an unusual number of components".to_owned(),
-    })?;
-    Ok(orientation::apply(picture, decoder.exif().map(Vec::as_slice)))
+    Ok(pixels)
 }
 
 fn damaged(error: DecodeErrors) -> DecodeError {
