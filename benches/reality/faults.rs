@@ -244,8 +244,8 @@ fn faults(pages: &Arc<Pictures>, thumbnails: &Arc<Pictures>) -> Vec<Fault> {
 
     // Pictures for an input of 640 pixels are decoded whole: some 10 ms of CPU time each.
     let curve = Launch::emulated(10_000, 5_000, &[one, "--emulated-device=cpu"]);
-    let throttled = Launch { cores: Some(0.1), side_px: 640, ..curve };
-    let mut throttled = fault("CPU throttled", &[BottleneckKind::CpuPreprocess], Clients::Open(&[8.0]), throttled);
+    let throttled = Launch { cores: Some(0.2), side_px: 640, ..curve };
+    let mut throttled = fault("CPU throttled", &[BottleneckKind::CpuPreprocess], Clients::Closed(4), throttled);
     (throttled.policy, throttled.knobs) = service(Accelerator::Cpu, 1);
     throttled.pictures.0 = pages.clone();
 
@@ -283,6 +283,8 @@ fn faults(pages: &Arc<Pictures>, thumbnails: &Arc<Pictures>) -> Vec<Fault> {
 
     let mut uneven = fault("uneven routing", &[BottleneckKind::Imbalance], Clients::Open(&[36.0, 4.0]), healthy());
     let two = Replicas::new(2);
+    // The largest batch is the best one then: one fault at a time.
+    within(&mut uneven.policy, 200, 500);
     uneven.policy.replicas = Knob::auto(two, two);
     uneven.knobs.replicas = two;
 

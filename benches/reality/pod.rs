@@ -114,7 +114,10 @@ impl Pod {
         let group = self.groups.iter().find(|group| group.starts_with("/sys/fs/cgroup/memory"));
         let group = group.ok_or_else(|| anyhow::anyhow!("no memory cgroup"))?;
         let used: f64 = fs::read_to_string(group.join("memory.usage_in_bytes"))?.trim().parse()?;
-        let text = format!("{:.0}", used / share);
+        // Pages of files that nobody reads are no use: the kernel takes them back first.
+        let stat = fs::read_to_string(group.join("memory.stat"))?;
+        let idle = stat.lines().find_map(|line| line.strip_prefix("total_inactive_file ")).unwrap_or("0");
+        let text = format!("{:.0}", (used - idle.parse::<f64>()?) / share);
         fs::write(group.join("memory.limit_in_bytes"), &text)?;
         Ok(text.parse()?)
     }
