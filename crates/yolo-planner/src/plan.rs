@@ -17,6 +17,8 @@ use crate::state::State;
 use crate::units::{Replicas, Timestamp, whole_seconds_since_epoch};
 use crate::view::{View, learn_overhead};
 
+/// One pod in so many must report for its rate to stand for the others': of fewer, chance would order pods.
+const TELLING: u32 = 3;
 /// Blind for longer than this, the past peak is assumed (control.md §2).
 const BLIND_S: f64 = 120.0;
 
@@ -151,7 +153,8 @@ fn blind(
     let held = previous(policy, state, current);
     let long = state.last_live.is_some_and(|last| now.since(last) >= BLIND_S);
     let Some(choice) = choice else { return held };
-    let wanted = if view.seen.sampled > 0 && view.seen.ticked {
+    let telling = view.seen.sampled > 0 && view.seen.sampled.saturating_mul(TELLING) >= view.seen.ready;
+    let wanted = if telling && view.seen.ticked {
         choice.replicas
     } else if long {
         view.model.pods_for(view.known(choice.batch.get()), state.arrivals.peak()).unwrap_or(0)
@@ -181,6 +184,9 @@ fn tick(
     let without_backlog = plan - backlog_rate(view.forecast.backlog) * (1.0 - view.hit_ratio);
     let lasting = carried(state.arrivals.margin(policy.tick_s()) * without_backlog + silent);
     let backlog = carried(without_backlog) < choice.replicas && view.raised.is_none();
+    // Where requests find their pods at random, some wait at any moment: only more than the target endures is a queue.
+    let waits_s = view.forecast.backlog / (choice.pod.saturation * f64::from(view.seen.ready)).max(1e-9);
+    let endured_s = policy.targets.api.map_or(policy.overload.queue_timeout, |target| target.threshold).get();
     Tick {
         now,
         // A backlog is worked off once: it is no need that a lower one must outlast.
@@ -188,9 +194,7 @@ fn tick(
         backlog,
         startup_s: view.startup_s,
         ticks: state.arrivals.ticks,
-        frozen: observation.rolling
-            || view.forecast.backlog > 0.0
-            || (choice.needed.is_some() && state.burn.burning(policy)),
+        frozen: observation.rolling || waits_s > endured_s || (choice.needed.is_some() && state.burn.burning(policy)),
     }
 }
 

@@ -20,7 +20,7 @@ pub struct Policy {
     pub cache: Knob<Bytes>,
     /// How long a cached answer may be used.
     pub cache_ttl: Seconds,
-    /// How long a lower need must last before pods go; `None`: learned, max(60 s, twice the start-up time).
+    /// How long a lower need must last before pods go; `None`: learned, max(30 s, the start-up time).
     pub stabilization: Option<Seconds>,
     /// Largest share of the pods that may go in 30 s (at least one pod).
     pub max_down: Ratio,

@@ -83,6 +83,10 @@ fn special(facts: Facts, trigger: Trigger) -> Option<String> {
              than the model says; {load}"
         )),
         Trigger::BackOff => Some(format!("fewer did not do; {load}")),
+        Trigger::Blind if facts.seen.sampled > 0 => Some(format!(
+            "{} of {} ready pods answer, and the others are taken to get as much: {load}",
+            facts.seen.live, facts.seen.ready
+        )),
         Trigger::Blind => Some(format!(
             "nothing has been seen for minutes, so pods for {:.1}/s, the most of the past hours; {} of {} ready pods \
              answer",

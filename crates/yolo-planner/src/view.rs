@@ -225,7 +225,7 @@ fn forecast(
 
 /// What the pods can carry, as the explanation shows it.
 pub(crate) fn capacity(state: &State, view: &View, observation: &Observation, desired: &Knobs) -> Capacity {
-    let Some(pod) = view.model.pod(desired.max_batch_size.get(), desired.replicas.get()) else {
+    let Some(pod) = view.model.pod(view.known(desired.max_batch_size.get()), desired.replicas.get()) else {
         return Capacity { kappa: ratio(state.kappa()), ..Capacity::default() };
     };
     let ready = view.pod_now(observation.current.max_batch_size.get());
@@ -255,7 +255,7 @@ fn delay_s(knobs: &Knobs) -> f64 {
 /// Images/s that `replicas.max` pods would carry with the chosen batch.
 pub(crate) fn reachable_rate(policy: &Policy, view: &View) -> Option<f64> {
     let max = policy.replicas.max.max(policy.replicas.min).get();
-    let batch = view.choice.as_ref()?.batch.get();
+    let batch = view.known(view.choice.as_ref()?.batch.get());
     view.model.pod(batch, max).map(|pod| pod.carried * f64::from(max))
 }
 

@@ -95,7 +95,7 @@ pub(super) fn gpu_starved(case: Case) -> Option<Finding> {
     let can = decoders / each_s.max(1e-9);
     let gpu = case.pod(case.batch())?.saturation;
     // Enough decoders that the GPU is what is short.
-    let wanted = (gpu * each_s).ceil().clamp(decoders + 1.0, 1024.0);
+    let wanted = (gpu * each_s).ceil().min(1024.0).max(decoders + 1.0);
     let reached = (wanted / each_s.max(1e-9)).min(gpu);
     let message = format!(
         "The GPU is {:.0} % busy while {waiting:.1} pictures a pod wait to be prepared: {decoders:.0} decoders do \
