@@ -71,9 +71,10 @@ test-unit: packages model pages reference ## Tests without a cluster, the real m
 	$(STAGE) test-doc 60 cargo test --quiet --workspace --doc
 	$(MAKE) --no-print-directory test-turbojpeg
 test-turbojpeg: packages reference ## Tests of the pictures with libjpeg-turbo: JPEG pixels equal to OpenCV's
+	cargo clippy --package yolo-vision --features turbojpeg --all-targets -- -D warnings
 	$(STAGE) test-turbojpeg 120 cargo test --package yolo-vision --features turbojpeg --lib --test '*'
 # Most of these tests wait for leases and windows to pass, so more of them run at once than there are cores.
-test-cluster: cluster-binaries ## Tests against a real API server (T1)
+test-cluster: cluster-binaries packages ## Tests against a real API server (T1)
 	$(STAGE) test-cluster 420 cargo test --workspace --test t1 -- --test-threads=8
 test-e2e: cluster-binaries image pages ## Tests on a real node (T3)
 	$(STAGE) test-e2e 420 cargo test --workspace --test t3 -- --test-threads=1
@@ -93,8 +94,8 @@ bench-control: ## The planner beside other autoscalers on a simulated fleet (20 
 	$(STAGE) bench-control 1500 target/release/yolo-simulator bench --seeds $(CONTROL_SEEDS) --scale $(CONTROL_SCALE)
 bench-operator: ## What the operator costs: sampling 200 pods
 	$(STAGE) bench-operator 600 cargo bench --quiet -p yolo-operator --bench sampler
-bench-reality: model pages release ## The planner's model against the real server: p95, curve, real faults (10 minutes; REALITY='emulated real faults')
-	YOLO_FIGURES=$(CURDIR)/target/figures $(STAGE) bench-reality 900 cargo bench --quiet -p yolo-operator --bench reality -- $(REALITY)
+bench-reality: model pages release ## The planner's model against the real server: p95, curve, real faults (15 minutes, root and cgroup v1; REALITY='emulated real faults')
+	YOLO_FIGURES=$(CURDIR)/target/figures $(STAGE) bench-reality 1200 cargo bench --quiet -p yolo-operator --bench reality -- $(REALITY)
 bench-server: reference release ## What the server costs and how equal its answers are: memory, 23 pages
 	YOLO_FIGURES=$(CURDIR)/target/figures YOLO_SERVER_PROGRAM=$(CURDIR)/target/release/yolo-server \
 	  cargo test --quiet --workspace --test memory --test pages -- --nocapture --test-threads 1

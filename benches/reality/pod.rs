@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use yolo_loadgen::scrape;
 use yolo_operator::build::KnobsDocument;
 use yolo_operator::fleet::{PodPhase, PodView, ServiceId};
@@ -154,7 +155,7 @@ fn groups(launch: &Launch, name: &str) -> anyhow::Result<Vec<PathBuf>> {
     let mut groups = Vec::new();
     for controller in controllers {
         let group = Path::new("/sys/fs/cgroup").join(controller).join(name);
-        fs::create_dir(&group)?;
+        fs::create_dir(&group).with_context(|| format!("{}: this bench wants root and cgroup v1", group.display()))?;
         groups.push(group);
     }
     if let (Some(cores), Some(group)) = (launch.cores, groups.first()) {

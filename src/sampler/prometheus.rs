@@ -158,8 +158,12 @@ fn authorities(file: &Path) -> Result<Vec<Certificate>, EndpointError> {
 /// The header's value; no log line shows it.
 fn bearer(file: &Path) -> std::io::Result<HeaderValue> {
     let token = std::fs::read_to_string(file)?;
+    let unusable = |error: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, error);
+    if token.trim().is_empty() {
+        return Err(unusable("the file is empty"));
+    }
     let value = HeaderValue::try_from(format!("Bearer {}", token.trim()));
-    let mut value = value.map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?;
+    let mut value = value.map_err(|_| unusable("it holds characters that no header may have"))?;
     value.set_sensitive(true);
     Ok(value)
 }

@@ -101,6 +101,8 @@ async fn prometheus_behind_tls_gets_the_token_of_the_moment() {
     std::fs::remove_file(&token_file).unwrap();
     let mut follower = Follower::start(Some(guard.endpoint.clone()), ip);
     follower.until("the missing token", |seen| seen.trouble().contains("--prometheus-token-file")).await;
+    std::fs::write(&token_file, "\n").unwrap();
+    follower.until("the empty token", |seen| seen.trouble().contains("the file is empty")).await;
     std::fs::write(&token_file, "of-yesterday\n").unwrap();
     follower.until("the refusal of an old token", |seen| seen.trouble().contains("HTTP status 401")).await;
     std::fs::write(&token_file, format!("{TOKEN}\n")).unwrap();

@@ -23,9 +23,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{/* What an https Prometheus needs, as sources of a projected volume. */}}
 {{- define "yolo-operator.prometheus-files" -}}
 {{- with .Values.prometheus.caConfigMapName -}}
-- configMap: {name: {{ . }}, items: [{key: ca.crt, path: ca.crt}]}
+- configMap: {name: {{ . | quote }}, items: [{key: ca.crt, path: ca.crt}]}
 {{ end }}
 {{- with .Values.prometheus.tokenSecretName -}}
-- secret: {name: {{ . }}, items: [{key: token, path: token}]}
+- secret: {name: {{ . | quote }}, items: [{key: token, path: token}]}
 {{ end }}
 {{- end }}
