@@ -17,6 +17,7 @@ use crate::limits::{self, BodyLimits};
 use crate::metrics::Metrics;
 use crate::predictor::Predictor;
 use crate::refusals::Refusals;
+use crate::reload::Reloader;
 use crate::tasks::Tasks;
 use crate::traces::Traces;
 
@@ -37,7 +38,8 @@ pub struct App {
     runtime: Option<Handle>,
     cache: Arc<ResultCache>,
     knobs: RwLock<Knobs>,
-    predictor: OnceLock<Predictor>,
+    predictor: RwLock<Option<Arc<Predictor>>>,
+    reloader: OnceLock<Reloader>,
     tasks: OnceLock<Arc<Tasks>>,
     gpus: OnceLock<Gpus>,
     traces: OnceLock<Arc<Traces>>,
@@ -68,7 +70,8 @@ impl App {
             runtime: Handle::try_current().ok(),
             cache,
             knobs: RwLock::new(knobs),
-            predictor: OnceLock::new(),
+            predictor: RwLock::new(None),
+            reloader: OnceLock::new(),
             tasks: OnceLock::new(),
             gpus: OnceLock::new(),
             traces: OnceLock::new(),
@@ -88,16 +91,16 @@ impl App {
         *self.knobs.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The served model, once it is loaded and warm.
-    pub fn predictor(&self) -> Option<&Predictor> {
-        self.predictor.get()
+    /// The served model, once it is loaded and warm. Who asks once keeps to it, even if another one is served meanwhile.
+    pub fn predictor(&self) -> Option<Arc<Predictor>> {
+        self.predictor.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The served model, for a request.
     ///
     /// # Errors
     /// 503 `starting` while it is being loaded and warmed.
-    pub fn serving(&self) -> Result<&Predictor, ApiError> {
+    pub fn serving(&self) -> Result<Arc<Predictor>, ApiError> {
         let predictor = self.predictor().filter(|_| self.lifecycle.stage() > Stage::Starting);
         predictor.ok_or_else(|| ApiError::new(Code::Starting, "the model is still being loaded"))
     }
@@ -127,15 +130,24 @@ impl App {
         }
     }
 
-    /// Begins to serve a model; a second one is refused by returning it.
-    ///
-    /// # Errors
-    /// The given predictor, if one is served already.
-    pub fn serve(&self, predictor: Predictor) -> Result<(), Box<Predictor>> {
-        self.predictor.set(predictor).map_err(Box::new)?;
+    /// Begins to serve a model; the one before is returned, and serves whoever holds it.
+    pub fn serve(&self, predictor: Predictor) -> Option<Arc<Predictor>> {
+        self.metrics.life.set_model(&predictor.model().labels());
+        let served = Some(Arc::new(predictor));
+        let before = std::mem::replace(&mut *self.predictor.write().unwrap_or_else(PoisonError::into_inner), served);
         // Knobs that came while the model was loading.
-        self.apply(self.knobs());
-        Ok(())
+        self.apply_knobs();
+        before
+    }
+
+    /// What loads another model in place of the served one, once there is one.
+    pub fn reloader(&self) -> Option<&Reloader> {
+        self.reloader.get()
+    }
+
+    /// Begins to offer other models; only the first one given counts.
+    pub fn offer_reloads(&self, reloader: Reloader) {
+        self.reloader.get_or_init(|| reloader);
     }
 
     /// The asynchronous tasks, if they are on.
@@ -177,6 +189,11 @@ impl App {
                 tracing::warn!(%error, cause, "Knobs refused; the last good ones stay.");
             }
         }
+    }
+
+    /// Applies the knobs in force again: the model, or the memory beside it, is another.
+    pub fn apply_knobs(&self) {
+        self.apply(self.knobs());
     }
 
     fn apply(&self, knobs: Knobs) {

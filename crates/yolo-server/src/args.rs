@@ -66,7 +66,7 @@ pub enum EmulatedDevice {
 #[derive(Debug, Clone, Parser)]
 #[command(name = "yolo-server", version, about = "Inference server for YOLO models")]
 pub struct Config {
-    /// ONNX file; with the emulated engine only its stem is used, as the model's name.
+    /// ONNX file, read again at SIGHUP; with the emulated engine only its stem is used, as the model's name.
     #[arg(long, env = "YOLO_MODEL")]
     pub model: PathBuf,
     /// Expected SHA-256 of the model file, 64 hexadecimal digits.
@@ -143,7 +143,7 @@ pub struct Config {
     /// Address of the Open Inference Protocol over gRPC.
     #[arg(long, env = "YOLO_GRPC_ADDRESS", default_value_t = any(8001))]
     pub grpc_address: SocketAddr,
-    /// Address of `/metrics`, `/livez`, `/readyz` and `/startupz`.
+    /// Address of `/metrics`, `/livez`, `/readyz`, `/startupz`, `/log` and `/reload`.
     #[arg(long, env = "YOLO_ADMIN_ADDRESS", default_value_t = any(8081))]
     pub admin_address: SocketAddr,
     /// Where the reason is written when the model cannot be served.

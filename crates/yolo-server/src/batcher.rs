@@ -234,9 +234,27 @@ impl Batcher {
     /// Finishes what is queued and ends the workers; blocks until they have.
     pub fn stop(&self) {
         self.shared.close();
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for thread in threads {
-            // A worker catches its panics; what is left is a bug that must not take the drain down.
+        self.retire().join();
+    }
+
+    /// Another batcher takes its place: nothing is timed at idle any more. It serves who holds it, and its workers end
+    /// when nobody does.
+    pub fn retire(&self) -> Workers {
+        self.shared.retire();
+        Workers(std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+/// The threads of a batcher that ends.
+#[derive(Debug)]
+#[must_use]
+pub struct Workers(Vec<JoinHandle<()>>);
+
+impl Workers {
+    /// Blocks until all have ended.
+    pub fn join(self) {
+        for thread in self.0 {
+            // A worker catches its panics; what is left is a bug that must not take the server down.
             if thread.join().is_err() {
                 tracing::error!("An inference worker panicked.");
             }

@@ -13,7 +13,7 @@ use prometheus_client::metrics::counter::Counter;
 use quick_cache::sync::{Cache, GuardResult, PlaceholderGuard};
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 use serde::{Deserialize, Serialize};
-use yolo_vision::{Detection, Masks, Parameters, Size};
+use yolo_vision::{Detection, Masks, ModelInfo, Parameters, Size};
 
 use crate::metrics::CacheMetrics;
 use crate::store::results::SharedResults;
@@ -162,10 +162,11 @@ impl ResultCache {
         let _ = self.shared.set(shared);
     }
 
-    /// Looks an image up, waiting for a request that is working on it.
+    /// Looks an image up, waiting for a request that is working on it. `model`'s digest is in the key; what comes from the
+    /// shared store gets its class names.
     ///
     /// Cancellation: safe at any point. Ghosts count the lookup whether or not the cache is on.
-    pub async fn lookup(&self, key: Key, flight: Flight) -> Lookup<'_> {
+    pub async fn lookup(&self, key: Key, flight: Flight, model: &ModelInfo) -> Lookup<'_> {
         let ttl = self.ttl();
         let sampled = self.ghosts.refer(&key, ttl);
         if self.store.capacity() == 0 {
@@ -195,7 +196,7 @@ impl ResultCache {
                 };
                 let leader = Leader { cache: self, key, sampled, duty };
                 let shared = match self.shared.get() {
-                    Some(shared) => shared.get(&key, ttl).await,
+                    Some(shared) => shared.get(&key, ttl, model).await,
                     None => None,
                 };
                 let Some((answer, age)) = shared else {
@@ -305,6 +306,8 @@ impl Leader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::Config;
+    use crate::engine::emulated;
     use crate::metrics::Metrics;
 
     const HOUR: Duration = Duration::from_hours(1);
@@ -318,12 +321,16 @@ mod tests {
         Arc::new(Answer { size: Size::new(1, 1), detections: Vec::new() })
     }
 
+    fn model() -> ModelInfo {
+        emulated::load(&Config::new("pretended.onnx")).unwrap().info
+    }
+
     fn numbered(number: u64) -> Key {
         *blake3::hash(&number.to_le_bytes()).as_bytes()
     }
 
     async fn put(cache: &ResultCache, number: u64) {
-        match cache.lookup(numbered(number), Flight::Lead).await {
+        match cache.lookup(numbered(number), Flight::Lead, &model()).await {
             Lookup::Miss(leader) => leader.complete(answer()),
             _ => panic!("key {number} was there"),
         }
@@ -333,11 +340,13 @@ mod tests {
     async fn equal_images_are_run_once_and_a_lost_leader_is_replaced() {
         let (cache, metrics) = cache(1 << 20, HOUR);
         let cache = Arc::new(cache);
-        let Lookup::Miss(leader) = cache.lookup(numbered(1), Flight::Lead).await else { panic!("an empty cache") };
+        let Lookup::Miss(leader) = cache.lookup(numbered(1), Flight::Lead, &model()).await else {
+            panic!("an empty cache")
+        };
         let follower = || {
             let cache = Arc::clone(&cache);
             tokio::spawn(async move {
-                match cache.lookup(numbered(1), Flight::Lead).await {
+                match cache.lookup(numbered(1), Flight::Lead, &model()).await {
                     Lookup::Hit(_) => "hit",
                     Lookup::Coalesced(_) => "coalesced",
                     Lookup::SharedHit(_) => "shared_hit",
@@ -357,25 +366,30 @@ mod tests {
         }
         outcomes.sort_unstable();
         assert_eq!(outcomes, ["coalesced", "coalesced", "led"]);
-        assert!(matches!(cache.lookup(numbered(1), Flight::Lead).await, Lookup::Hit(_)));
+        assert!(matches!(cache.lookup(numbered(1), Flight::Lead, &model()).await, Lookup::Hit(_)));
         assert_eq!(metrics.requests.of("coalesced").get(), 2);
     }
 
     #[tokio::test]
     async fn nobody_waits_for_a_follower_and_its_answer_is_kept() {
         let (cache, _) = cache(1 << 20, HOUR);
-        let Lookup::Miss(follower) = cache.lookup(numbered(1), Flight::Follow).await else { panic!("an empty cache") };
-        let request = tokio::time::timeout(HOUR, cache.lookup(numbered(1), Flight::Lead));
+        let Lookup::Miss(follower) = cache.lookup(numbered(1), Flight::Follow, &model()).await else {
+            panic!("an empty cache")
+        };
+        let model = model();
+        let request = tokio::time::timeout(HOUR, cache.lookup(numbered(1), Flight::Lead, &model));
         let request = futures::FutureExt::now_or_never(request).expect("it waits");
         let Ok(Lookup::Miss(leader)) = request else { panic!("nothing is kept yet") };
         follower.complete(answer()); // left to the leader
-        let second = futures::FutureExt::now_or_never(cache.lookup(numbered(1), Flight::Follow));
+        let second = futures::FutureExt::now_or_never(cache.lookup(numbered(1), Flight::Follow, &model));
         assert!(second.is_none(), "a follower waits for a leader");
         leader.complete(answer());
-        assert!(matches!(cache.lookup(numbered(1), Flight::Follow).await, Lookup::Hit(_)));
-        let Lookup::Miss(follower) = cache.lookup(numbered(2), Flight::Follow).await else { panic!("another image") };
+        assert!(matches!(cache.lookup(numbered(1), Flight::Follow, &model).await, Lookup::Hit(_)));
+        let Lookup::Miss(follower) = cache.lookup(numbered(2), Flight::Follow, &model).await else {
+            panic!("another image")
+        };
         follower.complete(answer());
-        assert!(matches!(cache.lookup(numbered(2), Flight::Lead).await, Lookup::Hit(_)));
+        assert!(matches!(cache.lookup(numbered(2), Flight::Lead, &model).await, Lookup::Hit(_)));
     }
 
     #[tokio::test]
@@ -401,7 +415,7 @@ mod tests {
         let (cache, metrics) = cache(1 << 20, HOUR);
         put(&cache, 7).await;
         cache.set(1 << 20, Duration::ZERO);
-        assert!(matches!(cache.lookup(numbered(7), Flight::Lead).await, Lookup::Miss(_)));
+        assert!(matches!(cache.lookup(numbered(7), Flight::Lead, &model()).await, Lookup::Miss(_)));
         assert_eq!(metrics.expired.get(), 1);
     }
 

@@ -134,6 +134,18 @@ impl fmt::Debug for LoadedModel {
 }
 
 impl LoadedModel {
+    /// What tells it from others, as labels of a metric.
+    pub fn labels(&self) -> [(&'static str, String); 6] {
+        [
+            ("name", self.name.clone()),
+            ("task", self.info.task().as_str().to_owned()),
+            ("sha256", self.sha256.clone()),
+            ("provider", self.provider.to_owned()),
+            ("precision", self.precision.to_owned()),
+            ("imgsz", self.sizes.iter().map(|size| size.width_px.to_string()).collect::<Vec<_>>().join(",")),
+        ]
+    }
+
     /// Whether answers are made up.
     pub fn emulated(&self) -> bool {
         self.provider == emulated::PROVIDER

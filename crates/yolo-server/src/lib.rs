@@ -24,6 +24,7 @@ pub mod http;
 pub mod knobs;
 pub mod lifecycle;
 pub mod limits;
+mod load;
 pub mod logging;
 mod memory;
 pub mod metrics;
@@ -32,6 +33,7 @@ pub mod predictor;
 pub mod prepare;
 mod random;
 mod refusals;
+pub mod reload;
 mod server;
 pub mod sha256;
 pub mod store;
@@ -42,14 +44,16 @@ mod watched_io;
 
 use std::future::Future;
 
+use tokio::sync::Notify;
+
 pub use args::Config;
 pub use server::{Server, StartError};
 
-/// Serves until `terminate` resolves, then drains.
+/// Serves until `terminate` resolves, then drains. Told `hangup`, it reads the model's file again ([`reload`]).
 ///
 /// # Errors
 /// [`StartError`] if the server cannot start; a reason that a person must act on is in the termination log.
-pub async fn run(config: Config, terminate: impl Future<Output = ()>) -> Result<(), StartError> {
+pub async fn run(config: Config, terminate: impl Future<Output = ()>, hangup: &Notify) -> Result<(), StartError> {
     let termination_log = config.termination_log.clone();
     let mut terminate = std::pin::pin!(terminate);
     let started = tokio::select! {
@@ -58,7 +62,10 @@ pub async fn run(config: Config, terminate: impl Future<Output = ()>) -> Result<
     };
     match started {
         Ok(server) => {
-            terminate.await;
+            tokio::select! {
+                () = terminate => {}
+                () = reload::whenever(server.app(), hangup, cgroup::memory_stat) => {}
+            }
             server.drain().await;
             Ok(())
         }

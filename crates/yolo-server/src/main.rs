@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use yolo_server::fetch::{self, Fetch};
 use yolo_server::{Config, cgroup, logging};
@@ -60,15 +61,23 @@ fn serve(config: Config) -> anyhow::Result<()> {
         let mut asked = async move || {
             tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
         };
-        let drain = CancellationToken::new();
+        let mut hangup = signal(SignalKind::hangup())?;
+        let (drain, reload) = (CancellationToken::new(), Notify::new());
+        let asked_to_reload = async {
+            while hangup.recv().await.is_some() {
+                reload.notify_one(); // several while one is under way are one
+            }
+            std::future::pending::<()>().await;
+        };
         let asked_twice = async {
             asked().await;
             drain.cancel();
             asked().await;
         };
         tokio::select! {
-            served = yolo_server::run(config, drain.cancelled()) => served.map_err(anyhow::Error::from),
+            served = yolo_server::run(config, drain.cancelled(), &reload) => served.map_err(anyhow::Error::from),
             () = asked_twice => Ok(()), // somebody insists: now
+            () = asked_to_reload => Ok(()), // never
         }
     });
     // A model that is still being loaded must not hold the process.

@@ -6,6 +6,7 @@
 //! "In use" holds the model, its sessions and the memory of their warm-up, and what the tasks may fill. The result cache
 //! is not in the sum: it is clamped to what is left while the server runs.
 
+use crate::cgroup::MemoryStat;
 use crate::limits::{self, BodyLimits};
 
 /// Bounds whose sum fits.
@@ -82,6 +83,53 @@ impl Bounds {
     }
 }
 
+/// What the server took at its start, beside no request.
+///
+/// Beside requests it cannot be measured: what a model takes cannot be told from what they take.
+#[derive(Debug, Clone, Copy)]
+pub struct Footprint {
+    /// All but the model and what clients can fill, in bytes.
+    pub others_bytes: u64,
+    /// What loading and warming the model took, in bytes.
+    pub model_bytes: u64,
+    /// Its file, in bytes; at least 1.
+    pub file_bytes: u64,
+    /// What clients can fill.
+    pub bounds: Bounds,
+}
+
+/// Another model does not fit.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the memory limit of {limit_mib} MiB is too low for {what}: {needed_mib} MiB")]
+pub struct NoRoom {
+    limit_mib: u64,
+    what: &'static str,
+    needed_mib: u64,
+}
+
+impl Footprint {
+    /// Whether a model whose file has `file_bytes` can be loaded beside the served one now, and served in its place. It is
+    /// taken to need as much as the first one, or more as its file is larger.
+    ///
+    /// # Errors
+    /// [`NoRoom`]
+    pub fn room_for(&self, file_bytes: u64, memory: MemoryStat) -> Result<(), NoRoom> {
+        let Some(limit) = memory.limit_bytes else { return Ok(()) };
+        let larger = file_bytes.max(self.file_bytes);
+        let model = u128::from(self.model_bytes) * u128::from(larger) / u128::from(self.file_bytes.max(1));
+        let model = u64::try_from(model).unwrap_or(u64::MAX);
+        let alone = self.others_bytes + self.bounds.worst_bytes();
+        for (what, beside) in [("both models", memory.working_set_bytes), ("the new model under full load", alone)] {
+            let needed = beside.saturating_add(model);
+            if needed > limit {
+                let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+                return Err(NoRoom { limit_mib: limit >> 20, what, needed_mib: mib(needed) });
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +167,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_model_is_loaded_beside_another_only_where_both_fit_and_then_the_worst_case() {
+        let (limit, bounds) = (1 << 30, full(1));
+        let footprint = Footprint { others_bytes: 40 * MIB, model_bytes: 200 * MIB, file_bytes: 10 * MIB, bounds };
+        let room = |file_mib: u64, working_mib: u64| {
+            let memory = MemoryStat { working_set_bytes: working_mib * MIB, limit_bytes: Some(limit) };
+            footprint.room_for(file_mib * MIB, memory).map_err(|error| error.to_string())
+        };
+        assert_eq!(room(10, 824), Ok(()));
+        assert_eq!(room(5, 825), Err("the memory limit of 1024 MiB is too low for both models: 1025 MiB".to_owned()));
+        assert_eq!(room(20, 625), Err("the memory limit of 1024 MiB is too low for both models: 1025 MiB".to_owned()));
+        let spare_mib = (limit - 40 * MIB - bounds.worst_bytes()) / MIB;
+        assert!(room(spare_mib / 20, 0).is_ok());
+        assert!(room(spare_mib / 20 + 1, 0).unwrap_err().contains("the new model under full load"));
+        let unlimited = MemoryStat { working_set_bytes: u64::MAX, limit_bytes: None };
+        assert_eq!(footprint.room_for(u64::MAX, unlimited), Ok(()));
     }
 
     #[test]

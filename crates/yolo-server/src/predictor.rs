@@ -70,7 +70,7 @@ pub struct Predictor {
     model: LoadedModel,
     defaults: Parameters,
     batcher: Batcher,
-    preparer: Preparer,
+    preparer: Arc<Preparer>,
     cache: Arc<ResultCache>,
     metrics: Arc<Metrics>,
 }
@@ -80,11 +80,19 @@ impl Predictor {
     pub fn new(
         model: LoadedModel,
         defaults: Parameters,
-        (batcher, preparer): (Batcher, Preparer),
+        (batcher, preparer): (Batcher, Arc<Preparer>),
         cache: Arc<ResultCache>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self { model, defaults, batcher, preparer, cache, metrics }
+    }
+
+    /// Serves another model in the same way: with the same decode pool, whose bounds hold for both together, and the same
+    /// cache, whose keys hold the model's digest.
+    #[must_use]
+    pub fn with_model(&self, model: LoadedModel, batcher: Batcher) -> Self {
+        let (cache, metrics) = (Arc::clone(&self.cache), Arc::clone(&self.metrics));
+        Self::new(model, self.defaults.clone(), (batcher, Arc::clone(&self.preparer)), cache, metrics)
     }
 
     /// The served model.
@@ -103,7 +111,7 @@ impl Predictor {
     }
 
     /// The pool that pictures are decoded on.
-    pub const fn preparer(&self) -> &Preparer {
+    pub fn preparer(&self) -> &Preparer {
         &self.preparer
     }
 
@@ -201,7 +209,7 @@ impl Predictor {
             Lane::Interactive => Flight::Lead,
             Lane::Spare => Flight::Follow,
         };
-        match self.cache.lookup(key, flight).await {
+        match self.cache.lookup(key, flight, &self.model.info).await {
             Lookup::Hit(answer) => Ok(Prediction { answer, cache: "hit", speed }),
             Lookup::SharedHit(answer) => Ok(Prediction { answer, cache: "shared_hit", speed }),
             Lookup::Coalesced(answer) => Ok(Prediction { answer, cache: "coalesced", speed }),
@@ -226,7 +234,7 @@ impl Predictor {
             Lane::Spare => (self.batcher.admit_patiently(&place, decode_wait).await, None),
         };
         let read = upload.read;
-        let prepared = self.preparer.prepare(upload, wishes.size, &place).await?;
+        let prepared = self.preparer.prepare(upload, (self.model.info.task(), wishes.size), &place).await?;
         let size = prepared.letterbox.source();
         let job = Job {
             input: prepared.input,

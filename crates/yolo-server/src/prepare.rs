@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use yolo_vision::{
-    DecodeError, DecodeLimits, Letterbox, ModelInfo, Size, Task, centre_crop_into, decode, letterbox_parallel_into,
+    DecodeError, DecodeLimits, Letterbox, Size, Task, centre_crop_into, decode, letterbox_parallel_into,
 };
 
 use crate::batcher::{JobError, Place};
@@ -38,7 +38,6 @@ pub struct Preparer {
     waiting: AtomicUsize,
     /// Moving mean of the time of one picture.
     mean_micros: Arc<AtomicU64>,
-    task: Task,
     metrics: ImageMetrics,
 }
 
@@ -61,8 +60,8 @@ impl Drop for Waiting<'_> {
 }
 
 impl Preparer {
-    /// A pool of `threads` that prepares pictures for `model`, each decoded within `limits`.
-    pub fn new((threads, limits): (usize, DecodeLimits), model: &ModelInfo, metrics: ImageMetrics) -> Self {
+    /// A pool of `threads` that prepares pictures, each decoded within `limits`.
+    pub fn new(threads: usize, limits: DecodeLimits, metrics: ImageMetrics) -> Self {
         metrics.stage_workers.of("decode").set(i64::try_from(threads).unwrap_or(i64::MAX));
         Self {
             permits: FairPermits::new(threads),
@@ -70,7 +69,6 @@ impl Preparer {
             limits,
             waiting: AtomicUsize::new(0),
             mean_micros: Arc::new(AtomicU64::new(0)),
-            task: model.task(),
             metrics,
         }
     }
@@ -108,12 +106,17 @@ impl Preparer {
         work.await.map_err(|_| ApiError::new(Code::Internal, "working on the picture crashed"))
     }
 
-    /// Decodes a picture and fits it into the model's input of size `target`.
+    /// Decodes a picture and fits it into the input of a model for a task, of size `target`.
     ///
     /// # Errors
     /// The picture's own faults as 415 or 422; 409 if a newer frame of its stream came; 500 if a decoder panicked.
-    pub async fn prepare(&self, upload: Upload, target: Size, place: &Place) -> Result<Prepared, ApiError> {
-        let (task, limits) = (self.task, self.limits);
+    pub async fn prepare(
+        &self,
+        upload: Upload,
+        (task, target): (Task, Size),
+        place: &Place,
+    ) -> Result<Prepared, ApiError> {
+        let limits = self.limits;
         let (mean_micros, pool) = (Arc::clone(&self.mean_micros), self.permits.clone());
         let work = move || {
             let prepared = prepare(upload, &limits, (task, target), &pool);

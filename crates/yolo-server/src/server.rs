@@ -10,23 +10,18 @@ use opentelemetry_otlp::ExporterBuildError;
 use rustix::process::{Resource, Rlimit};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use yolo_vision::{DecodeLimits, Parameters};
 
 use crate::app::App;
-use crate::args::{Config, EmulatedDevice, EngineKind, Profile};
-use crate::batcher::Batcher;
-use crate::cgroup;
+use crate::args::Config;
 use crate::connection::{self, Policy};
-use crate::engine::ort::Device;
-use crate::engine::{self, EngineError, LoadError, LoadedModel};
-use crate::gpu::Gpus;
+use crate::engine::{EngineError, LoadError};
 use crate::http;
 use crate::knobs;
 use crate::lifecycle::Stage;
-use crate::limits::{self, ADMIN_CONNECTIONS_MAX, ConnectionLimits, FILES_RESERVED};
-use crate::memory::{Bounds, TooLittle};
-use crate::predictor::Predictor;
-use crate::prepare::Preparer;
+use crate::limits::{ADMIN_CONNECTIONS_MAX, ConnectionLimits, FILES_RESERVED};
+use crate::load;
+use crate::memory::TooLittle;
+use crate::reload::Reloader;
 use crate::store::results::SharedResults;
 use crate::store::{self, StoreError};
 use crate::tasks::{self, Tasks};
@@ -129,10 +124,10 @@ impl Server {
 
     async fn load(&mut self) -> Result<(), StartError> {
         let (app, config) = (Arc::clone(&self.app), self.config.clone());
-        let loaded = tokio::task::spawn_blocking(move || load(&app, &config)).await;
-        let predictor = loaded.map_err(|_| StartError::Crashed)??;
-        // Nothing else serves a predictor on this app.
-        let _ = self.app.serve(predictor);
+        let loaded = tokio::task::spawn_blocking(move || load::first(&app, &config)).await;
+        let (predictor, footprint) = loaded.map_err(|_| StartError::Crashed)??;
+        self.app.serve(predictor);
+        self.app.offer_reloads(Reloader::new(self.config.clone(), footprint));
         self.background.push(tokio::spawn(publish_utilization(Arc::clone(&self.app))));
         Ok(())
     }
@@ -140,9 +135,8 @@ impl Server {
     /// Shares results with other servers if a store is named, and offers tasks if they are on.
     fn share(&mut self) -> Result<(), StoreError> {
         let client = self.config.redis_url_file.as_deref().map(store::client).transpose()?;
-        if let (Some(client), Some(predictor)) = (&client, self.app.predictor()) {
-            let model = predictor.model().info.clone();
-            let shared = SharedResults::open(client, &self.config.redis_scope, model, &self.app.metrics.store)?;
+        if let Some(client) = &client {
+            let shared = SharedResults::open(client, &self.config.redis_scope, &self.app.metrics.store)?;
             self.app.cache().share(shared);
         }
         if let Some(tasks) = Tasks::open(&self.config, client.as_ref(), &self.app.metrics)? {
@@ -274,87 +268,6 @@ fn start_admin(listener: TcpListener, app: Arc<App>) -> Result<(), StartError> {
     spawned.map(drop).map_err(StartError::Admin)
 }
 
-/// Loads the model, opens and warms its sessions.
-fn load(app: &App, config: &Config) -> Result<Predictor, StartError> {
-    let start = Instant::now();
-    let gpus = Gpus::visible();
-    let device = (config.engine == EngineKind::Ort).then(|| Device::of(config, &gpus));
-    let sizing = Sizing::of(config, device.as_ref());
-    let on_gpu = matches!(device, Some(Device::Gpu(_)));
-    let model = match device {
-        None => engine::emulated::load(config)?,
-        Some(device) => engine::ort::load(&engine::ort::Options {
-            model: config.model.clone(),
-            sha256: config.model_sha256.clone(),
-            sides_px: config.imgsz.clone(),
-            threads: sizing.session_threads,
-            device,
-            precision: config.precision,
-            batch_max: app.knobs().batch_max.max(app.knobs().timed_batch_max),
-        })?,
-    };
-    if on_gpu {
-        app.watch_gpus(gpus);
-    }
-    app.metrics.life.model_loads.inc();
-    app.metrics.life.model_load_seconds.inc_by(start.elapsed().as_secs_f64());
-    app.metrics.life.set_model(&model_labels(&model));
-    let warming = Instant::now();
-    let batcher = Batcher::start(&model, sizing.sessions, app.knobs(), &app.metrics)?;
-    app.metrics.life.warmup.set(warming.elapsed().as_secs_f64());
-    let memory = cgroup::memory_stat();
-    let tasks_bytes = if config.tasks { limits::TASKS_BYTES_MAX as u64 } else { 0 };
-    let in_use = memory.working_set_bytes + tasks_bytes;
-    let bounds = Bounds::fit(memory.limit_bytes, in_use, sizing.decode_threads, app.bodies.limits())?;
-    app.bodies.shrink_to(bounds.bodies_bytes_max);
-    batcher.set_queue_bytes_max(bounds.queue_bytes_max);
-    let decoding = DecodeLimits { memory_bytes_max: bounds.decoder_bytes_max, ..DecodeLimits::default() };
-    let pool = (bounds.decode_threads, decoding);
-    let preparer = Preparer::new(pool, &model.info, app.metrics.images.clone());
-    tracing::info!(model = model.name, sha256 = model.sha256, ?sizing, ?bounds, "Model loaded and warm.");
-    let defaults = Parameters {
-        confidence: config.conf,
-        iou: config.iou,
-        detections_max: config.max_det,
-        ..Parameters::default()
-    };
-    Ok(Predictor::new(model, defaults, (batcher, preparer), app.cache(), Arc::clone(&app.metrics)))
-}
-
-fn model_labels(model: &LoadedModel) -> [(&'static str, String); 6] {
-    [
-        ("name", model.name.clone()),
-        ("task", model.info.task().as_str().to_owned()),
-        ("sha256", model.sha256.clone()),
-        ("provider", model.provider.to_owned()),
-        ("precision", model.precision.to_owned()),
-        ("imgsz", model.sizes.iter().map(|size| size.width_px.to_string()).collect::<Vec<_>>().join(",")),
-    ]
-}
-
-/// Threads by the CPU that this container may use.
-#[derive(Debug, Clone, Copy)]
-struct Sizing {
-    sessions: usize,
-    session_threads: usize,
-    decode_threads: usize,
-}
-
-impl Sizing {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few hundred cores")]
-    fn of(config: &Config, device: Option<&Device>) -> Self {
-        let cores = (cgroup::usable_cores(config.cpu_request).floor() as usize).max(1);
-        let (sessions, session_threads) = match (config.engine, config.emulated_device, config.profile) {
-            // One device: a second session would only queue behind the first.
-            (EngineKind::Emulated, EmulatedDevice::Gpu, _) => (1, 1),
-            (EngineKind::Ort, _, Profile::Latency) => (1, cores),
-            _ => (cores, 1),
-        };
-        let sessions = device.and_then(Device::sessions).unwrap_or(sessions);
-        Self { sessions: config.sessions.unwrap_or(sessions).max(1), session_threads, decode_threads: cores }
-    }
-}
-
 /// Publishes the device's busy share over the last seconds, for engines that know it.
 async fn publish_utilization(app: Arc<App>) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
@@ -363,6 +276,9 @@ async fn publish_utilization(app: Arc<App>) {
         ticks.tick().await;
         let Some(busy) = app.predictor().and_then(|predictor| predictor.batcher().device_busy()) else { return };
         let now = Instant::now();
+        if samples.back().is_some_and(|(_, last)| busy < *last) {
+            samples.clear(); // another model, whose device counts anew
+        }
         samples.push_back((now, busy));
         if let Some((then, busy_then)) = samples.front().copied() {
             let elapsed_s = now.saturating_duration_since(then).as_secs_f64();

@@ -128,6 +128,8 @@ struct State {
     failures: u32,
     last_failure: Instant,
     closing: bool,
+    /// Whether another model is served, to which times at idle would be ascribed.
+    retired: bool,
     /// Whether the first worker has ended: nothing is pulled any more.
     stopped: bool,
     /// The size that is being timed at idle, and its runs.
@@ -165,6 +167,7 @@ impl Shared {
             failures: 0,
             last_failure: Instant::now(),
             closing: false,
+            retired: false,
             stopped: false,
             timed: Timed::default(),
         };
@@ -282,7 +285,8 @@ impl Shared {
         drop(state);
         self.finish(index, counted.as_slice(), false);
         // The first run is not counted; real traffic may have made the size known before a second one.
-        if runs.len() > 1 && self.state().curves.first().is_known(size) {
+        let publish = |state: &State| !state.retired && state.curves.first().is_known(size);
+        if runs.len() > 1 && publish(&self.state()) {
             let counted = || runs.iter().skip(1).map(Duration::as_secs_f64);
             let mean_s = counted().sum::<f64>() / f64::from(u32::try_from(counted().count()).unwrap_or(u32::MAX));
             self.metrics.batch.set_curve(size, mean_s, counted().fold(0.0, f64::max));
@@ -350,6 +354,10 @@ impl Shared {
         self.state().sound()
     }
 
+    pub(super) fn retire(&self) {
+        self.state().retired = true;
+    }
+
     pub(super) fn close(&self) {
         self.state().closing = true;
         self.changed.notify_all();
@@ -409,7 +417,7 @@ impl State {
             return if wait.is_zero() { Next::Do(Pull::Repair) } else { Next::Wait(Some(wait)) };
         }
         // One worker at a time, so that they do not disturb each other.
-        let alone = self.reserved.all() == 0 && self.running.iter().all(Option::is_none);
+        let alone = !self.retired && self.reserved.all() == 0 && self.running.iter().all(Option::is_none);
         let untimed = self.curves.first().next_untimed(self.knobs.timed_batch_max, self.knobs.inference_threshold);
         match untimed.filter(|_| alone) {
             Some(size) => {

@@ -48,8 +48,7 @@ pub fn load(config: &Config) -> Result<LoadedModel, LoadError> {
         beta: Duration::from_micros(config.emulated_beta_micros),
     };
     let sessions = Arc::new(EmulatedSessions { size: info.size(), curve, device });
-    // There is no file to hash: the name stands in for it, so that cache keys of two names differ.
-    let sha256 = blake3::hash(Path::new(&config.model).as_os_str().as_encoded_bytes()).to_hex().to_string();
+    let sha256 = digest(&config.model);
     Ok(LoadedModel {
         info,
         sizes,
@@ -61,6 +60,11 @@ pub fn load(config: &Config) -> Result<LoadedModel, LoadError> {
         batches_fixed: false,
         sessions,
     })
+}
+
+/// There is no file to hash: the name stands in for it, so that cache keys of two names differ.
+pub fn digest(model: &Path) -> String {
+    blake3::hash(model.as_os_str().as_encoded_bytes()).to_hex().to_string()
 }
 
 fn describe() -> Result<ModelInfo, ModelError> {

@@ -9,14 +9,13 @@ mod cuda;
 mod device;
 mod fixed;
 mod log;
+mod model_file;
 mod outputs;
 mod placement;
 mod signature;
 mod tensorrt;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -31,8 +30,9 @@ use yolo_vision::{ModelInfo, Size, TensorShape};
 use super::{EngineError, EngineInput, LoadError, LoadedModel, Sessions};
 use crate::args::Precision;
 use crate::limits;
-use crate::sha256::Sha256;
 pub use device::{Device, Gpu, GpuProvider, choose};
+use model_file::ModelFile;
+pub use model_file::digest;
 pub use placement::Placement;
 
 /// Where the library is looked for if `ORT_DYLIB_PATH` is not set.
@@ -137,12 +137,13 @@ fn describe(options: &Options) -> Result<Described, LoadError> {
     if let Some(gpu) = options.device.gpu() {
         gpu.provider.check(&library()).map_err(LoadError::Engine)?;
     }
-    let sha256 = digest(&options.model, &file)?;
+    let model = ModelFile::read(&options.model)?;
+    let sha256 = model.sha256.clone();
     if let Some(expected) = options.sha256.as_ref().filter(|expected| !expected.eq_ignore_ascii_case(&sha256)) {
         return Err(LoadError::DigestMismatch { file, expected: expected.clone(), found: sha256 });
     }
     let sessions = cpu::CpuSessions {
-        model: options.model.clone(),
+        model,
         threads: options.threads.max(1),
         // First: whatever touches ONNX Runtime before the environment is there panics if the library is missing.
         environment: environment().map_err(LoadError::Engine)?,
@@ -150,6 +151,7 @@ fn describe(options: &Options) -> Result<Described, LoadError> {
     };
     let session = sessions.session().map_err(|error| refused(&error, file.clone()))?;
     let unsupported = |detail: String| LoadError::Unsupported { file: file.clone(), detail };
+    sessions.model.check().map_err(|error| unsupported(error.0))?;
     let info = model_info(&session).map_err(unsupported)?;
     let (info, sizes) = super::sized(info, &options.sides_px).map_err(|error| unsupported(error.to_string()))?;
     let element = if session.inputs().iter().any(is_half) { Element::Half } else { Element::Single };
@@ -188,7 +190,7 @@ fn fixed_size(described: &mut Described, options: &Options, size: Size) -> Resul
     let Size { height_px, width_px, .. } = size;
     let digits = sha256.get(..KEY_DIGITS).unwrap_or(sha256);
     Ok(fixed::FixedSessions {
-        model: options.model.clone(),
+        model: sessions.model.clone(),
         environment: sessions.environment,
         signature,
         batches,
@@ -260,24 +262,6 @@ fn another_type() -> EngineError {
 /// The file's name without its extension: what answers and metrics call the model.
 pub fn stem(model: &Path) -> String {
     model.file_stem().map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().into_owned())
-}
-
-fn digest(model: &Path, file: &str) -> Result<String, LoadError> {
-    let missing = |error: std::io::Error| LoadError::Missing { file: file.to_owned(), detail: error.to_string() };
-    let mut reader = File::open(model).map_err(missing)?;
-    let mut sha256 = Sha256::new();
-    let mut buffer = vec![0; 64 << 10];
-    let mut bytes = 0;
-    loop {
-        let read = reader.read(&mut buffer).map_err(missing)?;
-        let Some(chunk) = buffer.get(..read).filter(|chunk| !chunk.is_empty()) else { break };
-        sha256.update(chunk);
-        bytes += read;
-    }
-    if bytes == 0 {
-        return Err(LoadError::Truncated { file: file.to_owned(), detail: "the file is empty".to_owned() });
-    }
-    Ok(sha256.hex())
 }
 
 fn refused(error: &ort::Error, file: String) -> LoadError {

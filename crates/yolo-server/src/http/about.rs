@@ -67,7 +67,8 @@ pub(super) async fn version(State(app): State<Arc<App>>) -> Json<VersionBody> {
 
 /// `GET /models`; 503 until the model is loaded.
 pub(super) async fn models(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    let model = app.serving()?.model();
+    let predictor = app.serving()?;
+    let model = predictor.model();
     let (size, classes) = (model.info.size(), u32::try_from(model.info.classes()).unwrap_or(u32::MAX));
     let served = ServedModel {
         name: &model.name,

@@ -48,8 +48,8 @@ async fn steps(app: &App, request: Request, received: &mut Option<Received>) -> 
         .collect();
     let begun = Instant::now();
     let runs: Vec<_> =
-        items.into_iter().map(|(image, picture)| run(predictor, image, picture, (&wishes, at))).collect();
-    let results: Vec<_> = futures::stream::iter(runs).buffered(in_flight(predictor)).collect().await;
+        items.into_iter().map(|(image, picture)| run(&predictor, image, picture, (&wishes, at))).collect();
+    let results: Vec<_> = futures::stream::iter(runs).buffered(in_flight(&predictor)).collect().await;
     // The pictures of a batch wait and run beside each other, so the sum of their times means nothing here.
     let speed = Speed { inference: begun.elapsed(), ..Speed::default() };
     *received = Some(Received { at, speed });
@@ -60,19 +60,19 @@ async fn steps(app: &App, request: Request, received: &mut Option<Received>) -> 
     let results: Vec<_> = results
         .iter()
         .map(|result| match result {
-            Ok(prediction) => BatchItem::Found(PredictionBody::new(predictor, prediction, &wishes, &id).into()),
+            Ok(prediction) => BatchItem::Found(PredictionBody::new(&predictor, prediction, &wishes, &id).into()),
             Err(error) => BatchItem::Failed(error.body(&id)),
         })
         .collect();
     let mut response = Json(BatchBody { request_id: &id, results }).into_response();
-    answer::mark_emulated(&mut response, predictor);
+    answer::mark_emulated(&mut response, &predictor);
     image::encoded(app, start);
     Ok(response)
 }
 
-type Parts<'a> = (&'a Predictor, Wishes, Vec<Result<Upload, ApiError>>, Instant);
+type Parts = (Arc<Predictor>, Wishes, Vec<Result<Upload, ApiError>>, Instant);
 
-async fn receive(app: &App, request: Request) -> Result<Parts<'_>, ApiError> {
+async fn receive(app: &App, request: Request) -> Result<Parts, ApiError> {
     let predictor = app.serving()?;
     let mut wishes = Wishes::of_head(request.uri(), request.headers(), &predictor.served())?;
     let form = body::receive_all(request, &Bounds::BATCH, &app.bodies, &app.metrics.http).await?;

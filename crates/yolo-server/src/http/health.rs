@@ -1,4 +1,4 @@
-//! The admin port: metrics, probes and the log's level, on a thread and a router of their own, so that load cannot starve them.
+//! The admin port: metrics, probes, the log's level and the model's reload, on a thread and a router of their own, so that load cannot starve them.
 
 use std::sync::Arc;
 
@@ -6,11 +6,13 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 
 use crate::app::App;
+use crate::cgroup;
 use crate::lifecycle::Stage;
 use crate::logging::{self, LogError};
+use crate::reload::{self, Reloaded};
 
 const OPEN_METRICS: &str = "application/openmetrics-text";
 /// No list of log directives is longer.
@@ -24,6 +26,7 @@ pub fn admin_router(app: Arc<App>) -> Router {
         .route("/readyz", get(ready))
         .route("/startupz", get(started))
         .route("/log", get(log).put(set_log))
+        .route("/reload", post(reload))
         .layer(DefaultBodyLimit::max(LOG_BODY_BYTES_MAX))
         .with_state(app)
 }
@@ -62,6 +65,17 @@ async fn log() -> Response {
 /// `PUT /log` with directives such as `debug` or `info,yolo_server=debug`.
 async fn set_log(directives: String) -> Response {
     logging::set_directives(directives.trim()).map_or_else(|error| refused(&error), |()| "ok".into_response())
+}
+
+/// `POST /reload`: 200 and `unchanged` or `reloaded` with the digest of the model that is served, or 409 and why not.
+async fn reload(State(app): State<Arc<App>>) -> Response {
+    // A task of its own: a client that leaves does not stop it.
+    match tokio::spawn(async move { reload::reload(&app, cgroup::memory_stat).await }).await {
+        Ok(Ok(Reloaded::Unchanged(sha256))) => format!("unchanged {sha256}").into_response(),
+        Ok(Ok(Reloaded::Swapped(sha256))) => format!("reloaded {sha256}").into_response(),
+        Ok(Err(error)) => (StatusCode::CONFLICT, reload::told(&error)).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
 }
 
 fn refused(error: &LogError) -> Response {

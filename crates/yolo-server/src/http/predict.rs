@@ -44,14 +44,14 @@ async fn steps(
     *received = Some(Received { at, speed: Speed::default() });
     image.offered(&upload, wishes.retry);
     let to_draw = output.picture().map(|format| (format, upload.clone()));
-    let prediction = image.predict(predictor, upload, &wishes).await?;
+    let prediction = image.predict(&predictor, upload, &wishes).await?;
     *received = Some(Received { at, speed: prediction.speed });
     let start = Instant::now();
     let mut response = match to_draw {
-        Some((format, upload)) => annotate::respond(predictor, upload, &prediction, format).await?,
-        None => Json(PredictionBody::new(predictor, &prediction, &wishes, &id)).into_response(),
+        Some((format, upload)) => annotate::respond(&predictor, upload, &prediction, format).await?,
+        None => Json(PredictionBody::new(&predictor, &prediction, &wishes, &id)).into_response(),
     };
-    answer::mark_emulated(&mut response, predictor);
+    answer::mark_emulated(&mut response, &predictor);
     image::encoded(app, start);
     Ok(response)
 }

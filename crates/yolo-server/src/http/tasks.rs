@@ -51,7 +51,7 @@ pub async fn submit(State(app): State<Arc<App>>, request: Request) -> Result<Res
         form: upload.parameters,
         bypass_cache: wishes.bypass_cache,
     };
-    let view = tasks.submit(work, idempotency_key).await.map_err(|error| refused(&error, &app, predictor))?;
+    let view = tasks.submit(work, idempotency_key).await.map_err(|error| refused(&error, &app, &predictor))?;
     let mut response = (StatusCode::ACCEPTED, Json(&view)).into_response();
     if let Ok(location) = HeaderValue::from_str(&format!("/tasks/{}", view.task_id)) {
         response.headers_mut().insert(header::LOCATION, location);

@@ -204,6 +204,11 @@ impl BatchMetrics {
         }
     }
 
+    /// Forgets the curve: it was another model's.
+    pub fn clear_curve(&self) {
+        self.curve.clear();
+    }
+
     /// Publishes a point of the curve that was timed at idle.
     pub fn set_curve(&self, size: usize, mean_s: f64, p95_s: f64) {
         for (stat, value) in [("mean", mean_s), ("p95", p95_s)] {

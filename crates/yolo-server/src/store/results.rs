@@ -25,8 +25,6 @@ const STORED_BYTES: usize = size_of::<u64>();
 pub struct SharedResults {
     store: Arc<Store>,
     prefix: String,
-    /// Gives every answer the model's own copy of its class names.
-    model: ModelInfo,
     /// Writes that may be under way; more are left out.
     writes: Arc<Semaphore>,
 }
@@ -36,18 +34,19 @@ impl SharedResults {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub fn open(client: &Client, scope: &str, model: ModelInfo, metrics: &StoreMetrics) -> Result<Self, StoreError> {
+    pub fn open(client: &Client, scope: &str, metrics: &StoreMetrics) -> Result<Self, StoreError> {
         let store = Store::open(client, limits::STORE_CACHE_MAX, metrics.errors.clone())?;
         Ok(Self {
             store: Arc::new(store),
             prefix: format!("yolo:{{{scope}}}:c:"),
-            model,
             writes: Arc::new(Semaphore::new(limits::STORE_WRITES_MAX)),
         })
     }
 
     /// The answer and its age, if the store has one younger than `ttl` and says so in time.
-    pub async fn get(&self, key: &Key, ttl: Duration) -> Option<(Answer, Duration)> {
+    ///
+    /// It gets the class names of `model`, whose digest is in the key: its own copies of them.
+    pub async fn get(&self, key: &Key, ttl: Duration, model: &ModelInfo) -> Option<(Answer, Duration)> {
         let name = self.name(key);
         let value = self.store.call("cache_get", async |mut connection: ConnectionManager| {
             connection.get::<_, Option<Vec<u8>>>(name).await
@@ -58,7 +57,7 @@ impl SharedResults {
         // What cannot be read was not written by us: a miss.
         let mut answer: Answer = postcard::from_bytes(answer).ok().filter(|_| age < ttl)?;
         for detection in &mut answer.detections {
-            detection.name = self.model.name(detection.class);
+            detection.name = model.name(detection.class);
         }
         Some((answer, age))
     }

@@ -81,7 +81,7 @@ async fn perform(app: Arc<App>, tasks: Arc<Tasks>, claim: Claim) {
 /// The image's outcome and what `/predict` would have answered.
 async fn answer(app: &App, claim: &Claim) -> Result<(&'static str, Box<RawValue>), ApiError> {
     let predictor = app.predictor().ok_or_else(|| ApiError::new(Code::Starting, "the model is not loaded"))?;
-    let wishes = wishes(&claim.work, predictor)?;
+    let wishes = wishes(&claim.work, &predictor)?;
     let knobs = app.knobs();
     let received = Instant::now().checked_sub(claim.age).unwrap_or_else(Instant::now);
     let prediction = loop {
@@ -94,7 +94,7 @@ async fn answer(app: &App, claim: &Claim) -> Result<(&'static str, Box<RawValue>
         }
     };
     app.metrics.images.detections.inc_by(prediction.answer.detections.len() as u64);
-    let document = PredictionBody::new(predictor, &prediction, &wishes, &claim.work.request_id);
+    let document = PredictionBody::new(&predictor, &prediction, &wishes, &claim.work.request_id);
     let result = to_raw_value(&document).map_err(|error| ApiError::new(Code::Internal, error.to_string()))?;
     Ok((images_outcome(prediction.cache), result))
 }

@@ -212,10 +212,10 @@ async fn serve_fragile(broken: &Arc<AtomicBool>) -> (std::net::SocketAddr, Arc<A
     let model: LoadedModel = fragile(emulated_engine::load(&config).unwrap(), broken);
     let app = Arc::new(App::new());
     let batcher = Batcher::start(&model, 1, app.knobs(), &app.metrics).unwrap();
-    let preparer = Preparer::new((1, DecodeLimits::default()), &model.info, app.metrics.images.clone());
+    let preparer = Arc::new(Preparer::new(1, DecodeLimits::default(), app.metrics.images.clone()));
     let metrics = Arc::clone(&app.metrics);
     let predictor = Predictor::new(model, Parameters::default(), (batcher, preparer), app.cache(), metrics);
-    app.serve(predictor).unwrap();
+    assert!(app.serve(predictor).is_none());
     app.lifecycle.advance(Stage::Serving);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -228,7 +228,8 @@ async fn serve_fragile(broken: &Arc<AtomicBool>) -> (std::net::SocketAddr, Arc<A
 async fn an_engine_that_fails_is_500_and_one_that_keeps_failing_503_until_it_works() {
     let broken = Arc::new(AtomicBool::new(false));
     let (address, app) = serve_fragile(&broken).await;
-    let batcher = app.predictor().unwrap().batcher();
+    let predictor = app.predictor().unwrap();
+    let batcher = predictor.batcher();
     let mut shade = 0;
     let mut next = async || {
         shade += 1;

@@ -29,6 +29,7 @@ mod predict;
 mod profile;
 mod program;
 mod redis;
+mod reload;
 mod shared_cache;
 mod shared_tasks;
 mod sizes;

@@ -3,6 +3,7 @@
 use std::fs;
 
 use serde_json::Value;
+use tokio::sync::Notify;
 use yolo_server::{Config, Server, StartError};
 
 use crate::support::{fixture, on_free_ports, png, predict, start};
@@ -24,7 +25,7 @@ pub fn config(model: std::path::PathBuf) -> Config {
 async fn refused(config: Config) -> String {
     let log = tempfile::NamedTempFile::new().unwrap();
     let config = Config { termination_log: log.path().to_owned(), ..config };
-    let failed = Box::pin(yolo_server::run(config, std::future::pending())).await;
+    let failed = Box::pin(yolo_server::run(config, std::future::pending(), &Notify::new())).await;
     assert!(matches!(failed, Err(StartError::Model(_))), "{failed:?}");
     fs::read_to_string(log.path()).unwrap()
 }

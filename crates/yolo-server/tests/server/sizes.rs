@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use yolo_server::{Config, StartError};
 
 use crate::onnx::{config, runtime_is_there};
@@ -88,7 +89,7 @@ async fn a_static_model_refuses_a_second_size_at_its_start() {
     let log = tempfile::NamedTempFile::new().unwrap();
     let config =
         Config { imgsz: vec![64, 96], termination_log: log.path().to_owned(), ..config(fixture("standard.onnx")) };
-    let failed = Box::pin(yolo_server::run(config, std::future::pending())).await;
+    let failed = Box::pin(yolo_server::run(config, std::future::pending(), &Notify::new())).await;
     assert!(matches!(failed, Err(StartError::Model(_))), "{failed:?}");
     let told: Value = serde_json::from_str(&fs::read_to_string(log.path()).unwrap()).unwrap();
     assert_eq!(told["code"], "model_unsupported");

@@ -1,6 +1,5 @@
 //! ONNX Runtime's CPU provider: one session runs every batch size.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use half::f16;
@@ -12,12 +11,13 @@ use ort::value::TensorRef;
 use yolo_vision::{OutputView, Size};
 
 use super::Element;
+use super::model_file::ModelFile;
 use super::outputs::Output;
 use crate::engine::{BatchOutput, Engine, EngineError, EngineInput, Memory, Sessions};
 
 /// Opens sessions that share their prepacked weights.
 pub(super) struct CpuSessions {
-    pub(super) model: PathBuf,
+    pub(super) model: ModelFile,
     pub(super) threads: usize,
     pub(super) weights: PrepackedWeights,
     pub(super) environment: &'static Environment,
@@ -25,12 +25,12 @@ pub(super) struct CpuSessions {
 
 impl CpuSessions {
     pub(super) fn session(&self) -> ort::Result<Session> {
-        super::builder(self.environment, self.threads)?
+        let builder = super::builder(self.environment, self.threads)?
             // Its plan of a run is one block, for which the arena grows by a power of two: a fifth of a session's memory
             // for no time saved.
             .with_memory_pattern(false)?
-            .with_prepacked_weights(&self.weights)?
-            .commit_from_file(&self.model)
+            .with_prepacked_weights(&self.weights)?;
+        self.model.open(builder)
     }
 }
 
@@ -50,8 +50,10 @@ impl Sessions for Opener {
         // Arenas never shrink by themselves: one rare batch of 8 would hold 400 MB for ever.
         release.set("memory.enable_memory_arena_shrinkage", "cpu:0")?;
         let described = self.described.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let session = described.map_or_else(|| self.sessions.session(), Ok)?;
+        self.sessions.model.check()?;
         Ok(Box::new(CpuEngine {
-            session: described.map_or_else(|| self.sessions.session(), Ok)?,
+            session,
             keep: RunOptions::new()?,
             release,
             batch_fixed: self.batch_fixed,

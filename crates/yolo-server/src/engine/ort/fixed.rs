@@ -23,6 +23,7 @@ use ort::value::DynTensor;
 use yolo_vision::OutputView;
 
 use super::device::{Gpu, Place};
+use super::model_file::ModelFile;
 use super::outputs::Output;
 use super::placement::Placement;
 use super::signature::Signature;
@@ -34,7 +35,7 @@ static PROFILES: AtomicU32 = AtomicU32::new(0);
 
 /// Opens sessions of a model whose batch sizes are fixed, at one input size.
 pub(super) struct FixedSessions {
-    pub(super) model: PathBuf,
+    pub(super) model: ModelFile,
     pub(super) environment: &'static Environment,
     pub(super) gpu: Option<Gpu>,
     pub(super) signature: Signature,
@@ -126,7 +127,9 @@ impl FixedSessions {
         if let Some(prefix) = run.profile {
             builder = builder.with_profiling(prefix)?;
         }
-        Ok(builder.commit_from_file(&self.model)?)
+        let session = self.model.open(builder)?;
+        self.model.check()?;
+        Ok(session)
     }
 
     fn unwritable(&self, error: &std::io::Error) -> EngineError {

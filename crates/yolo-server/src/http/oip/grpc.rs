@@ -119,7 +119,7 @@ impl GrpcInferenceService for Service {
     ) -> Result<Response<ModelConfigResponse>, Status> {
         let ModelConfigRequest { name, version } = request.into_inner();
         let predictor = infer::model(&self.app, &name, &version).map_err(|error| status(&error))?;
-        Ok(Response::new(config::of(predictor).into()))
+        Ok(Response::new(config::of(&predictor).into()))
     }
 
     async fn model_statistics(
@@ -179,7 +179,7 @@ impl Service {
         // Refused here, a request counts as one image: nobody knows how many it held.
         let (predictor, asked) = ask(app, call, message).inspect_err(|error| Image::arrived(app).failed(error))?;
         record.received(Received { at: asked.received, speed: Speed::default() });
-        let Answered { outputs, speed, memory: _memory } = infer::infer(app, predictor, &asked).await?;
+        let Answered { outputs, speed, memory: _memory } = infer::infer(app, &predictor, &asked).await?;
         record.received(Received { at: asked.received, speed });
         let start = Instant::now();
         let response = convert::response(predictor.model(), id, outputs);
@@ -227,12 +227,12 @@ fn head(call: &Call) -> Head<()> {
     head
 }
 
-fn ask<'a>(app: &'a App, call: &Call, message: ModelInferRequest) -> Result<(&'a Predictor, Asked), ApiError> {
+fn ask(app: &App, call: &Call, message: ModelInferRequest) -> Result<(Arc<Predictor>, Asked), ApiError> {
     let received = Instant::now();
     let memory = call.held.take(&app.bodies, message.encoded_len())?.map(Arc::new);
     let predictor = infer::model(app, &message.model_name, &message.model_version)?;
     let convert::Tensors { inputs, outputs, parameters } = convert::request(message)?;
-    let mut wishes = infer::wishes(&axum::http::Uri::default(), &call.headers, parameters, predictor)?;
+    let mut wishes = infer::wishes(&axum::http::Uri::default(), &call.headers, parameters, &predictor)?;
     let left = call.deadline.map(|deadline| deadline.saturating_duration_since(received));
     wishes.timeout = wishes.timeout.into_iter().chain(left).min();
     // The time of the upload is the client's and the framework's affair; it is not known here.

@@ -58,7 +58,7 @@ pub struct Answered {
 ///
 /// # Errors
 /// 503 while it is being loaded, 404 for another name or version.
-pub fn model<'a>(app: &'a App, name: &str, version: &str) -> Result<&'a Predictor, ApiError> {
+pub fn model(app: &App, name: &str, version: &str) -> Result<Arc<Predictor>, ApiError> {
     let predictor = app.serving()?;
     let model = predictor.model();
     if name == model.name && (version.is_empty() || version == model.version()) {
@@ -73,7 +73,7 @@ pub fn model<'a>(app: &'a App, name: &str, version: &str) -> Result<&'a Predicto
 ///
 /// # Errors
 /// As [`model`].
-pub fn any_model<'a>(app: &'a App, name: &str, version: &str) -> Result<&'a Predictor, ApiError> {
+pub fn any_model(app: &App, name: &str, version: &str) -> Result<Arc<Predictor>, ApiError> {
     if name.is_empty() { app.serving() } else { model(app, name, version) }
 }
 

@@ -1,9 +1,12 @@
 //! The models of this server, as Triton's repository extension lists them.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::app::App;
+use crate::predictor::Predictor;
 
 /// A model and whether it is served.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -21,7 +24,7 @@ pub struct ModelIndex {
 /// Every model that is loaded.
 pub fn index(app: &App) -> Vec<ModelIndex> {
     let (state, reason) = app.ready().map_or_else(|reason| ("UNAVAILABLE", reason), |()| ("READY", ""));
-    let model = |predictor: &crate::predictor::Predictor| {
+    let model = |predictor: Arc<Predictor>| {
         let model = predictor.model();
         ModelIndex { name: model.name.clone(), version: model.version().to_owned(), state, reason }
     };

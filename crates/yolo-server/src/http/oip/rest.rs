@@ -57,7 +57,7 @@ struct Target {
 }
 
 impl Target {
-    fn find<'a>(&self, app: &'a App) -> Result<&'a Predictor, ApiError> {
+    fn find(&self, app: &App) -> Result<Arc<Predictor>, ApiError> {
         infer::model(app, &self.model, &self.version)
     }
 }
@@ -91,7 +91,7 @@ async fn model_statistics(State(app): State<Arc<App>>, Path(target): Path<Target
 }
 
 async fn model_config(State(app): State<Arc<App>>, Path(target): Path<Target>) -> Result<Response, ApiError> {
-    Ok(Json(config::of(target.find(&app)?)).into_response())
+    Ok(Json(config::of(&*target.find(&app)?)).into_response())
 }
 
 async fn statistics_of_all(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
@@ -109,8 +109,8 @@ async fn infer(State(app): State<Arc<App>>, Path(target): Path<Target>, request:
 }
 
 /// A request that was read and names the served model.
-struct Question<'a> {
-    predictor: &'a Predictor,
+struct Question {
+    predictor: Arc<Predictor>,
     asked: Asked,
     id: String,
     /// Whether an output is wanted in binary: of those that are named, then of all others.
@@ -128,25 +128,25 @@ async fn steps(
     let Question { predictor, asked, id, binary: (named, others) } = question;
     let at = asked.received;
     *received = Some(Received { at, speed: Speed::default() });
-    let Answered { outputs, speed, memory: _memory } = infer::infer(app, predictor, &asked).await?;
+    let Answered { outputs, speed, memory: _memory } = infer::infer(app, &predictor, &asked).await?;
     *received = Some(Received { at, speed });
     let start = Instant::now();
     let model = predictor.model();
     let head = Head { model_name: &model.name, model_version: model.version(), id: &id };
     let outputs: Vec<_> = outputs.into_iter().zip(named.into_iter().chain(iter::repeat(others))).collect();
     let mut response = codec::encode(&head, &outputs)?;
-    answer::mark_emulated(&mut response, predictor);
+    answer::mark_emulated(&mut response, &predictor);
     image::encoded(app, start);
     Ok(response)
 }
 
-async fn read<'a>(app: &'a App, target: &Target, request: Request) -> Result<Question<'a>, ApiError> {
+async fn read(app: &App, target: &Target, request: Request) -> Result<Question, ApiError> {
     let predictor = target.find(app)?;
     let (uri, headers) = (request.uri().clone(), request.headers().clone());
     let Whole { bytes, received, read, memory } = body::receive_whole(request, &app.bodies, &app.metrics.http).await?;
     let (decoded, headers) = infer::blocking(move || (codec::decode(&headers, &bytes), headers)).await?;
     let Decoded { id, parameters, inputs, outputs, binary_outputs } = decoded?;
-    let wishes = infer::wishes(&uri, &headers, parameters, predictor)?;
+    let wishes = infer::wishes(&uri, &headers, parameters, &predictor)?;
     let (outputs, named) = outputs.into_iter().unzip();
     let asked = Asked { inputs, outputs, wishes, received, read, memory };
     Ok(Question { predictor, asked, id, binary: (named, binary_outputs) })
