@@ -40,9 +40,13 @@ fn the_same_seeds_make_the_same_bytes() {
 }
 
 #[test]
-fn a_clairvoyant_costs_what_it_planned_and_the_planner_more() {
+fn a_clairvoyant_costs_what_it_planned_and_whoever_costs_less_was_late() {
     let report = report();
-    let cost = |contestant: &str| report.comparison.iter().find(|row| row.contestant == contestant).unwrap().cost.mean;
-    assert!((cost("clairvoyant") - 1.0).abs() < 1e-9);
-    assert!(cost("yolo-planner") > 1.0);
+    let row = |contestant: &str| report.comparison.iter().find(|row| row.contestant == contestant).unwrap();
+    let (clairvoyant, planner) = (row("clairvoyant"), row("yolo-planner"));
+    assert!((clairvoyant.cost.mean - 1.0).abs() < 1e-9);
+    // The step cannot be foreseen: pods come a start-up too late, which saves as much of their cost.
+    let (late, planned) = (planner.late_requests_percent.mean, clairvoyant.late_requests_percent.mean);
+    assert!(late > planned + 1.0, "{late} % late beside {planned} %");
+    assert!(planner.cost.mean > 0.95, "{}", planner.cost.mean);
 }
