@@ -10,7 +10,6 @@ use yolo_loadgen::pictures::{Mode, Pictures};
 use yolo_loadgen::record::Recording;
 use yolo_loadgen::schedule::{Phase, arrivals};
 use yolo_operator::build::KnobsDocument;
-use yolo_planner::explain::ConstraintKind;
 use yolo_planner::policy::{Accelerator, Knob, LatencyTarget, Routing};
 use yolo_planner::units::{BatchSize, Ratio, Replicas, Seconds};
 use yolo_planner::{Histogram, Knobs, Policy};
@@ -53,8 +52,6 @@ struct Point {
     server_s: f64,
     predicted_s: Vec<f64>,
     curve_s: Option<f64>,
-    upper_s: Option<f64>,
-    inference: Histogram,
     overhead: Histogram,
     overhead_s: f64,
     dispersion: f64,
@@ -79,9 +76,7 @@ pub async fn emulated(pictures: Arc<Pictures>) -> anyhow::Result<Vec<Figure>> {
     )
     .await?;
     let mut figures: Vec<Figure> = points.iter().map(|point| compared(&subject, point)).collect();
-    if let Some(point) = points.last() {
-        figures.extend(identified(point));
-    }
+    figures.extend(points.last().map(identified));
     Ok(figures)
 }
 
@@ -179,8 +174,6 @@ async fn point(
         server_s: 0.0,
         predicted_s: Vec::new(),
         curve_s: None,
-        upper_s: None,
-        inference: Histogram::default(),
         overhead: Histogram::default(),
         overhead_s: 0.0,
         dispersion: 1.0,
@@ -199,7 +192,6 @@ async fn point(
                 let sample = round.seen.pods.first().and_then(|pod| pod.sample.live());
                 if let Some(sample) = sample {
                     api.add(&sample.api);
-                    point.inference.add(&sample.inference);
                     point.overhead.add(&sample.overhead);
                 }
                 point.learn(&round, watch.state().learned(), subject.batch);
@@ -217,8 +209,6 @@ impl Point {
         self.kappa = round.decision.explanation.capacity.kappa.get();
         if let Some(record) = &round.expected {
             self.predicted_s.extend(record.predicted.p95.map(Seconds::get));
-            let upper = record.constraints.iter().find(|limit| limit.kind == ConstraintKind::InferenceLatency);
-            self.upper_s = upper.map(|limit| limit.value);
         }
         self.dispersion = learned.dispersion.map_or(1.0, Ratio::get);
         self.overhead_s = learned.overhead.map_or(0.0, Seconds::get);
@@ -270,20 +260,9 @@ fn declared_s() -> f64 {
     f64::from(ALPHA_MICROS + BETA_MICROS * BATCH) / 1e6
 }
 
-/// What of the curve was identified, against what the emulated device declares and the calls took.
-fn identified(point: &Point) -> Vec<Figure> {
-    let declared_s = declared_s();
-    let (curve_s, upper_s) = (point.curve_s.unwrap_or(0.0), point.upper_s.unwrap_or(0.0));
-    let (mut low, mut high) = (0.0_f64, 1.0_f64);
-    for _ in 0..20 {
-        let q = f64::midpoint(low, high);
-        let within = point.inference.quantile(q).is_some_and(|time| time.seconds().get() <= upper_s);
-        (low, high) = if within { (q, high) } else { (low, q) };
-    }
-    let note = |value: f64| format!("{:.2} ms, declared {:.2} ms", value * 1e3, declared_s * 1e3);
-    vec![
-        Figure::at_most("emulated_largest_batch_error", (curve_s / declared_s - 1.0).abs(), "ratio", CURVE_ERROR_MAX)
-            .noted(note(curve_s)),
-        Figure::at_least("emulated_upper_bound_covers", low, "ratio", 0.95).noted(note(upper_s)),
-    ]
+/// What of the curve was identified, against what the emulated device declares.
+fn identified(point: &Point) -> Figure {
+    let (declared_s, curve_s) = (declared_s(), point.curve_s.unwrap_or(0.0));
+    Figure::at_most("emulated_largest_batch_error", (curve_s / declared_s - 1.0).abs(), "ratio", CURVE_ERROR_MAX)
+        .noted(format!("{:.2} ms, declared {:.2} ms", curve_s * 1e3, declared_s * 1e3))
 }

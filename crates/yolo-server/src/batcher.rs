@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Guarantees: an image whose client has left, or whose deadline has passed, is dropped before it costs a run; a batch
-//! holds images of one input size; one that fails is rerun image by image, so only the guilty image fails; a large request delays a small one by one batch;
-//! of a camera's frames only the newest waits.
+//! holds images of one input size; one that fails is rerun image by image, so only the guilty image fails; a large
+//! request delays a small one by one batch; of a camera's frames only the newest waits.
 
 mod curve;
 mod curves;

@@ -40,7 +40,8 @@ impl Item {
 pub(super) enum Pull {
     /// Run these.
     Batch(Vec<Item>),
-    /// Nothing to do: time a batch of this size, of the default input size, once. One run a pull, so that an image which comes waits for no more.
+    /// Nothing to do: time a batch of this size, of the default input size, once. One run a pull, so that an image which
+    /// comes waits for no more.
     Time {
         /// Images in it.
         size: usize,
