@@ -46,7 +46,7 @@ fn a_clairvoyant_costs_what_it_planned_and_whoever_costs_less_was_late() {
     let (clairvoyant, planner) = (row("clairvoyant"), row("yolo-planner"));
     assert!((clairvoyant.cost.mean - 1.0).abs() < 1e-9);
     // The step cannot be foreseen: pods come a start-up too late, which saves as much of their cost.
-    let (late, planned) = (planner.late_requests_percent.mean, clairvoyant.late_requests_percent.mean);
-    assert!(late > planned + 1.0, "{late} % late beside {planned} %");
+    let (late, foreseen) = (planner.late_requests_percent.mean, clairvoyant.late_requests_percent.mean);
+    assert!(late > foreseen + 1.0, "{late} % late beside {foreseen} %");
     assert!(planner.cost.mean > 0.95, "{}", planner.cost.mean);
 }
