@@ -99,9 +99,9 @@ bench-reality: model pages release ## The planner's model against the real serve
 bench-server: reference release ## What the server costs and how equal its answers are: memory, 23 pages
 	YOLO_FIGURES=$(CURDIR)/target/figures YOLO_SERVER_PROGRAM=$(CURDIR)/target/release/yolo-server \
 	  cargo test --quiet --workspace --test memory --test pages -- --nocapture --test-threads 1
-soak: release ## As many requests of every kind as one a second makes in a day: memory, files and tasks stay flat
+soak: release ## As many requests of every kind as one a second makes in a day, per engine: memory, files and tasks stay flat
 	YOLO_FIGURES=$(CURDIR)/target/figures YOLO_SERVER_PROGRAM=$(CURDIR)/target/release/yolo-server YOLO_SOAK_REQUESTS=86400 \
-	  $(STAGE) soak 600 cargo test --quiet --workspace --test soak -- --nocapture
+	  $(STAGE) soak 600 cargo test --quiet --workspace --test soak -- --nocapture --test-threads 1
 PEERS ?= fastapi,litserve,mosec,bentoml,ray,triton
 bench-peers: model pages ## The server beside its peers and the in-process ceiling (PEERS=mosec,…; several GB, 20 minutes)
 	@tools/bench/peers $(subst $(comma), ,$(PEERS))
