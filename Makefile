@@ -6,6 +6,7 @@ SHELL := /bin/bash
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/yolo-operator
 export YOLO_CACHE := $(CACHE)
 export ORT_DYLIB_PATH := $(CACHE)/onnxruntime/libonnxruntime.so
+export ORT_DISABLE_TELEMETRY := 1
 STAGE := tools/stage
 comma := ,
 

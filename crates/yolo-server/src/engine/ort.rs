@@ -286,6 +286,8 @@ fn environment() -> Result<&'static Environment, String> {
         let builder = ort::init_from(&library)
             .map_err(|error| format!("{} (ORT_DYLIB_PATH): {error}", library.display()))?
             .with_name("yolo-server")
+            // For processes that were started without ORT_DISABLE_TELEMETRY, which the program itself sets.
+            .with_telemetry(false)
             .with_logger(Arc::new(log::forward));
         let environment = builder.build().map_err(|error| error.to_string())?;
         // A custom logger gets everything unless told otherwise, and every line costs.

@@ -73,6 +73,25 @@ async fn a_missing_model_ends_the_program_with_its_reason_in_the_termination_log
     assert!(reason["message"].as_str().unwrap().contains("/nowhere/absent.onnx"));
 }
 
+#[tokio::test]
+async fn libraries_are_set_up_by_the_environment_and_what_a_person_sets_stays() {
+    let (api, admin) = (free_address(), free_address());
+    let mut child = program("pretended.onnx")
+        .args(["--engine=emulated", "--imgsz=64", "--drain-propagation-seconds=0"])
+        .args(["--api-address".to_owned(), api.to_string(), "--admin-address".to_owned(), admin.to_string()])
+        .env_remove("ORT_DISABLE_TELEMETRY")
+        .env("MIMALLOC_PURGE_DELAY", "77")
+        .spawn()
+        .unwrap();
+    eventually("ready", async || get(admin, "/readyz").await.is_ok_and(|(status, _)| status == 200)).await;
+    let environment = std::fs::read_to_string(format!("/proc/{}/environ", child.id())).unwrap();
+    for setting in ["ORT_DISABLE_TELEMETRY=1", "MIMALLOC_PURGE_DELAY=77", "MIMALLOC_ALLOW_THP=0"] {
+        assert!(environment.split('\0').any(|entry| entry == setting), "{setting} is not in {environment:?}");
+    }
+    terminate(&child);
+    assert!(ended(&mut child).await.success());
+}
+
 async fn put(address: std::net::SocketAddr, path: &str, body: &str) -> String {
     let request =
         format!("PUT {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
