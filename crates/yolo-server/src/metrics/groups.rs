@@ -48,7 +48,8 @@ impl HttpMetrics {
                 &["ok", "shed", "client_error", "server_error"],
                 latency_histogram,
             ),
-            body_bytes: register.counter("http_request_body_bytes", "Bytes of request bodies"),
+            body_bytes: register
+                .counter("http_request_body_bytes", "Bytes of request bodies, as they came over the wire"),
             in_flight: register.metric("http_requests_in_flight", "Requests being served", Gauge::default()),
             overhead: register.metric(
                 "request_overhead_seconds",
