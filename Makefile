@@ -73,6 +73,7 @@ test-unit: packages model pages reference ## Tests without a cluster, the real m
 	$(MAKE) --no-print-directory test-turbojpeg
 test-turbojpeg: packages reference ## Tests of the pictures with libjpeg-turbo: JPEG pixels equal to OpenCV's
 	cargo clippy --package yolo-vision --features turbojpeg --all-targets -- -D warnings
+	cargo check --quiet --package yolo-server --features turbojpeg
 	$(STAGE) test-turbojpeg 120 cargo test --package yolo-vision --features turbojpeg --lib --test '*'
 # Most of these tests wait for leases and windows to pass, so more of them run at once than there are cores.
 test-cluster: cluster-binaries packages ## Tests against a real API server (T1)

@@ -85,7 +85,7 @@ pub struct Config {
     #[arg(long, env = "YOLO_PRECISION", value_enum, default_value = "auto")]
     pub precision: Precision,
     /// Sides of the square model input, in pixels, separated by commas, for models whose input is dynamic: requests choose
-    /// among them with `imgsz`, and the first one is the default. Without it the model's own.
+    /// among them with `imgsz`, and the first one is the default. At most 8. Without it the model's own.
     #[arg(long, env = "YOLO_IMGSZ", value_delimiter = ',')]
     pub imgsz: Vec<u32>,
     /// How sessions share the CPU quota.

@@ -158,6 +158,8 @@ pub const ENGINE_FAILURES_MAX: u32 = 3;
 /// How often an engine that failed so is tried again, with a new session: nothing else would reach it any more.
 pub const ENGINE_RETRY: Duration = Duration::from_secs(1);
 
+/// Input sizes of one server: each is warmed on every session, keeps its memory there, and on a GPU has sessions of its own.
+pub const INPUT_SIZES_MAX: usize = 8;
 /// Largest model: a protocol-buffer message has less than 2 GiB, and an ONNX file is one.
 pub const MODEL_BYTES_MAX: u64 = (2 << 30) - 1;
 /// Time for a connection to a model store.

@@ -87,13 +87,21 @@ pub async fn whenever(app: Arc<App>, asked: &Notify, memory: fn() -> MemoryStat)
 /// [`ReloadError`]; the old model is served on.
 pub async fn reload(app: &Arc<App>, memory: fn() -> MemoryStat) -> Result<Reloaded, ReloadError> {
     let reloaded = steps(app, memory).await;
-    match &reloaded {
-        Ok(Reloaded::Unchanged(sha256)) => tracing::info!(sha256, "Model reload: the file holds the served model."),
-        Ok(Reloaded::Swapped(sha256)) => tracing::info!(sha256, "Model reload: another model is served."),
+    let outcome = match &reloaded {
+        Ok(Reloaded::Unchanged(sha256)) => {
+            tracing::info!(sha256, "Model reload: the file holds the served model.");
+            "unchanged"
+        }
+        Ok(Reloaded::Swapped(sha256)) => {
+            tracing::info!(sha256, "Model reload: another model is served.");
+            "swapped"
+        }
         Err(error) => {
             tracing::error!(error = told(error), "Model reload refused: the old model is served on.");
+            "refused"
         }
-    }
+    };
+    app.metrics.life.model_reloads.of(outcome).inc();
     reloaded
 }
 

@@ -18,7 +18,7 @@ use crate::engine::{EngineError, LoadError};
 use crate::http;
 use crate::knobs;
 use crate::lifecycle::Stage;
-use crate::limits::{ADMIN_CONNECTIONS_MAX, ConnectionLimits, FILES_RESERVED};
+use crate::limits::{ADMIN_CONNECTIONS_MAX, ConnectionLimits, FILES_RESERVED, INPUT_SIZES_MAX};
 use crate::load;
 use crate::memory::TooLittle;
 use crate::reload::Reloader;
@@ -57,6 +57,12 @@ pub enum StartError {
     /// Traces cannot be exported as configured.
     #[error("failed to set up the export of traces")]
     Traces(#[from] ExporterBuildError),
+    /// Each size costs memory and time on every session.
+    #[error("{asked} input sizes, at most {INPUT_SIZES_MAX}: name fewer in --imgsz")]
+    InputSizes {
+        /// As configured.
+        asked: usize,
+    },
     /// The container is too small.
     #[error("failed to fit into the memory limit")]
     Memory(#[from] TooLittle),
@@ -86,6 +92,9 @@ impl Server {
     /// # Errors
     /// [`StartError`]; the ports are closed again.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        if config.imgsz.len() > INPUT_SIZES_MAX {
+            return Err(StartError::InputSizes { asked: config.imgsz.len() });
+        }
         let app = Arc::new(App::with_limits(config.bodies));
         if let Some(traces) = Traces::open(config.otlp_endpoint.as_deref())? {
             app.trace_to(traces);

@@ -18,6 +18,7 @@ pub fn write(path: &Path, error: &StartError) {
     match error {
         StartError::Model(model) => tell(path, model.code(), model.to_string()),
         StartError::Engine(engine) => tell(path, "engine_unavailable", engine.to_string()),
+        StartError::InputSizes { .. } => tell(path, "model_unsupported", error.to_string()),
         StartError::Memory(memory) => tell(path, "engine_unavailable", memory.to_string()),
         StartError::Listen { .. }
         | StartError::Admin(_)

@@ -50,6 +50,14 @@ impl Curve {
         Self { estimates: [None; BATCH_MAX + 1], largest: largest.clamp(1, BATCH_MAX), fixed }
     }
 
+    /// The engine failed to run a batch of `size`: no such one, and no larger one, is taken any more, unless it ran
+    /// before.
+    pub fn rule_out(&mut self, size: usize) {
+        if !self.is_known(size) {
+            self.largest = self.largest.min(size.saturating_sub(1)).max(1);
+        }
+    }
+
     fn slot(size: usize) -> usize {
         size.min(BATCH_MAX)
     }
@@ -212,6 +220,16 @@ mod tests {
         let mut curve = Curve::new(1, false);
         assert_eq!(time_all(&mut curve, 32, |_| 10.0), [1]);
         assert_eq!(curve.effective(32), 1);
+    }
+
+    #[test]
+    fn a_size_that_cannot_be_run_bounds_every_later_batch() {
+        let mut curve = Curve::new(16, true);
+        curve.rule_out(8);
+        assert_eq!(time_all(&mut curve, 16, |size| 30.0 + 2.0 * ratio(size, 1)), [1, 2, 4]);
+        assert_eq!((curve.effective(16), curve.runnable(7), curve.runnable(16)), (4, 4, 4));
+        curve.rule_out(4);
+        assert_eq!(curve.effective(16), 4, "one failure of a size that ran is an accident");
     }
 
     #[test]

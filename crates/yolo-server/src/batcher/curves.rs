@@ -52,6 +52,14 @@ impl Curves {
         }
     }
 
+    /// The engine failed to run a batch of `images` of the size.
+    pub(super) fn rule_out(&mut self, size: Size, images: usize) {
+        let sizes = std::iter::once(&mut self.first).chain(&mut self.others);
+        for known in sizes.filter(|known| known.size == size) {
+            known.curve.rule_out(images);
+        }
+    }
+
     /// Counts a batch of requests' images as load.
     pub(super) fn loaded(&mut self, size: Size) {
         for known in std::iter::once(&mut self.first).chain(&mut self.others) {

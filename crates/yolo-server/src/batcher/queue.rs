@@ -273,6 +273,11 @@ impl Shared {
         self.changed.notify_one();
     }
 
+    /// A batch of `size` images of `input` failed, and not for one of them: unless it ran before, it is not tried again.
+    pub(super) fn rule_out(&self, input: Size, size: usize) {
+        self.state().curves.rule_out(input, size);
+    }
+
     /// Ends worker `index`'s run at idle; publishes the size's time once it is known.
     pub(super) fn finish_timing(&self, index: usize, size: usize, time: Duration) {
         let mut state = self.state();

@@ -62,8 +62,10 @@ impl Worker {
         let (fixed, largest) = (model.batches_fixed, model.batch_max);
         for size in BATCH_SIZES.into_iter().filter(|size| fixed && (2..=largest).contains(size)) {
             if let Err(error) = self.time(input, size, Memory::Keep) {
-                // A size that does not fit into the device's memory: timed at idle, it is found to be none.
-                tracing::warn!(%input, size, %error, "A batch size cannot be prepared.");
+                // It does not fit into the device's memory. Tried with requests' images, each of its batches would fail
+                // first and be run one by one then.
+                tracing::warn!(%input, size, %error, "A batch size cannot be prepared: it is not used.");
+                self.shared.rule_out(input, size);
                 return;
             }
         }
@@ -135,6 +137,10 @@ impl Worker {
                 let outcomes: Vec<_> = items.into_iter().map(|item| self.run_items(vec![item])).collect();
                 // One bad image is not a bad engine: it fails only if no image ran.
                 let failed = outcomes.iter().all(|outcome| outcome.failed);
+                // The default size's batches are timed at idle, and found out there.
+                if input != self.shared.model.info.size() && !outcomes.iter().any(|outcome| outcome.failed) {
+                    self.shared.rule_out(input, size);
+                }
                 Outcome { times: outcomes.into_iter().flat_map(|outcome| outcome.times).collect(), failed }
             }
         }

@@ -1,13 +1,14 @@
 //! Receives a request's pictures: a raw body, a multipart form or JSON with base64.
 //!
-//! Bounds: bytes of one body (counted while streaming), bytes of all bodies in memory, time, and a lowest rate.
+//! Bounds: bytes of one body (counted while streaming, as inflated), bytes of all bodies in memory, time, and a lowest
+//! rate of what comes over the wire.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, header};
+use axum::http::{Extensions, HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use futures::Stream;
 use http_body_util::BodyExt;
@@ -15,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::{ApiError, Code};
 use super::json;
+use super::wire::WireBytes;
 use crate::limits::{self, BodyLimits};
 use crate::metrics::HttpMetrics;
 
@@ -107,10 +109,10 @@ impl BodyMemory {
         &self.limits
     }
 
-    /// When the next piece of a body must be there that began at `started` and of which `bytes` have come: a grace, then
-    /// the lowest rate, and an end for the whole.
-    pub(super) fn due(&self, started: Instant, bytes: usize) -> Instant {
-        let at_rate = Duration::from_secs(bytes as u64 / self.limits.bytes_per_second_min.max(1));
+    /// When the next piece of a body must be there that began at `started` and of which `bytes` have come over the wire:
+    /// a grace, then the lowest rate, and an end for the whole.
+    pub(super) fn due(&self, started: Instant, bytes: u64) -> Instant {
+        let at_rate = Duration::from_secs(bytes / self.limits.bytes_per_second_min.max(1));
         started + (limits::BODY_RATE_GRACE + at_rate).min(Duration::from_secs(self.limits.read_seconds))
     }
 
@@ -166,7 +168,7 @@ pub async fn receive_all(
     if declared.is_some_and(|length| length > bytes_max) {
         return Err(too_large(bytes_max));
     }
-    let mut source = Source { body, bytes_max, started: Instant::now(), bytes: 0, memory: memory.clone(), held: None };
+    let mut source = Source::open(&head.extensions, body, bytes_max, memory);
     let media_type = media_type(&head.headers);
     let (pictures, parameters) = if media_type.starts_with("multipart/form-data") {
         multipart(&mut source, bounds, &media_type).await?
@@ -181,7 +183,7 @@ pub async fn receive_all(
             (vec![picture], Vec::new())
         }
     };
-    metrics.body_bytes.inc_by(source.bytes as u64);
+    metrics.body_bytes.inc_by(source.wire.get());
     if pictures.is_empty() {
         return Err(no_picture());
     }
@@ -224,12 +226,12 @@ pub async fn receive_whole(request: Request, memory: &BodyMemory, metrics: &Http
     if declared > bytes_max {
         return Err(too_large(bytes_max));
     }
-    let mut source = Source { body, bytes_max, started: Instant::now(), bytes: 0, memory: memory.clone(), held: None };
+    let mut source = Source::open(&head.extensions, body, bytes_max, memory);
     let mut bytes = BytesMut::with_capacity(declared);
     while let Some(chunk) = source.chunk().await? {
         bytes.extend_from_slice(&chunk);
     }
-    metrics.body_bytes.inc_by(source.bytes as u64);
+    metrics.body_bytes.inc_by(source.wire.get());
     let (received, memory) = (Instant::now(), source.held.map(Arc::new));
     let read = received.saturating_duration_since(source.started);
     Ok(Whole { bytes: bytes.freeze(), received, read, memory })
@@ -307,17 +309,28 @@ struct Source {
     body: Body,
     bytes_max: usize,
     started: Instant,
+    /// By which the sender's rate is judged: a few kilobytes may inflate to all that a body may have.
+    wire: WireBytes,
+    /// As inflated.
     bytes: usize,
     memory: BodyMemory,
     held: Option<OwnedSemaphorePermit>,
 }
 
 impl Source {
+    /// `extensions`: the request's, in which its layer counts what comes.
+    fn open(extensions: &Extensions, body: Body, bytes_max: usize, memory: &BodyMemory) -> Self {
+        let wire = extensions.get::<WireBytes>().cloned().unwrap_or_default();
+        Self { body, bytes_max, started: Instant::now(), wire, bytes: 0, memory: memory.clone(), held: None }
+    }
+
     /// The next piece; `None` at the end.
     async fn chunk(&mut self) -> Result<Option<Bytes>, ApiError> {
         loop {
-            let frame =
-                tokio::time::timeout_at(self.memory.due(self.started, self.bytes).into(), self.body.frame()).await;
+            // Inflating never waits while there is input: without this one body would keep a thread from all others.
+            tokio::task::coop::consume_budget().await;
+            let due = self.memory.due(self.started, self.wire.get());
+            let frame = tokio::time::timeout_at(due.into(), self.body.frame()).await;
             let frame = frame.map_err(|_| ApiError::new(Code::RequestTimeout, "the body came too slowly"))?;
             let Some(frame) = frame else { return Ok(None) };
             let frame = frame.map_err(|error| invalid(format!("the body broke off: {error}")))?;

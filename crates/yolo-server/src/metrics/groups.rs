@@ -48,7 +48,8 @@ impl HttpMetrics {
                 &["ok", "shed", "client_error", "server_error"],
                 latency_histogram,
             ),
-            body_bytes: register.counter("http_request_body_bytes", "Bytes of request bodies"),
+            body_bytes: register
+                .counter("http_request_body_bytes", "Bytes of request bodies, as they came over the wire"),
             in_flight: register.metric("http_requests_in_flight", "Requests being served", Gauge::default()),
             overhead: register.metric(
                 "request_overhead_seconds",
@@ -340,6 +341,8 @@ pub struct LifeMetrics {
     pub model_loads: Counter,
     /// Time spent loading.
     pub model_load_seconds: FloatCounter,
+    /// Reloads asked for, by what came of them.
+    pub model_reloads: Labelled<Counter>,
     model_info: Family<Vec<(&'static str, String)>, Gauge>,
 }
 
@@ -356,6 +359,11 @@ impl LifeMetrics {
             warmup: register.gauge("warmup_seconds", "Time of the warm-up"),
             model_loads: register.counter("model_loads", "Models loaded"),
             model_load_seconds: register.seconds_counter("model_load_seconds", "Time spent loading models"),
+            model_reloads: register.counters(
+                ("model_reloads", "Reloads of the model that were asked for"),
+                "outcome",
+                &["swapped", "unchanged", "refused"],
+            ),
             model_info: register.metric("model_info", "The model served", Family::default()),
         }
     }

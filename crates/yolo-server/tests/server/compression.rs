@@ -1,6 +1,7 @@
 //! Compressed bodies both ways; what is inflated counts, while it is inflated.
 
 use std::io::{Read, Write};
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::http::Request;
@@ -13,7 +14,7 @@ use futures::StreamExt;
 use futures::stream;
 use serde_json::{Value, json};
 use yolo_server::Config;
-use yolo_server::limits::BodyLimits;
+use yolo_server::limits::{BODY_RATE_GRACE, BodyLimits};
 
 use crate::support::{call, emulated, png, post, send, start};
 
@@ -76,6 +77,21 @@ async fn a_bomb_is_refused_while_it_is_inflated() {
         let answer = call(&server, encoded(uri, "gzip", Body::from_stream(body))).await;
         assert_eq!(answer.status.as_u16(), 413, "{uri}: {}", answer.body);
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_sender_is_judged_by_what_it_sends_not_by_what_that_inflates_to() {
+    let server = start(emulated(0, 1)).await;
+    let inflated = gzip(&vec![b' '; 15 << 20]);
+    assert!(inflated.len() < 16 << 10, "a second's worth of the slowest sender");
+    let begun = Bytes::copy_from_slice(&inflated[..inflated.len() - 8]); // all but the trailer
+    let sent = Instant::now();
+    let body = stream::iter([Ok::<_, std::io::Error>(begun)]).chain(stream::pending());
+    let answer = call(&server, encoded("/predict", "gzip", Body::from_stream(body))).await;
+    assert_eq!((answer.status.as_u16(), answer.code()), (408, "request_timeout"), "{}", answer.body);
+    let (took, whole) = (sent.elapsed(), Duration::from_secs(BodyLimits::DEFAULT.read_seconds));
+    assert!(took >= BODY_RATE_GRACE && took < whole / 2, "{took:?}");
     server.stop().await;
 }
 

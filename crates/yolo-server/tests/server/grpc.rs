@@ -53,6 +53,12 @@ async fn call(calls: &mut SendRequest<Body>, method: &str, body: impl Into<Body>
     answer(send(calls, method, body.into()).await.unwrap()).await
 }
 
+/// Whether a new connection is served.
+pub async fn is_live(server: &Server) -> bool {
+    let mut calls = connect(server).await.calls;
+    call(&mut calls, "ServerLive", EMPTY).await == (Bytes::from_static(LIVE), "0".to_owned())
+}
+
 /// A message that is not compressed.
 fn frame(message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();

@@ -72,9 +72,17 @@ fn start() -> Setup {
 }
 
 async fn run(batcher: &Batcher, kinds: &[u8]) -> Vec<Result<Inferred, JobError>> {
-    let side = Size::new(64, 64);
+    run_at(batcher, 64, kinds).await
+}
+
+async fn run_at(batcher: &Batcher, side_px: u32, kinds: &[u8]) -> Vec<Result<Inferred, JobError>> {
+    let side = Size::new(side_px, side_px);
     let job = |kind: u8| Job {
-        input: EngineInput { pixels: vec![0; 3 * 64 * 64].into(), size: Size::new(64, 64), content: [kind; 32] },
+        input: EngineInput {
+            pixels: vec![0; 3 * (side_px * side_px) as usize].into(),
+            size: side,
+            content: [kind; 32],
+        },
         wanted: Wanted::Detections {
             letterbox: Letterbox::plan(side, side).unwrap(),
             parameters: Parameters::default(),
@@ -89,7 +97,11 @@ async fn run(batcher: &Batcher, kinds: &[u8]) -> Vec<Result<Inferred, JobError>>
 }
 
 async fn learned_to_batch(batcher: &Batcher) {
-    support::eventually("batches of 4 pay", async || batcher.load().batch_effective == 4).await;
+    learned(batcher, 4).await;
+}
+
+async fn learned(batcher: &Batcher, size: usize) {
+    support::eventually("larger batches pay", async || batcher.load().batch_effective == size).await;
 }
 
 #[tokio::test]
@@ -158,4 +170,58 @@ fn a_session_that_crashes_while_it_is_warmed_is_an_error_and_no_endless_wait() {
     let model = LoadedModel { sessions, ..model };
     let started = Batcher::start(&model, 2, Knobs::default(), &Arc::new(Metrics::new()));
     assert!(started.unwrap_err().to_string().contains("panicked at its start"));
+}
+
+/// Its memory holds four pictures of the larger size.
+struct Small {
+    inner: Arc<dyn Sessions>,
+    failed: Arc<AtomicU32>,
+}
+
+struct SmallEngine {
+    inner: Box<dyn Engine>,
+    failed: Arc<AtomicU32>,
+}
+
+impl Sessions for Small {
+    fn open(&self) -> Result<Box<dyn Engine>, EngineError> {
+        Ok(Box::new(SmallEngine { inner: self.inner.open()?, failed: Arc::clone(&self.failed) }))
+    }
+}
+
+impl Engine for SmallEngine {
+    fn run(&mut self, inputs: &[&EngineInput], memory: Memory) -> Result<Box<dyn BatchOutput + '_>, EngineError> {
+        if inputs.len() > 4 && inputs[0].size.width_px > 64 {
+            self.failed.fetch_add(1, Ordering::SeqCst);
+            return Err(EngineError("out of memory".to_owned()));
+        }
+        self.inner.run(inputs, memory)
+    }
+}
+
+#[tokio::test]
+async fn a_batch_size_that_does_not_fit_at_another_input_size_is_tried_once() {
+    for batches_fixed in [true, false] {
+        let mut config = support::emulated(5, 0);
+        config.imgsz = vec![64, 128];
+        let (model, failed) = (emulated::load(&config).unwrap(), Arc::new(AtomicU32::new(0)));
+        let sessions = Arc::new(Small { inner: Arc::clone(&model.sessions), failed: Arc::clone(&failed) });
+        let model = LoadedModel { sessions, batches_fixed, batch_max: 8, ..model };
+        let knobs = Knobs { batch_max: 8, timed_batch_max: 8, deadline: support::PATIENCE, ..Knobs::default() };
+        let batcher = Batcher::start(&model, 1, knobs, &Arc::new(Metrics::new())).unwrap();
+        let largest = async || {
+            let results = run_at(&batcher, 128, &[GOOD; 24]).await;
+            results.iter().map(|result| result.as_ref().unwrap().batch_size).max().unwrap()
+        };
+        support::eventually("a batch of 8 was tried, those of 4 pay", async || {
+            largest().await == 4 && failed.load(Ordering::SeqCst) > 0
+        })
+        .await;
+        for _ in 0..4 {
+            assert_eq!(largest().await, 4);
+        }
+        assert_eq!(failed.load(Ordering::SeqCst), 1, "{batches_fixed}");
+        learned(&batcher, 8).await; // the default size has room for them
+        batcher.stop();
+    }
 }

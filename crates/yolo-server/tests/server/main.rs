@@ -19,6 +19,8 @@ mod fairness;
 mod gpu;
 mod grpc;
 mod hostile;
+mod hostile_models;
+mod http2;
 mod isolation;
 mod knobs;
 mod metrics;

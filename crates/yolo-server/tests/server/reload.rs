@@ -50,6 +50,12 @@ async fn models(server: &Server) -> Value {
     tasks::get(server, "/models").await.body
 }
 
+/// Reloads that swapped the model, changed nothing, were refused.
+fn reloads(exposition: &str) -> [Option<f64>; 3] {
+    let series = |outcome| format!("yolo_model_reloads_total{{outcome=\"{outcome}\"}}");
+    ["swapped", "unchanged", "refused"].map(|outcome| value_of(exposition, &series(outcome)))
+}
+
 fn version(answer: &Answer) -> String {
     assert_eq!(answer.status, 200, "{}", answer.body);
     answer.body["model"]["version"].as_str().unwrap().to_owned()
@@ -125,6 +131,7 @@ async fn under_load_no_request_fails_and_each_is_answered_by_one_of_the_two_mode
     let info: Vec<_> = exposition.lines().filter(|line| line.starts_with("yolo_model_info{")).collect();
     assert!(info.len() == 1 && info[0].contains(&digests[1]), "{info:?}");
     assert_eq!(value_of(&exposition, "yolo_model_loads_total"), Some(2.0));
+    assert_eq!(reloads(&exposition), [1.0, 0.0, 0.0].map(Some));
     let task = submit(&server, &picture).await;
     assert_eq!(tasks::ended(&server, &task).await.body["result"]["model"]["version"], digests[1][..6]);
     server.stop().await;
@@ -147,7 +154,9 @@ async fn what_cannot_be_served_changes_nothing() {
         assert_eq!(version(&predict(&server, &png(64, 64, [shade; 3])).await), asked[..6]);
     }
     assert_eq!(models(&server).await["models"][0]["sha256"], asked);
-    assert_eq!(value_of(&admin(&server, "/metrics").await.1, "yolo_model_loads_total"), Some(1.0));
+    let series = admin(&server, "/metrics").await.1;
+    assert_eq!(value_of(&series, "yolo_model_loads_total"), Some(1.0));
+    assert_eq!(reloads(&series), [0.0, 1.0, 3.0].map(Some));
     server.stop().await;
 }
 

@@ -81,17 +81,31 @@ async fn a_batch_holds_one_size_and_every_picture_gets_its_answer() {
     server.stop().await;
 }
 
+/// Why a server of this configuration does not start, and what its termination log says of it.
+async fn refused(config: Config) -> (StartError, Value) {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let config = Config { termination_log: log.path().to_owned(), ..config };
+    let failed = Box::pin(yolo_server::run(config, std::future::pending(), &Notify::new())).await;
+    (failed.unwrap_err(), serde_json::from_str(&fs::read_to_string(log.path()).unwrap()).unwrap())
+}
+
 #[tokio::test]
 async fn a_static_model_refuses_a_second_size_at_its_start() {
     if !runtime_is_there("a_static_model_refuses_a_second_size_at_its_start") {
         return;
     }
-    let log = tempfile::NamedTempFile::new().unwrap();
-    let config =
-        Config { imgsz: vec![64, 96], termination_log: log.path().to_owned(), ..config(fixture("standard.onnx")) };
-    let failed = Box::pin(yolo_server::run(config, std::future::pending(), &Notify::new())).await;
-    assert!(matches!(failed, Err(StartError::Model(_))), "{failed:?}");
-    let told: Value = serde_json::from_str(&fs::read_to_string(log.path()).unwrap()).unwrap();
+    let (error, told) = refused(Config { imgsz: vec![64, 96], ..config(fixture("standard.onnx")) }).await;
+    assert!(matches!(error, StartError::Model(_)), "{error:?}");
     assert_eq!(told["code"], "model_unsupported");
     assert!(told["message"].as_str().unwrap().contains("cannot run at 96x96: its input is static, 64x64"), "{told}");
+}
+
+#[tokio::test]
+async fn more_sizes_than_a_server_can_warm_are_refused_at_its_start() {
+    let sizes = |count: u32| (1..=count).map(|step| 32 * step).collect();
+    let server = start(Config { imgsz: sizes(8), ..emulated(0, 0) }).await;
+    server.stop().await;
+    let (error, told) = refused(Config { imgsz: sizes(9), ..emulated(0, 0) }).await;
+    assert!(matches!(error, StartError::InputSizes { asked: 9 }), "{error:?}");
+    assert_eq!(told["message"], "9 input sizes, at most 8: name fewer in --imgsz");
 }

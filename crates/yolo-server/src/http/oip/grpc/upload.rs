@@ -82,7 +82,7 @@ struct Upload {
     pace: Pace,
     started: Instant,
     /// Bytes that have come.
-    bytes: usize,
+    bytes: u64,
     memory: BodyMemory,
     held: Held,
 }
@@ -112,7 +112,7 @@ impl Upload {
         let Some(frame) = frame else { return Ok(None) };
         let frame = frame.map_err(|error| Status::from_error(error.into()))?;
         if let Some(data) = frame.data_ref() {
-            self.bytes += data.len();
+            self.bytes += data.len() as u64;
             self.held.grow(&self.memory, data.len()).map_err(|error| status(&error))?;
         }
         Ok(Some((frame, self)))
