@@ -9,7 +9,7 @@ use crate::choose::Choice;
 use crate::decision::{HoldReason, Trigger};
 use crate::observation::{Knobs, Observation, Phase};
 use crate::policy::{Mode, OverloadPolicy, Policy};
-use crate::units::{Bytes, Replicas, Timestamp, whole_millis, whole_seconds};
+use crate::units::{BatchSize, Bytes, Replicas, Timestamp, whole_millis, whole_seconds};
 
 /// Least hold before pods go, unless the policy says otherwise: the half minute that the level looks back. Beyond it a
 /// start-up, which is what ski rental asks for. control.md §7 has twice both: on smooth load 2 % dearer, with as many bad
@@ -60,6 +60,11 @@ pub(crate) struct Control {
     flaps: Vec<f64>,
     /// Whether the last move was upwards.
     rising: Option<bool>,
+    /// Since when a larger (or else a smaller) batch would do better than the present one.
+    batch_better_since: Option<(bool, f64)>,
+    /// Whether the last change of the batch was a rise, and times within [`FLAPS_LAST_S`] at which it turned.
+    batch_rising: Option<bool>,
+    batch_turns: Vec<f64>,
     /// Since when a smaller cache would do.
     cache_low_since_s: Option<f64>,
     /// The fleet is older than this state.
@@ -104,8 +109,33 @@ impl Control {
     }
 
     /// Remembers a change of the knobs.
-    pub(crate) const fn changed(&mut self, now_s: f64) {
+    pub(crate) fn changed(&mut self, from: &Knobs, to: &Knobs, now_s: f64) {
         self.changed_s = Some(now_s);
+        self.batch_turns.retain(|at| now_s - at < FLAPS_LAST_S);
+        if to.max_batch_size != from.max_batch_size {
+            let rising = to.max_batch_size > from.max_batch_size;
+            if self.batch_rising.is_some_and(|before| before != rising) && self.batch_turns.len() < FLAPS_MAX {
+                self.batch_turns.push(now_s);
+            }
+            (self.batch_rising, self.batch_better_since) = (Some(rising), None);
+        }
+    }
+
+    /// Whether a batch has been `better` than the one of `now`, which would do, too, for the whole hold; twice as long with
+    /// each turn: curves of batches that are about as good cross in the noise of what else runs on the device.
+    pub(crate) fn batch_stays_better(
+        &mut self,
+        (now, better): (BatchSize, BatchSize),
+        (hold_s, now_s): (f64, f64),
+    ) -> bool {
+        if better == now {
+            self.batch_better_since = None;
+            return false;
+        }
+        let rising = better > now;
+        let since = self.batch_better_since.filter(|(up, _)| *up == rising).map_or(now_s, |(_, since_s)| since_s);
+        self.batch_better_since = Some((rising, since));
+        now_s - since >= self.batch_turns.iter().fold(hold_s, |hold_s, _| 2.0 * hold_s)
     }
 
     /// Whether knobs were changed within the last `span_s` seconds.
@@ -117,6 +147,7 @@ impl Control {
     pub(crate) fn lose_sight(&mut self) {
         self.needs.clear();
         self.needs_since_s = None;
+        self.batch_better_since = None;
         self.cache_low_since_s = None;
     }
 
@@ -319,6 +350,8 @@ impl Control {
         let most = u32::try_from(NEEDS_MAX).unwrap();
         self.needs = (1..=most).map(|age| (now_s - f64::from(age) / 3.0, 5000 + age)).collect();
         (self.turns, self.flaps) = (vec![now_s; TURNS_MAX + 1], vec![now_s; FLAPS_MAX]);
+        (self.batch_turns, self.batch_better_since) = (vec![now_s; FLAPS_MAX], Some((true, now_s)));
+        self.batch_rising = Some(true);
         (self.last_down_s, self.up_from, self.cache_low_since_s) = (Some(now_s), Some((now_s, 5000)), Some(now_s));
     }
 }

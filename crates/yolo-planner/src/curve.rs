@@ -3,7 +3,8 @@
 //! Three layers. The *line* α + β·b follows every size of every scrape ([`crate::line`]). The *shape* is what the server timed at idle
 //! (or what an earlier leader learned), relative to a line of its own: load makes every size slower alike (shared
 //! cores, a slowed device), so an idle figure of batch 2 is never set beside a loaded figure of batch 1, or batching
-//! would look as if it paid. And a size that ran often enough and lies off both has its *own* mean.
+//! would look as if it paid. And a size that ran often enough and lies off both has its *own* mean, kept relative to the
+//! line of its time for the same reason: a figure of calmer minutes, or of a device as it was, follows the line.
 
 use serde::{Deserialize, Serialize};
 
@@ -27,23 +28,24 @@ const KNOWN: f64 = 0.10;
 /// What a new model's line starts from: the old one's, this much slower (control.md §8).
 const SUCCESSOR: f64 = 1.15;
 
-/// Decayed sums of one size's calls.
+/// Decayed sums of one size's calls, each call's time over the line's at that moment.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Size {
     images: BatchSize,
     calls: f64,
-    seconds: f64,
-    seconds_squared: f64,
+    ratios: f64,
+    ratios_squared: f64,
 }
 
 impl Size {
-    fn mean(&self) -> f64 {
-        self.seconds / self.calls.max(1e-12)
+    fn ratio(&self) -> f64 {
+        self.ratios / self.calls.max(1e-12)
     }
 
+    /// Standard deviation of a call's ratio.
     fn deviation(&self) -> f64 {
-        let mean = self.mean();
-        (self.seconds_squared / self.calls.max(1e-12) - mean * mean).max(0.0).sqrt()
+        let ratio = self.ratio();
+        (self.ratios_squared / self.calls.max(1e-12) - ratio * ratio).max(0.0).sqrt()
     }
 }
 
@@ -165,6 +167,7 @@ impl Curve {
             let old = self.line;
             self.line = Line::through(&self.shape().points);
             let size = old.last_size();
+            self.measured.clear();
             if old.loaded() && self.line.time(size) > 0.0 {
                 self.line = self.line.scaled(old.time(size) / self.line.time(size));
             }
@@ -177,14 +180,22 @@ impl Curve {
             return;
         }
         self.class = Some(class);
-        for batch in batches {
-            self.count(batch);
-        }
         let (jitter, shape) = (self.jitter(), self.shape());
+        let (skips, mut sizes) = (self.line.skips(), 0);
+        let old = self.line;
         for batch in batches.iter().filter(|batch| batch.count > 0) {
             let (size, calls) = (f64::from(batch.size.get()), real(batch.count));
-            // A kink that the prior has is none of the line.
-            self.line.take(size, batch.seconds.get() / calls / shape.bend(size), calls, jitter);
+            // A kink that the prior or the size itself has is none of the line.
+            let kink = self.time(batch.size.get(), old, (jitter, &shape)).0 / old.time(size);
+            let kink = if old.known() { kink } else { 1.0 };
+            self.line.take(size, batch.seconds.get() / calls / kink, calls, jitter);
+            sizes += 1;
+        }
+        // While the line itself may be old, all lie off it.
+        if u32::from(self.line.skips()) < u32::from(skips) + sizes.max(1) {
+            for batch in batches {
+                self.count(batch);
+            }
         }
     }
 
@@ -200,17 +211,18 @@ impl Curve {
 
     /// Adds one size's calls.
     fn count(&mut self, batch: &BatchCount) {
-        if batch.count == 0 {
+        let line_s = self.line.time(f64::from(batch.size.get()));
+        if batch.count == 0 || line_s <= 0.0 {
             return;
         }
         let at = self.measured.partition_point(|size| size.images < batch.size);
         if self.measured.get(at).is_none_or(|size| size.images != batch.size) {
-            self.measured.insert(at, Size { images: batch.size, calls: 0.0, seconds: 0.0, seconds_squared: 0.0 });
+            self.measured.insert(at, Size { images: batch.size, calls: 0.0, ratios: 0.0, ratios_squared: 0.0 });
         }
         if let Some(size) = self.measured.get_mut(at) {
             size.calls += real(batch.count);
-            size.seconds += batch.seconds.get();
-            size.seconds_squared += batch.seconds_squared.get();
+            size.ratios += batch.seconds.get() / line_s;
+            size.ratios_squared += batch.seconds_squared.get() / (line_s * line_s);
         }
     }
 
@@ -218,8 +230,8 @@ impl Curve {
     pub(crate) fn tick(&mut self) {
         for size in &mut self.measured {
             size.calls *= DECAY;
-            size.seconds *= DECAY;
-            size.seconds_squared *= DECAY;
+            size.ratios *= DECAY;
+            size.ratios_squared *= DECAY;
         }
         // Below a tenth of a call a size is history.
         self.measured.retain(|size| size.calls > 0.1);
@@ -240,7 +252,7 @@ impl Curve {
         let (mut mean, mut deviation) = (Vec::new(), Vec::new());
         let shape = self.shape();
         for size in 1..=BatchSize::MAX.get() {
-            let (time, doubt) = self.time(size, (jitter, &shape));
+            let (time, doubt) = self.time(size, self.line, (jitter, &shape));
             if size > known && doubt > KNOWN * time {
                 break;
             }
@@ -250,17 +262,21 @@ impl Curve {
         Times { mean: rising(mean.into_iter()), deviation, jitter }
     }
 
-    /// Mean seconds of a call of `size` images, and how surely that is known (a standard deviation).
-    fn time(&self, size: u32, (jitter, shape): (f64, &Shape)) -> (f64, f64) {
+    /// Mean seconds of a call of `size` images along `line`, and how surely that is known (a standard deviation).
+    fn time(&self, size: u32, line: Line, (jitter, shape): (f64, &Shape)) -> (f64, f64) {
         let images = f64::from(size);
+        let straight = line.time(images);
         let bend = shape.bend(images);
-        let (line, doubt) = (self.line.time(images) * bend, self.line.variance(images).sqrt() * bend);
-        // While the line itself may be old, a size's own mean would be set beside old figures of the others.
-        let own = self.trusted().find(|own| own.images.get() == size).filter(|_| !self.line.doubted());
-        let Some(own) = own else { return (line, doubt) };
-        let own_doubt = jitter.max(JITTER) * own.mean() / own.calls.sqrt();
-        let off = (own.mean() - line).abs() > OWN_DEVIATIONS * (doubt * doubt + own_doubt * own_doubt).sqrt();
-        if off { (own.mean(), own_doubt) } else { (line, doubt) }
+        let (time, doubt) = (straight * bend, line.variance(images).sqrt() * bend);
+        // While the line itself may be old, so is what is relative to it.
+        let own = self.trusted().find(|own| own.images.get() == size).filter(|_| line.skips() == 0);
+        let Some(own) = own else { return (time, doubt) };
+        let mean = own.ratio() * straight;
+        let own_doubt = jitter.max(JITTER) * mean / own.calls.sqrt();
+        // What all sizes of a scrape have in common is none of this one's, however many calls it had.
+        let common = line.scatter() * time * time;
+        let off = (mean - time).abs() > OWN_DEVIATIONS * (doubt * doubt + own_doubt * own_doubt + common).sqrt();
+        if off { (mean, own_doubt) } else { (time, doubt) }
     }
 
     fn shape(&self) -> Shape {
@@ -270,7 +286,7 @@ impl Curve {
 
     fn jitter(&self) -> f64 {
         let (calls, weighted) = self.trusted().fold((0.0, 0.0), |(calls, weighted), size| {
-            (calls + size.calls, weighted + size.calls * size.deviation() / size.mean().max(1e-12))
+            (calls + size.calls, weighted + size.calls * size.deviation() / size.ratio().max(1e-12))
         });
         // A deviation from n calls is itself known to one part in √2n: that much more, or a bound covers too little.
         if calls > 0.0 { weighted / calls * (1.0 + 1.0 / (2.0 * calls).sqrt()) } else { JITTER }
@@ -294,7 +310,8 @@ impl Curve {
             sizes: sizes
                 .into_iter()
                 .filter_map(|size| {
-                    let deviation = own(size).map_or(0.0, Size::deviation);
+                    let line_s = self.line.time(f64::from(size.get()));
+                    let deviation = own(size).map_or(0.0, |own| own.deviation() * line_s);
                     let weight = own(size).map_or(0.0, |own| own.calls);
                     Some(SizeMean { size, mean: mean_of(size)?, deviation: Seconds::try_from(deviation).ok()?, weight })
                 })

@@ -33,6 +33,8 @@ pub(crate) struct Seen {
     pub(crate) sampled: u32,
     /// Pods with a fresh sample, draining ones too.
     sources: u32,
+    /// Pods that serve unseen and are taken to get what the others get.
+    silent: u32,
     /// Images refused or expired for overload in the newest samples.
     pub(crate) shed: f64,
     /// Images of tasks that wait. With a shared store each pod tells the whole service's, without one there is one pod.
@@ -106,6 +108,7 @@ pub(crate) fn take(policy: &Policy, observation: &Observation, state: &mut State
     }
     let minute_ended = state.diagnosis.watch.look(&fresh, &observation.pods, now);
     let mut seen = Seen { minute_ended, ..survey(policy, observation, state, now) };
+    state.blind_since = (seen.coverage() < COVERAGE_MIN).then(|| state.blind_since.unwrap_or(now));
     if seen.sampled > 0 {
         state.shape = Shape { workers: seen.workers, quota_cores: seen.quota_cores };
     } else {
@@ -228,6 +231,10 @@ fn survey(policy: &Policy, observation: &Observation, state: &State, now: Timest
         } else if age_s < STALE_SCRAPES * policy.scrape_s() {
             // Two looks make a sample: a pod younger than that is not silent.
             seen.live += 1;
+        } else if state.blind_since.is_none_or(|since| pod.created <= since) {
+            // One that was ordered blindly and does not report either may be dead like those that it came for: to count
+            // it would order more, and those still more.
+            seen.silent += 1;
         }
     }
     seen
@@ -242,7 +249,7 @@ fn end_tick(policy: &Policy, state: &mut State, seen: &Seen, now: Timestamp) -> 
     }
     let passed = state.tick_at_s.map_or(1, |last_s| ceil_u32(((tick_at_s - last_s) / tick_s).floor()).max(1));
     // Silent pods are taken to get what the others get.
-    let silent = f64::from(seen.ready - seen.live) / f64::from(seen.sampled).max(1.0);
+    let silent = f64::from(seen.silent) / f64::from(seen.sampled).max(1.0);
     let rate = state.tally.rate_sum / state.tally.looks * (1.0 + silent);
     state.arrivals.tick(rate, passed, tick_s);
     let horizon_s = forecast::horizon_s(policy, state.startup.expected_s(now));

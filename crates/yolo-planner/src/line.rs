@@ -15,12 +15,17 @@ const VARIANCE: [f64; 2] = [1e-4, 1e-4];
 const NOISE: f64 = 0.03;
 /// Batches beyond which a scrape's mean gets no surer: neighbours and clocks move it by 1 % however many ran.
 const BATCHES_MAX: f64 = 9.0;
-/// What is left of old knowledge after each scrape, in the direction that the scrape speaks of.
-const FORGET: f64 = 0.98;
+/// What is left of old knowledge of the shape after each scrape, in the direction that the scrape speaks of.
+const FORGET: f64 = 0.995;
+/// What the level moves between scrapes, over the noise of one: about the share of a scrape's error that it follows. Ten
+/// times what the shape follows, so that busy neighbours make sizes that do not run now slower with those that do.
+const LEVEL: f64 = 0.05;
 /// Sum of the variances, over the model's scale squared, from which nothing is forgotten.
 const VARIANCE_MAX: f64 = 1e-3;
 /// Squared distance in deviations beyond which a scrape is an outlier: one in a hundred of normal ones.
 const GATE: f64 = 6.6;
+/// Share of a scrape in the mean of squared errors that tells how far neighbours move the scrapes.
+const SCATTER_GAIN: f64 = 0.05;
 /// Outliers running that are no outliers but another model or device.
 const SKIPS_MAX: u8 = 5;
 /// Uncertainty of both parameters after the whole line moved: load and neighbours slow every size about alike.
@@ -37,6 +42,9 @@ pub(crate) struct Line {
     beta: f64,
     /// Covariance: of α, of both, of β.
     covariance: [f64; 3],
+    /// Mean squared error of a scrape over its time.
+    #[serde(default)]
+    scatter: f64,
     /// Outliers running.
     skips: u8,
     /// Scrapes taken, saturating; 0: nothing is known.
@@ -69,9 +77,14 @@ impl Line {
         self.taken > 0 && !self.idle
     }
 
-    /// Whether the last scrapes lie so far off that the line itself may be old.
-    pub(crate) const fn doubted(&self) -> bool {
-        self.skips > 0
+    /// How many scrapes running lie so far off that the line itself may be old.
+    pub(crate) const fn skips(&self) -> u8 {
+        self.skips
+    }
+
+    /// Mean squared error of a scrape over its time.
+    pub(crate) const fn scatter(&self) -> f64 {
+        self.scatter
     }
 
     /// Batch size of the last scrape.
@@ -116,10 +129,14 @@ impl Line {
             self.idle = false;
         }
         self.since_move = self.since_move.saturating_add(1);
-        let spread = jitter.clamp(NOISE, 1.0) * seconds;
-        let noise = spread * spread / batches.min(BATCHES_MAX);
+        let spread = jitter.clamp(NOISE, 1.0);
+        let scatter = (spread * spread / batches.min(BATCHES_MAX)).max(self.scatter.min(1.0));
+        let noise = scatter * seconds * seconds;
         let error = seconds - self.time(size);
         let certainty = self.variance(size) + noise;
+        // An outlier counts as far as the gate: a change of device must stay one.
+        let squared = (error * error).min(GATE * certainty) / (seconds * seconds);
+        self.scatter += SCATTER_GAIN * (squared.min(1.0) - self.scatter);
         if error * error > GATE * certainty {
             self.skips += 1;
             if self.skips >= SKIPS_MAX {
@@ -130,6 +147,16 @@ impl Line {
         self.skips = 0;
         self.taken = self.taken.saturating_add(1);
         self.correct(size, error, certainty);
+        self.drift(LEVEL * LEVEL * scatter);
+    }
+
+    /// Lets all sizes' times move alike by a relative variance.
+    fn drift(&mut self, variance: f64) {
+        if self.covariance[0] + self.covariance[2] < VARIANCE_MAX * self.scale() * self.scale() {
+            self.covariance[0] += variance * self.alpha * self.alpha;
+            self.covariance[1] += variance * self.alpha * self.beta;
+            self.covariance[2] += variance * self.beta * self.beta;
+        }
     }
 
     /// One step of recursive least squares, then forgetting in the direction of the scrape only: what was learned of

@@ -227,7 +227,7 @@ fn keep_record(
         return (None, judged);
     };
     let from = observation.current;
-    state.control.changed(now.get());
+    state.control.changed(&from, &desired, now.get());
     state.guard.changed(from, &desired, now.get());
     let record = Record {
         id: whole_seconds_since_epoch(now),

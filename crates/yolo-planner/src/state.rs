@@ -114,6 +114,8 @@ pub struct State {
     pub(crate) tick_at_s: Option<f64>,
     /// Time of the last tick.
     pub(crate) last_live: Option<Timestamp>,
+    /// Since when too few pods are seen.
+    pub(crate) blind_since: Option<Timestamp>,
     /// End of the newest sample taken, by slot of pods, milliseconds since the epoch.
     #[serde(with = "ages")]
     marks: Vec<u64>,

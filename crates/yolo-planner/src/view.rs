@@ -19,6 +19,9 @@ use crate::window::Sums;
 const OVERHEAD_ANSWERS: u64 = 20;
 /// Windows of overload after which most of a higher overhead is believed: by then it may well be one.
 const OVERLOAD_WINDOWS: f64 = 10.0;
+/// How many times what the present batch carries another one must carry to be worth a change that saves no pod: a size
+/// counts as known from a doubt of 10 % on.
+const ROOM_MIN: f64 = 1.1;
 /// Longest queue wait that an overload adds to the backlog, seconds of arrivals (control.md §5).
 const OVERLOAD_S: f64 = 0.5;
 
@@ -66,8 +69,15 @@ impl View {
             let choice = choose(policy, &model, state, current, load)?;
             Some(raise(policy, state, &model, (choice, rates, now.get())))
         };
-        let (choice, raised) = chosen(&pinned(&bounds, current)).unzip();
         let free = chosen(&bounds).map(|(choice, _)| choice);
+        let hold = (state.control.hold_s(policy, startup_s), now.get());
+        let (choice, raised) = steady(&pinned(&bounds, current), current, chosen)
+            .map(|(best, kept)| {
+                let Some(kept) = kept else { return best };
+                let batches = (kept.0.batch, if worth(&best.0, &kept.0) { best.0.batch } else { kept.0.batch });
+                if state.control.batch_stays_better(batches, hold) { best } else { kept }
+            })
+            .unzip();
         let (sums, raised) = (state.window.sums(), raised.flatten());
         Self { seen, model, forecast, hit_ratio, choice, raised, bounds, free, sums, startup_s }
     }
@@ -158,6 +168,39 @@ impl View {
         let (capacity, utilization) = self.load_of(current);
         Outcome { p50: quantile(0.5), p95: quantile(0.95), capacity, rss: self.sums.rss, utilization, hit_ratio }
     }
+}
+
+/// A choice, and what made it more pods than the planned arrivals need.
+type Chosen = (Choice, Option<Trigger>);
+
+/// The cheapest setting, and the one with the present batch if that would do, too.
+fn steady(
+    policy: &Policy,
+    current: &Knobs,
+    chosen: impl Fn(&Policy) -> Option<Chosen>,
+) -> Option<(Chosen, Option<Chosen>)> {
+    let best = chosen(policy)?;
+    let batch = policy.batch.clamp(current.max_batch_size);
+    if best.0.batch == batch {
+        return Some((best.clone(), Some(best)));
+    }
+    let mut kept = policy.clone();
+    (kept.batch.min, kept.batch.max) = (batch, batch);
+    let pods = |choice: &Choice| choice.needed.unwrap_or(u32::MAX);
+    let does = |kept: &Choice| {
+        let reached =
+            kept.infeasible.is_none() || (kept.infeasible == best.0.infeasible && pods(kept) <= pods(&best.0));
+        reached && kept.replicas <= best.0.replicas.max(current.replicas.get())
+    };
+    let kept = chosen(&kept).filter(|(kept, _)| does(kept));
+    Some((best, kept))
+}
+
+/// Whether another batch than the present one, which does, too, is worth a change: fewer pods, surely more room, or with
+/// as many pods a smaller batch, which answers sooner (control.md §6, J and its ties).
+fn worth(best: &Choice, kept: &Choice) -> bool {
+    let roomier = best.pod.carried > ROOM_MIN * kept.pod.carried;
+    best.replicas < kept.replicas || (best.replicas == kept.replicas && (best.batch < kept.batch || roomier))
 }
 
 /// Learns the overhead. In overload it holds waits that capacity explains, not overhead: a lower figure is believed at

@@ -209,3 +209,21 @@ fn overhead_is_learned_although_more_arrives_than_engines_could_do_without_the_c
     let learned_s = service.state.learned().overhead.unwrap().get();
     assert!((0.05..0.08).contains(&learned_s), "{learned_s}");
 }
+
+/// On cores that neighbours use, too, t(1) and t(2)/2 of a model that gains nothing by batching cross again and again.
+#[test]
+fn noise_of_near_equal_batches_moves_no_batch() {
+    for alpha_s in [0.0, 0.001, 0.002] {
+        let kind = Kind { alpha_s, beta_s: 0.040, cpu_s: 0.030, ..CPU };
+        let mut service = Loop::new(kind, policy(Accelerator::Cpu));
+        service.policy.targets.inference = None;
+        service.policy.targets.api.as_mut().unwrap().threshold = Seconds::millis(500);
+        service.fleet.noise = 0.15;
+        service.run(10.0, 60);
+        let settled = service.changes.len();
+        service.run(10.0, 720);
+        let changes = &service.changes[settled..];
+        let moved = changes.iter().any(|(from, to, _)| from.max_batch_size != to.max_batch_size);
+        assert!(!moved, "alpha {alpha_s}: {}", service.reasons());
+    }
+}

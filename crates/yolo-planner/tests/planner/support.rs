@@ -12,6 +12,8 @@ use yolo_planner::policy::Policy;
 use yolo_planner::units::{BatchSize, Bytes, Cores, Count, Ratio, Replicas, Seconds, SecondsSquared, Timestamp};
 
 const STEP_S: f64 = 0.01;
+/// Over which a neighbour's work on a shared core comes and goes.
+const NOISE_S: f64 = 20.0;
 const EDGES_MS: [u32; 24] =
     [1, 5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90, 100, 115, 130, 150, 175, 200, 260, 350, 500, 1000, 5000];
 
@@ -75,6 +77,10 @@ pub struct Fleet {
     pub reachable: bool,
     /// Share of the CPU periods in which the kernel throttles the pods.
     pub throttled: f64,
+    /// Standard deviation of the factor by which neighbours slow every call, whatever its size; it changes over
+    /// [`NOISE_S`].
+    pub noise: f64,
+    slowed: f64,
     pub kind: Kind,
     pods: Vec<Live>,
     next_id: u64,
@@ -90,6 +96,8 @@ impl Fleet {
             repeats: 0.0,
             reachable: true,
             throttled: 0.0,
+            noise: 0.0,
+            slowed: 0.0,
             kind,
             pods: Vec::new(),
             next_id: 0,
@@ -105,7 +113,16 @@ impl Fleet {
     }
 
     fn time(&self, size: usize) -> f64 {
-        self.kind.alpha_s + self.kind.beta_s * size as f64
+        (self.kind.alpha_s + self.kind.beta_s * size as f64) * (1.0 + self.noise * self.slowed).max(0.5)
+    }
+
+    /// The next value of an autoregressive process of deviation 1 (AR(1), an Ornstein-Uhlenbeck process looked at).
+    fn wander(&mut self) {
+        if self.noise > 0.0 {
+            let kept = 1.0 - STEP_S / NOISE_S;
+            let normal = (0..12).map(|_| self.random()).sum::<f64>() - 6.0;
+            self.slowed = kept * self.slowed + (1.0 - kept * kept).sqrt() * normal;
+        }
     }
 
     /// Pods come and go as the knobs say; the newest goes first.
@@ -123,6 +140,7 @@ impl Fleet {
         let steps = (span_s / STEP_S).round() as u32;
         for step in 0..steps {
             self.now += STEP_S;
+            self.wander();
             for pod in &mut self.pods {
                 if pod.ready.is_none() && self.now - pod.created >= self.kind.startup_s {
                     pod.ready = Some(self.now);
