@@ -14,6 +14,7 @@ mod report;
 mod running;
 mod site;
 mod turn;
+mod waste;
 
 use anyhow::ensure;
 use clap::Parser;
@@ -84,6 +85,7 @@ fn main() -> anyhow::Result<()> {
         }
     }
     measured.hits = hits::measure(&site, before)?;
+    measured.waste = waste::measure(&site)?;
     report::write(&site, &measured)?;
     ensure!(measured.turns_of(Contender::Ours) == args.rounds, "the server was not measured in every round");
     Ok(())

@@ -11,6 +11,7 @@ use crate::hits::Hits;
 use crate::load::Overload;
 use crate::site::Site;
 use crate::turn::Turn;
+use crate::waste::Waste;
 
 const HOW: &str = "make bench-peers";
 /// Goals of the project; vision.md, "Benchmarks".
@@ -39,6 +40,8 @@ pub struct Measured {
     pub ceiling: Vec<f64>,
     /// Cache hits.
     pub hits: Hits,
+    /// Needless inferences.
+    pub waste: Waste,
     /// Turns by round, with the mean of the ceiling's rates before and after each.
     turns: BTreeMap<Contender, BTreeMap<usize, (Turn, f64)>>,
 }
@@ -153,6 +156,9 @@ impl Measured {
         let Hits { p99_ms, count, utilisation } = self.hits;
         let note = format!("{count} hits at a utilisation of {utilisation:.2}");
         all.push(Figure::at_most(id("cache_hit_p99"), p99_ms, "ms", HIT_MS_MAX).noted(note));
+        let Waste { repeated, left_ratio } = self.waste;
+        all.push(Figure::at_most(id("inferences_of_pictures_in_work"), repeated, "images", 0.0));
+        all.push(Figure::at_most(id("inferences_for_left_callers"), left_ratio, "ratio", Waste::LEFT_RATIO_MAX));
         all
     }
 }
