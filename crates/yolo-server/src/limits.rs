@@ -40,6 +40,18 @@ impl BodyLimits {
         read_seconds: 60,
         bytes_per_second_min: 16 << 10,
     };
+
+    /// These, where all bodies together have `bodies_bytes_max` at most: no single one may be larger.
+    #[must_use]
+    pub fn within(self, bodies_bytes_max: usize) -> Self {
+        let bodies_bytes_max = self.bodies_bytes_max.min(bodies_bytes_max);
+        Self {
+            body_bytes_max: self.body_bytes_max.min(bodies_bytes_max),
+            batch_bytes_max: self.batch_bytes_max.min(bodies_bytes_max),
+            bodies_bytes_max,
+            ..self
+        }
+    }
 }
 
 /// Parts of one multipart body: the picture and the parameters, each once.
