@@ -161,8 +161,12 @@ pub const KNOBS_BYTES_MAX: u64 = 4 << 10;
 pub const KNOBS_POLL: Duration = Duration::from_secs(5);
 /// Largest result cache.
 pub const CACHE_BYTES_MAX: u64 = 1 << 30;
-/// Memory kept free of the cache for decoding and answers: one decoded 50-megapixel picture and its tensor.
-pub const CACHE_RESERVE_BYTES: u64 = 192 << 20;
+/// Memory that pictures and bodies leave to the cache: as much as the one that a server without an operator has takes.
+pub const CACHE_RESERVE_BYTES: u64 = 74 << 20;
+/// Where memory is short, they leave it one part in this many.
+pub const CACHE_SHARE: u64 = 8;
+/// Bytes that one step of making the cache smaller evicts: about a thousand answers, in less than a millisecond.
+pub const CACHE_EVICTED_BYTES_MAX: u64 = 256 << 10;
 
 /// A batch that runs longer than this, and longer than [`STUCK_BATCH_FACTOR`] times its usual time, fails `/livez`.
 pub const STUCK_BATCH_MIN: Duration = Duration::from_secs(30);
