@@ -108,7 +108,9 @@ pub(crate) fn take(policy: &Policy, observation: &Observation, state: &mut State
     }
     let minute_ended = state.diagnosis.watch.look(&fresh, &observation.pods, now);
     let mut seen = Seen { minute_ended, ..survey(policy, observation, state, now) };
-    state.blind_since = (seen.coverage() < COVERAGE_MIN).then(|| state.blind_since.unwrap_or(now));
+    // Pods too young for a sample end no blindness.
+    let blind = f64::from(seen.sampled) < COVERAGE_MIN * f64::from(seen.ready);
+    state.blind_since = blind.then(|| state.blind_since.unwrap_or(now));
     if seen.sampled > 0 {
         state.shape = Shape { workers: seen.workers, quota_cores: seen.quota_cores };
     } else {
@@ -231,7 +233,7 @@ fn survey(policy: &Policy, observation: &Observation, state: &State, now: Timest
         } else if age_s < STALE_SCRAPES * policy.scrape_s() {
             // Two looks make a sample: a pod younger than that is not silent.
             seen.live += 1;
-        } else if state.blind_since.is_none_or(|since| pod.created <= since) {
+        } else if state.blind_since.is_none_or(|since| pod.created < since) {
             // One that was ordered blindly and does not report either may be dead like those that it came for: to count
             // it would order more, and those still more.
             seen.silent += 1;

@@ -1,6 +1,6 @@
 //! Everything that requests share.
 
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use tokio::runtime::Handle;
@@ -37,6 +37,7 @@ pub struct App {
     /// The runtime that serves the API; none in a test without one.
     runtime: Option<Handle>,
     cache: Arc<ResultCache>,
+    cache_turn: Mutex<()>,
     knobs: RwLock<Knobs>,
     predictor: RwLock<Option<Arc<Predictor>>>,
     reloader: OnceLock<Reloader>,
@@ -69,6 +70,7 @@ impl App {
             bodies: BodyMemory::new(bodies),
             runtime: Handle::try_current().ok(),
             cache,
+            cache_turn: Mutex::default(),
             knobs: RwLock::new(knobs),
             predictor: RwLock::new(None),
             reloader: OnceLock::new(),
@@ -198,7 +200,7 @@ impl App {
 
     fn apply(&self, knobs: Knobs) {
         *self.knobs.write().unwrap_or_else(PoisonError::into_inner) = knobs;
-        self.cache.set(self.cache_bytes(knobs.cache_bytes), knobs.cache_ttl);
+        self.fit_cache();
         if let Some(predictor) = self.predictor() {
             predictor.batcher().set_knobs(knobs);
         }
@@ -212,13 +214,15 @@ impl App {
         gauges.generation.set(i64::try_from(knobs.generation).unwrap_or(i64::MAX));
     }
 
-    /// The asked capacity, clamped to what the memory limit leaves beside everything else that is in use now.
-    fn cache_bytes(&self, asked: u64) -> u64 {
-        let memory = cgroup::memory_stat();
-        let Some(limit) = memory.limit_bytes else { return asked };
-        let others = memory.working_set_bytes.saturating_sub(self.cache.bytes()) + limits::CACHE_RESERVE_BYTES;
-        // An entry takes up to 15 % more than its weight says.
-        asked.min(limit.saturating_sub(others) * 100 / 115)
+    /// Makes the cache as large as its knob asks and memory lets it be. Takes up to a second where much is evicted.
+    pub fn fit_cache(&self) {
+        // In turns, so that whoever saw the newer knobs has the last word.
+        let _turn = self.cache_turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let Knobs { cache_bytes: asked, cache_ttl, .. } = self.knobs();
+        let clamp =
+            |reloader: &Reloader| reloader.footprint().cache_bytes(asked, cgroup::memory_stat(), self.cache.bytes());
+        // Before the model is loaded nothing is remembered.
+        self.cache.set(self.reloader().map_or(asked, clamp), cache_ttl);
     }
 
     /// Sets the gauges that are derived from state; called before a scrape is answered.

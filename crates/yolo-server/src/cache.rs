@@ -15,6 +15,7 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 use serde::{Deserialize, Serialize};
 use yolo_vision::{Detection, Masks, ModelInfo, Parameters, Size};
 
+use crate::limits;
 use crate::metrics::CacheMetrics;
 use crate::store::results::SharedResults;
 use ghosts::Ghosts;
@@ -27,6 +28,9 @@ const SEMANTICS_VERSION: u8 = 1;
 const ENTRY_OVERHEAD_BYTES: usize = 128;
 /// Entries that the cache is dimensioned for at first; it grows by itself.
 const ENTRIES_TYPICAL: usize = 1_024;
+
+/// Pause between two steps of eviction: who waits for the lock needs it to get its turn.
+const EVICTION_PAUSE: Duration = Duration::from_micros(100);
 
 /// Hash of everything that decides an answer.
 pub type Key = [u8; 32];
@@ -223,11 +227,18 @@ impl ResultCache {
         }
     }
 
-    /// Applies a new capacity and age at once, to entries already there too.
+    /// Applies a new capacity and age to entries already there too. Made smaller, it evicts step by step, so that no lookup
+    /// waits for all of it; that takes up to a second.
     pub fn set(&self, capacity_bytes: u64, ttl: Duration) {
         *self.ttl.lock().unwrap_or_else(PoisonError::into_inner) = ttl;
-        if self.store.capacity() != capacity_bytes {
-            self.store.set_capacity(capacity_bytes);
+        if self.store.capacity() == capacity_bytes {
+            return;
+        }
+        for (step, capacity) in capacities(self.store.weight(), capacity_bytes).enumerate() {
+            if step > 0 {
+                std::thread::sleep(EVICTION_PAUSE);
+            }
+            self.store.set_capacity(capacity);
         }
     }
 
@@ -249,6 +260,12 @@ impl ResultCache {
     pub fn capacity_bytes(&self) -> u64 {
         self.store.capacity()
     }
+}
+
+/// Capacities of a cache of `weight` bytes on its way to `wanted`.
+fn capacities(weight: u64, wanted: u64) -> impl Iterator<Item = u64> {
+    let next = move |from: u64| from.saturating_sub(limits::CACHE_EVICTED_BYTES_MAX).max(wanted);
+    std::iter::successors(Some(next(weight)), move |last| (*last != wanted).then(|| next(*last)))
 }
 
 /// What becomes of an answer.
@@ -408,6 +425,17 @@ mod tests {
         assert_eq!(cache.entries(), 0);
         put(&cache, 1).await;
         put(&cache, 1).await; // off: never found
+    }
+
+    #[test]
+    fn a_smaller_capacity_is_reached_in_steps_and_a_larger_one_at_once() {
+        let one = limits::CACHE_EVICTED_BYTES_MAX;
+        let of = |weight, wanted| capacities(weight, wanted).collect::<Vec<_>>();
+        assert_eq!(of(3 * one + 1, 0), [2 * one + 1, one + 1, 1, 0]);
+        assert_eq!(of(3 * one, one), [2 * one, one]);
+        assert_eq!(of(7, 7), [7]);
+        assert_eq!(of(3 * one, 9 * one), [9 * one], "nothing is evicted");
+        assert_eq!(of(0, 0), [0]);
     }
 
     #[tokio::test]

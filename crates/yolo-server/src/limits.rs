@@ -40,6 +40,18 @@ impl BodyLimits {
         read_seconds: 60,
         bytes_per_second_min: 16 << 10,
     };
+
+    /// These, where all bodies together have `bodies_bytes_max` at most: no single one may be larger.
+    #[must_use]
+    pub fn within(self, bodies_bytes_max: usize) -> Self {
+        let bodies_bytes_max = self.bodies_bytes_max.min(bodies_bytes_max);
+        Self {
+            body_bytes_max: self.body_bytes_max.min(bodies_bytes_max),
+            batch_bytes_max: self.batch_bytes_max.min(bodies_bytes_max),
+            bodies_bytes_max,
+            ..self
+        }
+    }
 }
 
 /// Parts of one multipart body: the picture and the parameters, each once.
@@ -122,8 +134,11 @@ pub const SESSIONS_PER_GPU: usize = 2;
 
 /// Tasks that have not ended.
 pub const TASKS_MAX: usize = 1_000;
-/// Pictures and results of tasks in memory.
+/// Pictures and results of tasks in memory. Pictures leave [`TASK_RESULT_BYTES_MAX`] of it: the newest result always fits,
+/// and the oldest ones give way to it.
 pub const TASKS_BYTES_MAX: usize = 64 << 20;
+/// Largest result of a task: ten times that of 3 000 boxes.
+pub const TASK_RESULT_BYTES_MAX: usize = 4 << 20;
 /// Time for a lookup in the shared store: what a miss may cost.
 pub const STORE_CACHE_MAX: Duration = Duration::from_millis(20);
 /// Answers on their way to the shared store; more are not stored.
@@ -146,8 +161,12 @@ pub const KNOBS_BYTES_MAX: u64 = 4 << 10;
 pub const KNOBS_POLL: Duration = Duration::from_secs(5);
 /// Largest result cache.
 pub const CACHE_BYTES_MAX: u64 = 1 << 30;
-/// Memory kept free of the cache for decoding and answers: one decoded 50-megapixel picture and its tensor.
-pub const CACHE_RESERVE_BYTES: u64 = 192 << 20;
+/// Memory that pictures and bodies leave to the cache: as much as the one that a server without an operator has takes.
+pub const CACHE_RESERVE_BYTES: u64 = 74 << 20;
+/// Where memory is short, they leave it one part in this many.
+pub const CACHE_SHARE: u64 = 8;
+/// Bytes that one step of making the cache smaller evicts: about a thousand answers, in less than a millisecond.
+pub const CACHE_EVICTED_BYTES_MAX: u64 = 256 << 10;
 
 /// A batch that runs longer than this, and longer than [`STUCK_BATCH_FACTOR`] times its usual time, fails `/livez`.
 pub const STUCK_BATCH_MIN: Duration = Duration::from_secs(30);

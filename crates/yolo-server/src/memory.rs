@@ -1,13 +1,16 @@
 //! The worst memory of the server, computed once its model is warm: every bound that clients can fill is made to fit.
 //!
 //! ```text
-//!   limit >= in use + decode threads * decoder + queue + bodies
+//!   limit >= in use + decode threads * decoder + queue + bodies + 1.15 * cache
 //! ```
 //! "In use" holds the model, its sessions and the memory of their warm-up, and what the tasks may fill. The result cache
-//! is not in the sum: it is clamped to what is left while the server runs.
+//! gets what the others leave: its knob says how much of that it takes.
 
 use crate::cgroup::MemoryStat;
 use crate::limits::{self, BodyLimits};
+
+/// What an entry of the result cache takes, in percent of what its weight says.
+const CACHE_PERCENT: u64 = 115;
 
 /// Bounds whose sum fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +56,8 @@ impl Bounds {
         (self.decode_threads * self.decoder_bytes_max + queue + self.bodies_bytes_max) as u64
     }
 
-    /// Fits the bounds into what `limit` leaves beside `in_use`, both in bytes: fewer decode threads, and where not even
-    /// one fits, all bounds in proportion. Without a limit they are full.
+    /// Fits the bounds into what `limit` leaves beside `in_use`, both in bytes, and beside a small cache: fewer decode
+    /// threads, and where not even one fits, all bounds in proportion. Without a limit they are full.
     ///
     /// # Errors
     /// [`TooLittle`] if the bodies' share could not hold one body of the largest size.
@@ -62,11 +65,14 @@ impl Bounds {
         let full = |threads| Self::full(threads, bodies);
         let Some(limit) = limit else { return Ok(full(threads)) };
         let left = limit.saturating_sub(in_use);
-        if let Some(fits) = (1..=threads).rev().map(full).find(|bounds| bounds.worst_bytes() <= left) {
+        let one = full(1);
+        let needed = one.worst_bytes() * bodies.body_bytes_max as u64 / bodies.bodies_bytes_max.max(1) as u64;
+        let cache = limits::CACHE_RESERVE_BYTES.min(left / limits::CACHE_SHARE).min(left.saturating_sub(needed));
+        let shared = left - cache;
+        if let Some(fits) = (1..=threads).rev().map(full).find(|bounds| bounds.worst_bytes() <= shared) {
             return Ok(fits);
         }
-        let one = full(1);
-        let scaled = |bytes: usize| usize::try_from(bytes as u64 * (left >> 10) / (one.worst_bytes() >> 10));
+        let scaled = |bytes: usize| usize::try_from(bytes as u64 * (shared >> 10) / (one.worst_bytes() >> 10));
         let scaled = |bytes: usize| scaled(bytes).unwrap_or(bytes);
         let bounds = Self {
             decode_threads: 1,
@@ -75,7 +81,6 @@ impl Bounds {
             bodies_bytes_max: scaled(one.bodies_bytes_max),
         };
         if bounds.bodies_bytes_max < bodies.body_bytes_max {
-            let needed = one.worst_bytes() * bodies.body_bytes_max as u64 / bodies.bodies_bytes_max.max(1) as u64;
             let mib = |bytes: u64| bytes.div_ceil(1 << 20);
             return Err(TooLittle { limit_mib: mib(limit), left_mib: left >> 20, needed_mib: mib(needed) });
         }
@@ -108,6 +113,14 @@ pub struct NoRoom {
 }
 
 impl Footprint {
+    /// Capacity of the result cache if `asked` is wanted, in bytes: what the limit leaves beside the worst of all others, or
+    /// beside what they have now, should that ever be more.
+    pub fn cache_bytes(&self, asked: u64, memory: MemoryStat, cached_bytes: u64) -> u64 {
+        let worst = self.others_bytes + self.model_bytes + self.bounds.worst_bytes();
+        let others = worst.max(memory.working_set_bytes.saturating_sub(cached_bytes));
+        memory.limit_bytes.map_or(asked, |limit| asked.min(limit.saturating_sub(others) * 100 / CACHE_PERCENT))
+    }
+
     /// Whether a model whose file has `file_bytes` can be loaded beside the served one now, and served in its place. It is
     /// taken to need as much as the first one, or more as its file is larger.
     ///
@@ -166,6 +179,28 @@ mod tests {
                     Err(_) => assert!(left < 111 * MIB, "{left} is enough"),
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_cache_gets_what_the_worst_of_all_others_leaves() {
+        for limit_mib in (256..4_096).step_by(16) {
+            let (limit, in_use) = (limit_mib * MIB, 100 * MIB);
+            let bounds = fit(Some(limit), in_use, 4).unwrap();
+            let footprint = Footprint { others_bytes: 40 * MIB, model_bytes: 60 * MIB, file_bytes: MIB, bounds };
+            let idle = MemoryStat { working_set_bytes: in_use, limit_bytes: Some(limit) };
+            let cache = footprint.cache_bytes(1 << 30, idle, 0);
+            let worst = in_use + bounds.worst_bytes() + cache * 115 / 100;
+            assert!(worst <= limit, "{worst} of {limit_mib} MiB");
+            assert!(cache > 14 * MIB, "{cache} of {limit_mib} MiB");
+            assert_eq!(footprint.cache_bytes(MIB, idle, 0), MIB, "no more than asked");
+            let full = in_use + bounds.worst_bytes() + cache;
+            let busy = MemoryStat { working_set_bytes: full, ..idle };
+            assert_eq!(footprint.cache_bytes(1 << 30, busy, cache), cache, "what it holds is its own");
+            let grown = MemoryStat { working_set_bytes: limit, ..idle };
+            assert_eq!(footprint.cache_bytes(1 << 30, grown, 0), 0, "it gives way");
+            let unlimited = MemoryStat { limit_bytes: None, ..grown };
+            assert_eq!(footprint.cache_bytes(1 << 30, unlimited, 0), 1 << 30);
         }
     }
 

@@ -36,6 +36,11 @@ impl Reloader {
     pub(crate) fn new(config: Config, footprint: Footprint) -> Self {
         Self { config, footprint, turn: Arc::default() }
     }
+
+    /// What the first model took, and what clients can fill beside it.
+    pub(crate) const fn footprint(&self) -> &Footprint {
+        &self.footprint
+    }
 }
 
 /// What a reload came to: SHA-256 of the model that is served now.

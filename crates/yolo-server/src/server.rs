@@ -27,6 +27,8 @@ use crate::store::{self, StoreError};
 use crate::tasks::{self, Tasks};
 use crate::traces::Traces;
 
+/// How often the cache is fitted into memory.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
 /// Time over which the device's busy share is averaged.
 const UTILIZATION_WINDOW: usize = 5;
 
@@ -128,15 +130,22 @@ impl Server {
             self.app.offer_knobs(document);
         }
         let app = Arc::clone(&self.app);
-        self.background.push(tokio::spawn(knobs::watch(directory, first, move |document| app.offer_knobs(document))));
+        self.background.push(tokio::spawn(knobs::watch(directory, first, move |document| {
+            let app = Arc::clone(&app);
+            // Off the runtime's threads: to make a large cache small takes its time.
+            let offered = tokio::task::spawn_blocking(move || app.offer_knobs(&document));
+            async move { drop(offered.await) }
+        })));
     }
 
     async fn load(&mut self) -> Result<(), StartError> {
         let (app, config) = (Arc::clone(&self.app), self.config.clone());
         let loaded = tokio::task::spawn_blocking(move || load::first(&app, &config)).await;
         let (predictor, footprint) = loaded.map_err(|_| StartError::Crashed)??;
-        self.app.serve(predictor);
+        // First: the knobs, which the other one applies, need to know what memory leaves to the cache.
         self.app.offer_reloads(Reloader::new(self.config.clone(), footprint));
+        self.app.serve(predictor);
+        self.background.push(tokio::spawn(keep_cache_fitting(Arc::clone(&self.app))));
         self.background.push(tokio::spawn(publish_utilization(Arc::clone(&self.app))));
         Ok(())
     }
@@ -278,6 +287,16 @@ fn start_admin(listener: TcpListener, app: Arc<App>) -> Result<(), StartError> {
 }
 
 /// Publishes the device's busy share over the last seconds, for engines that know it.
+/// Takes from the cache what the others have come to need.
+async fn keep_cache_fitting(app: Arc<App>) {
+    let mut ticks = tokio::time::interval(MEMORY_INTERVAL);
+    loop {
+        ticks.tick().await;
+        let app = Arc::clone(&app);
+        drop(tokio::task::spawn_blocking(move || app.fit_cache()).await);
+    }
+}
+
 async fn publish_utilization(app: Arc<App>) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     let mut samples = std::collections::VecDeque::with_capacity(UTILIZATION_WINDOW + 1);

@@ -1,10 +1,12 @@
 //! What the program does.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context;
 
+use crate::calls;
 use crate::campaign::{Entry, Place, Row, measure_all};
 use crate::contestant::Contestant;
 use crate::faults;
@@ -36,8 +38,8 @@ pub const FAULT_SEEDS: u64 = 10;
 /// If a file cannot be written.
 pub fn bench(size: Size, out: &Path, folder: &Path) -> anyhow::Result<()> {
     println!("commit {}", figures::stamp());
-    let rate = speed();
-    println!("simulated: {:.2} M requests/s on one core", rate / 1e6);
+    let (rate, call_s) = (speed(), calls::cost_s_p99());
+    println!("simulated: {:.2} M requests/s on one core; planning calls: {:.2} ms p99", rate / 1e6, call_s * 1e3);
     let comparison = measured("comparison", &size.comparison());
     let ablations = measured("ablations", &size.ablations());
     let confusions = faults::confuse(FAULT_SEEDS);
@@ -56,6 +58,7 @@ pub fn bench(size: Size, out: &Path, folder: &Path) -> anyhow::Result<()> {
     println!("{}", report.markdown());
     let mut figures = report.figures;
     figures.push(Mean::of(vec![rate / 1e6]).at_least("simulated_requests_per_core", "M/s", 5.0));
+    figures.push(Mean::of(vec![call_s * 1e3]).at_most("planning_call_200_pods_p99", "ms", 5.0));
     figures::add_to(folder, "control", HOW, &mut figures)?;
     print!("{}", figures::table(&figures));
     Ok(())
@@ -76,11 +79,12 @@ fn measured(what: &str, entries: &[Entry]) -> Vec<Row> {
 ///
 /// # Errors
 /// If the picture cannot be drawn.
-pub fn compare(place: &Place, seeds: u64, alone: bool, picture: Option<&Path>) -> anyhow::Result<()> {
+pub fn compare(place: &Place, seeds: &RangeInclusive<u64>, alone: bool, picture: Option<&Path>) -> anyhow::Result<()> {
     let others = [KEDA_CAREFUL, KEDA_BEST].into_iter().chain(OTHERS);
     let ours = [Contestant::Planner, Contestant::Clairvoyant];
     let contestants = ours.into_iter().chain(others.filter(|_| !alone));
-    let entry = |contestant| Entry { place: place.clone(), contestant, variation: Variation::None, seeds };
+    let entry =
+        |contestant| Entry { place: place.clone(), contestant, variation: Variation::None, seeds: seeds.clone() };
     let entries: Vec<Entry> = contestants.map(entry).collect();
     println!("{}", place.name());
     for row in measure_all(&entries, &|_, _| {}) {
@@ -97,7 +101,7 @@ pub fn compare(place: &Place, seeds: u64, alone: bool, picture: Option<&Path>) -
         );
     }
     let Some(picture) = picture else { return Ok(()) };
-    let (world, trace) = place.scene(1);
+    let (world, trace) = place.scene(*seeds.start());
     draw(&world, &trace, &place.load.name(), picture)
 }
 

@@ -1,6 +1,7 @@
 //! Cells of the comparison: who scales what, measured over seeds, on all cores.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -163,8 +164,8 @@ pub struct Entry {
     pub contestant: Contestant,
     /// What is different from usual.
     pub variation: Variation,
-    /// Seeds, from 1 on.
-    pub seeds: u64,
+    /// Seeds.
+    pub seeds: RangeInclusive<u64>,
 }
 
 /// Measures all entries on all cores; the clairvoyant is added where one is missing. Rows in the entries' order.
@@ -208,7 +209,7 @@ fn reference(entry: &Entry, seed: u64) -> Cell {
 fn cells(entries: &[Entry]) -> Vec<Cell> {
     let mut cells: Vec<Cell> = Vec::new();
     for entry in entries {
-        for seed in 1..=entry.seeds {
+        for seed in entry.seeds.clone() {
             let Entry { place, contestant, variation, .. } = entry.clone();
             for cell in [Cell { place, contestant, variation, seed }, reference(entry, seed)] {
                 if !cells.contains(&cell) {
@@ -221,7 +222,9 @@ fn cells(entries: &[Entry]) -> Vec<Cell> {
 }
 
 fn row(entry: &Entry, found: &dyn Fn(&Cell) -> Option<Measured>) -> Row {
-    let pairs: Vec<(Measured, Measured)> = (1..=entry.seeds)
+    let pairs: Vec<(Measured, Measured)> = entry
+        .seeds
+        .clone()
         .filter_map(|seed| {
             let Entry { place, contestant, variation, .. } = entry.clone();
             Some((found(&Cell { place, contestant, variation, seed })?, found(&reference(entry, seed))?))

@@ -14,6 +14,7 @@
 
 pub mod bench;
 pub mod cache;
+pub mod calls;
 pub mod campaign;
 pub mod contestant;
 pub mod faults;

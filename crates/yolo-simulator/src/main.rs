@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use yolo_simulator::bench::{self, FAULT_SEEDS};
+use yolo_simulator::calls;
 use yolo_simulator::campaign::Place;
 use yolo_simulator::faults;
 use yolo_simulator::programme::{PEAK, Size};
@@ -56,6 +57,9 @@ enum Command {
         /// Seeds.
         #[arg(long, default_value_t = 1)]
         seeds: u64,
+        /// The first of them: whether a figure holds beyond the seeds that it was found with.
+        #[arg(long, default_value_t = 1)]
+        first_seed: u64,
         /// Only the planner and the clairvoyant.
         #[arg(long)]
         alone: bool,
@@ -69,14 +73,14 @@ enum Command {
         #[arg(long, default_value_t = FAULT_SEEDS)]
         seeds: u64,
     },
-    /// Simulated requests a second on one core.
+    /// Simulated requests a second on one core, and what a planning call costs.
     Speed,
 }
 
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Command::Bench { seeds, scale, out, figures } => bench::bench(Size { seeds, scale }, &out, &figures),
-        Command::Compare { trace, csv, cpu, peak, startup_s, seeds, alone, picture } => {
+        Command::Compare { trace, csv, cpu, peak, startup_s, seeds, first_seed, alone, picture } => {
             let (load, usual) = match csv {
                 Some(file) => {
                     let recording = Recording::read(&file)?;
@@ -88,7 +92,12 @@ fn main() -> anyhow::Result<()> {
             let peak = peak.unwrap_or(usual);
             anyhow::ensure!(peak.is_finite() && peak > 0.0, "a peak of {peak} images/s makes no load");
             let place = Place { load, service: service(cpu), peak, startup_s };
-            bench::compare(&place, seeds, alone, picture.as_deref())
+            bench::compare(
+                &place,
+                &(first_seed..=first_seed.saturating_add(seeds).saturating_sub(1)),
+                alone,
+                picture.as_deref(),
+            )
         }
         Command::Faults { seeds } => {
             for faults::Confusion { fault, severity, right, runs, instead, .. } in faults::confuse(seeds) {
@@ -98,6 +107,7 @@ fn main() -> anyhow::Result<()> {
         }
         Command::Speed => {
             println!("{:.2} M requests/s on one core", bench::speed() / 1e6);
+            println!("{:.2} ms p99 of a planning call for 200 pods", calls::cost_s_p99() * 1e3);
             Ok(())
         }
     }

@@ -80,7 +80,7 @@ impl Size {
             place: place.clone(),
             contestant: *contestant,
             variation: Variation::None,
-            seeds: self.seeds,
+            seeds: 1..=self.seeds,
         };
         contestants.iter().map(entry).collect()
     }
@@ -146,7 +146,7 @@ impl Size {
             Variation::Routed(Routing::Central),
         ];
         let seeds = self.seeds.min(FEWER_SEEDS);
-        let entry = |kind, variation| Entry { place: self.gpu(kind), contestant: Planner, variation, seeds };
+        let entry = |kind, variation| Entry { place: self.gpu(kind), contestant: Planner, variation, seeds: 1..=seeds };
         let entries = |kind, variations: &[Variation]| -> Vec<Entry> {
             variations.iter().map(|variation| entry(kind, *variation)).collect()
         };

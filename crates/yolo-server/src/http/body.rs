@@ -3,7 +3,7 @@
 //! Bounds: bytes of one body (counted while streaming, as inflated), bytes of all bodies in memory, time, and a lowest
 //! rate of what comes over the wire.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -81,6 +81,8 @@ impl Bounds {
 #[derive(Debug, Clone)]
 pub struct BodyMemory {
     limits: BodyLimits,
+    /// Those that are left where the container holds less.
+    shrunk: Arc<OnceLock<BodyLimits>>,
     /// In KiB, so that its count fits a semaphore on every platform.
     free: Arc<Semaphore>,
 }
@@ -94,19 +96,13 @@ impl Default for BodyMemory {
 impl BodyMemory {
     /// Memory within `limits`. What it could never hold is refused as too large, not as too much for now.
     pub fn new(limits: BodyLimits) -> Self {
-        let bodies_bytes_max = limits.bodies_bytes_max.min(Semaphore::MAX_PERMITS);
-        let limits = BodyLimits {
-            body_bytes_max: limits.body_bytes_max.min(bodies_bytes_max),
-            batch_bytes_max: limits.batch_bytes_max.min(bodies_bytes_max),
-            bodies_bytes_max,
-            ..limits
-        };
-        Self { limits, free: Arc::new(Semaphore::new(bodies_bytes_max >> 10)) }
+        let limits = limits.within(Semaphore::MAX_PERMITS);
+        Self { limits, shrunk: Arc::default(), free: Arc::new(Semaphore::new(limits.bodies_bytes_max >> 10)) }
     }
 
     /// The limits.
-    pub const fn limits(&self) -> &BodyLimits {
-        &self.limits
+    pub fn limits(&self) -> &BodyLimits {
+        self.shrunk.get().unwrap_or(&self.limits)
     }
 
     /// When the next piece of a body must be there that began at `started` and of which `bytes` have come over the wire:
@@ -116,9 +112,14 @@ impl BodyMemory {
         started + (limits::BODY_RATE_GRACE + at_rate).min(Duration::from_secs(self.limits.read_seconds))
     }
 
-    /// Takes memory away until only `bytes` are left: what the container's limit can hold.
+    /// Takes memory away until only `bytes` are left, what the container's limit can hold, and with it the hope for bodies
+    /// that are larger; only the first call counts.
     pub fn shrink_to(&self, bytes: usize) {
-        self.free.forget_permits(self.free.available_permits().saturating_sub(bytes >> 10));
+        self.shrunk.get_or_init(|| {
+            let limits = self.limits.within(bytes);
+            self.free.forget_permits((self.limits.bodies_bytes_max >> 10) - (limits.bodies_bytes_max >> 10));
+            limits
+        });
     }
 
     /// Lets `held` grow to what `bytes` take.
@@ -192,7 +193,7 @@ pub async fn receive_all(
     }
     let received = Instant::now();
     let read = received.saturating_duration_since(source.started);
-    let (limits, memory) = (source.memory.limits, source.held.map(Arc::new));
+    let (limits, memory) = (*source.memory.limits(), source.held.map(Arc::new));
     let upload = |picture: Picture| {
         let (hash, content) = (picture.hash_time, *picture.hasher.finalize().as_bytes());
         let bytes = picture.finish(limits.body_bytes_max)?;
@@ -408,4 +409,26 @@ async fn from_json(body: Bytes) -> Result<Received, ApiError> {
     let read = tokio::task::spawn_blocking(read).await;
     read.map_err(|_| ApiError::new(Code::Internal, "reading the JSON crashed"))?
         .map_err(|error: serde_json::Error| invalid(format!("JSON: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[tokio::test]
+    async fn what_shrunk_memory_could_never_hold_is_too_large_not_too_much_for_now() {
+        let memory = BodyMemory::default();
+        memory.shrink_to(4 << 10);
+        let metrics = Metrics::new().http;
+        let receive = async |bytes: usize| {
+            let whole = receive_whole(Request::new(Body::from(vec![b'x'; bytes])), &memory, &metrics).await;
+            whole.map_err(|error| error.code)
+        };
+        let held = receive(4 << 10).await.unwrap();
+        assert_eq!(receive(1).await.unwrap_err(), Code::QueueFull, "for now");
+        drop(held);
+        assert_eq!(receive(5 << 10).await.unwrap_err(), Code::PayloadTooLarge);
+        assert!(receive(4 << 10).await.is_ok());
+    }
 }

@@ -20,7 +20,11 @@ use crate::limits;
 ///
 /// A document that could not be read whole is offered again as soon as it changes once more, so a torn read heals.
 /// Nothing is offered while the file is absent.
-pub async fn watch(directory: PathBuf, mut last: Option<Vec<u8>>, mut offer: impl FnMut(&[u8])) {
+pub async fn watch<F: Future<Output = ()>>(
+    directory: PathBuf,
+    mut last: Option<Vec<u8>>,
+    mut offer: impl FnMut(Vec<u8>) -> F,
+) {
     let changed = Arc::new(Notify::new());
     let notices = start_notices(&directory, Arc::clone(&changed));
     if let Err(error) = &notices {
@@ -29,7 +33,7 @@ pub async fn watch(directory: PathBuf, mut last: Option<Vec<u8>>, mut offer: imp
     loop {
         match read(&directory) {
             Ok(document) if last.as_ref() != Some(&document) => {
-                offer(&document);
+                offer(document.clone()).await;
                 last = Some(document);
             }
             Ok(_) => {}

@@ -82,14 +82,19 @@ impl MemoryTasks {
         // Nothing below panics while it holds the lock; should it ever, the counts are still usable.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         while state.ended.front().is_some_and(|(ended, _)| ended.elapsed() >= self.ttl) {
-            let Some((_, id)) = state.ended.pop_front() else { break };
-            if let Some(held) = state.tasks.remove(&id) {
-                state.bytes = state.bytes.saturating_sub(held.bytes);
-                held.idempotency_key.map(|key| state.keys.remove(&key));
-                self.metrics.moved(Some(held.stage.status()), None);
-            }
+            self.forget_oldest(&mut state);
         }
         state
+    }
+
+    /// Forgets the task that ended first.
+    fn forget_oldest(&self, state: &mut State) {
+        let Some((_, id)) = state.ended.pop_front() else { return };
+        if let Some(held) = state.tasks.remove(&id) {
+            state.bytes = state.bytes.saturating_sub(held.bytes);
+            held.idempotency_key.map(|key| state.keys.remove(&key));
+            self.metrics.moved(Some(held.stage.status()), None);
+        }
     }
 
     pub(super) fn submit(&self, work: Work, idempotency_key: Option<String>) -> Result<View, TaskError> {
@@ -101,7 +106,8 @@ impl MemoryTasks {
             return if same { Ok(held.view(id)) } else { Err(TaskError::Conflict) };
         }
         let bytes = work.weight_bytes() + TASK_OVERHEAD_BYTES;
-        if *self.unfinished.borrow() >= limits::TASKS_MAX || state.bytes + bytes > limits::TASKS_BYTES_MAX {
+        let bytes_max = limits::TASKS_BYTES_MAX - limits::TASK_RESULT_BYTES_MAX;
+        if *self.unfinished.borrow() >= limits::TASKS_MAX || state.bytes + bytes > bytes_max {
             return Err(TaskError::Full);
         }
         let id = self.names.next().ok_or(TaskError::Nameless)?;
@@ -178,6 +184,10 @@ impl MemoryTasks {
         held.stage = Stage::Ended(end);
         state.ended.push_back((Instant::now(), id.to_owned()));
         self.metrics.moved(Some(before), Some(status));
+        // A result may be far larger than its picture was.
+        while state.bytes > limits::TASKS_BYTES_MAX && !state.ended.is_empty() {
+            self.forget_oldest(state);
+        }
         drop(guard);
         self.unfinished.send_modify(|count| *count = count.saturating_sub(1));
         Some(status)
@@ -254,6 +264,35 @@ mod tests {
         }
         assert!(matches!(tasks.submit(work(limits::TASKS_BYTES_MAX), None), Err(TaskError::Full)));
         tasks.submit(work(limits::TASKS_BYTES_MAX / 2), None).unwrap();
+    }
+
+    #[tokio::test]
+    async fn results_larger_than_their_pictures_push_out_the_oldest() {
+        let tasks = tasks(HOUR);
+        let ids: Vec<_> = (0..100).map(|_| tasks.submit(work(1), None).unwrap().task_id).collect();
+        let large = || RawValue::from_string(format!("\"{}\"", "x".repeat((1 << 20) - 2))).unwrap();
+        for id in &ids {
+            let claim = tasks.claim().await;
+            assert_eq!(tasks.finish(&claim.id, End::Succeeded(large())), Status::Succeeded);
+            assert!(tasks.view(id).unwrap().result.is_some(), "the newest is there");
+            assert!(tasks.state().bytes <= limits::TASKS_BYTES_MAX);
+        }
+        let kept = ids.iter().filter(|id| tasks.view(id).is_ok()).count();
+        assert_eq!(kept, limits::TASKS_BYTES_MAX / (1 << 20) - 1);
+        assert!(matches!(tasks.view(&ids[0]), Err(TaskError::Gone)), "the oldest went");
+        let state = tasks.state();
+        assert_eq!((state.tasks.len(), state.ended.len()), (kept, kept));
+    }
+
+    #[tokio::test]
+    async fn pictures_leave_room_for_the_largest_result() {
+        let tasks = tasks(HOUR);
+        while tasks.submit(work(1 << 20), None).is_ok() {}
+        let claim = tasks.claim().await;
+        let largest = format!("\"{}\"", "x".repeat(limits::TASK_RESULT_BYTES_MAX - 2));
+        tasks.finish(&claim.id, End::Succeeded(RawValue::from_string(largest).unwrap()));
+        assert!(tasks.view(&claim.id).unwrap().result.is_some());
+        assert!(tasks.state().bytes <= limits::TASKS_BYTES_MAX);
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ use crate::http::body::Upload;
 use crate::http::error::{ApiError, Code};
 use crate::http::parameters::Wishes;
 use crate::lifecycle::Stage;
+use crate::limits;
 use crate::predictor::{Predictor, images_outcome};
 use crate::random;
 
@@ -96,6 +97,10 @@ async fn answer(app: &App, claim: &Claim) -> Result<(&'static str, Box<RawValue>
     app.metrics.images.detections.inc_by(prediction.answer.detections.len() as u64);
     let document = PredictionBody::new(&predictor, &prediction, &wishes, &claim.work.request_id);
     let result = to_raw_value(&document).map_err(|error| ApiError::new(Code::Internal, error.to_string()))?;
+    if result.get().len() > limits::TASK_RESULT_BYTES_MAX {
+        let message = "the result is too large to be kept: ask for fewer detections (max_det) or masks=none";
+        return Err(ApiError::new(Code::PayloadTooLarge, message));
+    }
     Ok((images_outcome(prediction.cache), result))
 }
 

@@ -11,7 +11,8 @@ use yolo_simulator::variation::Variation;
 const SIZE: Size = Size { seeds: 2, scale: 0.25 };
 
 fn report() -> Report {
-    let entry = |kind, contestant, variation| Entry { place: SIZE.gpu(kind), contestant, variation, seeds: SIZE.seeds };
+    let entry =
+        |kind, contestant, variation| Entry { place: SIZE.gpu(kind), contestant, variation, seeds: 1..=SIZE.seeds };
     let comparison = [
         entry(Kind::Step(4), Contestant::Planner, Variation::None),
         entry(Kind::Step(4), Contestant::Clairvoyant, Variation::None),
