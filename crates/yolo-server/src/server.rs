@@ -286,7 +286,6 @@ fn start_admin(listener: TcpListener, app: Arc<App>) -> Result<(), StartError> {
     spawned.map(drop).map_err(StartError::Admin)
 }
 
-/// Publishes the device's busy share over the last seconds, for engines that know it.
 /// Takes from the cache what the others have come to need.
 async fn keep_cache_fitting(app: Arc<App>) {
     let mut ticks = tokio::time::interval(MEMORY_INTERVAL);
@@ -297,6 +296,7 @@ async fn keep_cache_fitting(app: Arc<App>) {
     }
 }
 
+/// Publishes the device's busy share over the last seconds, for engines that know it.
 async fn publish_utilization(app: Arc<App>) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     let mut samples = std::collections::VecDeque::with_capacity(UTILIZATION_WINDOW + 1);
