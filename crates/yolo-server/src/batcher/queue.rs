@@ -452,3 +452,39 @@ fn size_in_time(curve: &Curve, first: &Item, size: usize, now: Instant) -> usize
     let left = answer_by.saturating_duration_since(now);
     (1..=size).rev().find(|smaller| curve.p95(*smaller) <= left).unwrap_or(size)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Config;
+    use crate::batcher::Wanted;
+    use crate::engine::{EngineInput, emulated};
+
+    /// Of batches of one and two images. Hours: however busy the machine is, no test comes near them.
+    const TIMES: [Duration; 2] = [Duration::from_hours(10), Duration::from_hours(18)];
+
+    fn job(input: Size, answer_by: Option<Instant>) -> Job {
+        let input = EngineInput { pixels: Vec::new().into(), size: input, content: [0; 32] };
+        Job { input, wanted: Wanted::Tensors, place: Place::of_new_request(), start_by: None, answer_by }
+    }
+
+    #[test]
+    fn a_batch_is_smaller_if_that_saves_its_first_image() {
+        let model = emulated::load(&Config::new("pretended.onnx")).unwrap();
+        let input = model.info.size();
+        for (answer_after_hours, pulled) in [(17, [1, 1].as_slice()), (19, &[2]), (9, &[2])] {
+            let knobs = Knobs { batch_max: 2, timed_batch_max: 1, ..Knobs::default() };
+            let shared = Shared::new(model.clone(), 1, knobs, Arc::new(Metrics::new()));
+            let times = (1..).zip(TIMES).map(|(size, time)| BatchTime { input, size, time });
+            shared.finish(0, &times.cycle().take(6).collect::<Vec<_>>(), false);
+            assert_eq!(shared.load().batch_effective, 2, "batches of two pay");
+            let answer_by = Instant::now() + Duration::from_hours(answer_after_hours);
+            let _replies = [Some(answer_by), None].map(|answer_by| shared.enqueue(job(input, answer_by)));
+            for size in pulled {
+                let Pull::Batch(items) = shared.pull(0) else { panic!("two images wait") };
+                assert_eq!(items.len(), *size, "an answer within {answer_after_hours} h");
+                shared.finish(0, &[], false);
+            }
+        }
+    }
+}

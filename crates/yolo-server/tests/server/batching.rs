@@ -88,27 +88,3 @@ async fn idle_workers_share_what_waits() {
     assert_eq!(sizes, [2; 4]);
     server.stop().await;
 }
-
-#[tokio::test]
-async fn a_batch_is_smaller_if_that_saves_its_first_image() {
-    let server = start(emulated(200, 50)).await;
-    server.app().offer_knobs(
-        format!(r#"{{"maxBatchSize":8,"batchMax":8,"inferenceThresholdMillis":1000,{NO_CACHE}}}"#).as_bytes(),
-    );
-    idle_timing_is_done(&server, &[1, 2, 4, 8]).await;
-    let running = png(8, 8, [1, 0, 0]);
-    let hurried = async {
-        eventually("runs", async || server.app().predictor().unwrap().batcher().load().idle_workers == 0).await;
-        // Up to 250 ms until the first is done; then a batch of 8 would take 600 ms.
-        let hurried = call(&server, post("/predict?timeout_ms=580", png(8, 8, [2, 0, 0])));
-        let others = async {
-            eventually("queued", async || metric(&server, "yolo_queue_depth").await > 0.5).await;
-            burst(&server, 7).await
-        };
-        tokio::join!(hurried, others).0
-    };
-    let (_, hurried) = tokio::join!(predict(&server, &running), hurried);
-    assert_eq!(hurried.status, 200, "{}", hurried.body);
-    assert!(hurried.body["batch_size"].as_u64().unwrap() < 8, "{}", hurried.body);
-    server.stop().await;
-}

@@ -67,13 +67,16 @@ async fn a_withdrawn_or_expired_task_leaves_nothing_behind() {
 #[tokio::test]
 async fn a_dead_servers_task_is_taken_over() {
     let Some(redis) = Redis::start("a_dead_servers_task_is_taken_over").await else { return };
-    let dying = start(slow(&redis, 400)).await;
+    let dying = start(slow(&redis, 1_000)).await;
     let location = submit(&dying, &png(8, 8, [1; 3])).await;
     eventually("it runs", async || get(&dying, &location).await.body["status"] == "running").await;
     dying.stop().await;
-    let heir = start(Config { tasks_reclaim_seconds: 1, ..quick(&redis) }).await;
-    assert_eq!(get(&heir, &location).await.body["status"], "running", "not answered by the one that died");
-    assert_eq!(ended(&heir, &location).await.body["status"], "succeeded");
+    // The dead one's last sign of life is older than the heir, but not so old that the heir takes over before it is asked.
+    let heir = start(Config { tasks_reclaim_seconds: 5, ..quick(&redis) }).await;
+    let left = get(&heir, &location).await.body;
+    assert_eq!(left["status"], "running", "not answered by the one that died: {left}");
+    let ended = ended(&heir, &location).await.body;
+    assert_eq!(ended["status"], "succeeded", "{ended}");
     heir.stop().await;
 }
 
