@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, ValueEnum};
 
-use crate::limits::{BodyLimits, ConnectionLimits};
+use crate::limits::{BodyLimits, ConnectionLimits, PictureLimits};
 
 /// What runs the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -158,6 +158,9 @@ pub struct Config {
     /// Bounds of request bodies.
     #[command(flatten)]
     pub bodies: BodyLimits,
+    /// Bounds of one picture.
+    #[command(flatten)]
+    pub pictures: PictureLimits,
     /// Bounds of the API's connections.
     #[command(flatten)]
     pub connections: ConnectionLimits,
@@ -226,6 +229,7 @@ impl Config {
             cpu_request: None,
             gpu: GpuSettings::default(),
             bodies: BodyLimits::DEFAULT,
+            pictures: PictureLimits::DEFAULT,
             connections: ConnectionLimits::DEFAULT,
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use yolo_vision::DecodeLimits;
 
 /// Bounds of request bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
@@ -51,6 +52,32 @@ impl BodyLimits {
             bodies_bytes_max,
             ..self
         }
+    }
+}
+
+/// Bounds of one picture, checked against its header before it is decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Pictures")]
+pub struct PictureLimits {
+    /// Most pixels of a picture; what a decoder may take in memory bounds them too.
+    #[arg(long = "image-pixels-max", env = "YOLO_IMAGE_PIXELS_MAX", default_value_t = Self::DEFAULT.pixels_max)]
+    pub pixels_max: u64,
+    /// Longest side of a picture, in pixels.
+    #[arg(long = "image-side-px-max", env = "YOLO_IMAGE_SIDE_PX_MAX", default_value_t = Self::DEFAULT.side_px_max)]
+    pub side_px_max: u32,
+    /// Most scans of a progressive JPEG: each costs a pass over the whole picture.
+    #[arg(long = "jpeg-scans-max", env = "YOLO_JPEG_SCANS_MAX", default_value_t = Self::DEFAULT.jpeg_scans_max)]
+    pub jpeg_scans_max: usize,
+}
+
+impl PictureLimits {
+    /// 50 megapixels: the largest cameras. 100 scans: ten times what encoders make.
+    pub const DEFAULT: Self = Self { pixels_max: 50_000_000, side_px_max: 16_384, jpeg_scans_max: 100 };
+
+    /// For decoders that may take `memory_bytes_max` bytes a picture.
+    pub const fn decoding(self, memory_bytes_max: usize) -> DecodeLimits {
+        let Self { pixels_max, side_px_max, jpeg_scans_max } = self;
+        DecodeLimits { pixels_max, side_px_max, memory_bytes_max, jpeg_scans_max }
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Instant;
 
-use yolo_vision::{DecodeLimits, Parameters};
+use yolo_vision::Parameters;
 
 use crate::app::App;
 use crate::args::{Config, EmulatedDevice, EngineKind, Profile};
@@ -33,7 +33,7 @@ pub fn first(app: &App, config: &Config) -> Result<(Predictor, Footprint), Start
     let file_bytes = file_bytes(config).max(1);
     let model_bytes = memory.working_set_bytes.saturating_sub(before).max(file_bytes);
     let others_bytes = in_use.saturating_sub(model_bytes);
-    let decoding = DecodeLimits { memory_bytes_max: bounds.decoder_bytes_max, ..DecodeLimits::default() };
+    let decoding = config.pictures.decoding(bounds.decoder_bytes_max);
     let preparer = Arc::new(Preparer::new(bounds.decode_threads, decoding, app.metrics.images.clone()));
     tracing::info!(model = model.name, sha256 = model.sha256, ?bounds, "Model loaded and warm.");
     let defaults = Parameters {

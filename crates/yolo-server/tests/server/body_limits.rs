@@ -1,4 +1,4 @@
-//! The limits of request bodies are settings.
+//! The limits of request bodies and of pictures are settings.
 
 use std::time::{Duration, Instant};
 
@@ -6,9 +6,9 @@ use axum::body::Body;
 use axum::http::Request;
 use clap::Parser;
 use yolo_server::Config;
-use yolo_server::limits::BodyLimits;
+use yolo_server::limits::{BodyLimits, PictureLimits};
 
-use crate::support::{call, emulated, multipart, post, start};
+use crate::support::{call, emulated, multipart, png, post, predict, start};
 
 #[tokio::test]
 async fn a_body_is_as_large_and_as_slow_as_the_settings_let_it_be() {
@@ -43,6 +43,18 @@ async fn what_memory_could_never_hold_is_too_large_not_too_much_for_now() {
     server.stop().await;
 }
 
+#[tokio::test]
+async fn a_picture_is_as_large_as_the_settings_let_it_be() {
+    let pictures = PictureLimits { pixels_max: 1_000, side_px_max: 100, ..PictureLimits::DEFAULT };
+    let server = start(Config { pictures, ..emulated(0, 1) }).await;
+    for (width, height, status) in [(100, 10, 200), (101, 1, 422), (1, 101, 422), (40, 26, 422)] {
+        let answer = predict(&server, &png(width, height, [1; 3])).await;
+        assert_eq!(answer.status, status, "{width}x{height}: {}", answer.body);
+        assert!(status == 200 || answer.code() == "image_too_large", "{}", answer.body);
+    }
+    server.stop().await;
+}
+
 #[test]
 fn each_limit_has_a_flag() {
     let flags = ["--body-bytes-max=1", "--batch-bytes-max=2", "--bodies-bytes-max=3", "--body-read-seconds=4"];
@@ -55,4 +67,8 @@ fn each_limit_has_a_flag() {
         bytes_per_second_min: 5,
     };
     assert_eq!(Config::try_parse_from(flags).unwrap().bodies, expected);
+    let flags = ["--image-pixels-max=1", "--image-side-px-max=2", "--jpeg-scans-max=3"];
+    let flags = ["yolo-server", "--model=m.onnx"].into_iter().chain(flags);
+    let expected = PictureLimits { pixels_max: 1, side_px_max: 2, jpeg_scans_max: 3 };
+    assert_eq!(Config::try_parse_from(flags).unwrap().pictures, expected);
 }
