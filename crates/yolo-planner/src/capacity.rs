@@ -11,9 +11,10 @@ use crate::table::{FUEL, Key, above, denoised};
 /// Share of its saturation rate that a pod may run at whatever the targets allow: a curve that is a few percent too
 /// optimistic must not become an endless queue. CPU time varies more than a GPU's (control.md §4). Shedding ends a queue at
 /// the target, so that the same error costs as many requests as the curve is wrong by, fewer than the target lets go.
+/// (Simulated, `mmpp`, five seeds: 0.99 lets 2.01 % of the minutes go bad, 0.97 1.87 % for 0.6 % more pods.)
 const UTILIZATION_MAX_GPU: f64 = 0.96;
 const UTILIZATION_MAX_CPU: f64 = 0.88;
-const UTILIZATION_MAX_GPU_SHEDDING: f64 = 0.99;
+const UTILIZATION_MAX_GPU_SHEDDING: f64 = 0.97;
 const UTILIZATION_MAX_CPU_SHEDDING: f64 = 0.92;
 /// Share of the CPU quota that the images may use: beyond it the kernel throttles within its 100 ms periods, and the
 /// waits it adds are longer than usual targets (control.md §4).
