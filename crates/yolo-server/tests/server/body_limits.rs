@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::http::Request;
 use clap::Parser;
-use yolo_server::Config;
+use futures::StreamExt;
+use tower::ServiceExt;
 use yolo_server::limits::BodyLimits;
+use yolo_server::{Config, http};
 
-use crate::support::{call, emulated, multipart, post, start};
+use crate::support::{call, emulated, multipart, png, post, start};
 
 #[tokio::test]
 async fn a_body_is_as_large_and_as_slow_as_the_settings_let_it_be() {
@@ -55,4 +57,30 @@ fn each_limit_has_a_flag() {
         bytes_per_second_min: 5,
     };
     assert_eq!(Config::try_parse_from(flags).unwrap().bodies, expected);
+}
+
+#[tokio::test]
+async fn an_answer_that_waits_for_its_client_counts_among_the_bodies() {
+    let picture = png(900, 900, [9; 3]);
+    let bodies = BodyLimits { body_bytes_max: 64 << 10, bodies_bytes_max: 128 << 10, ..BodyLimits::DEFAULT };
+    let server = start(Config { bodies, ..emulated(0, 1) }).await;
+    let ask = async || {
+        let request = Request::post("/predict").header("accept", "image/jpeg").body(Body::from(picture.clone()));
+        http::router(server.app()).oneshot(request.unwrap()).await.unwrap()
+    };
+    let mut unread = Vec::new();
+    let refused = loop {
+        let answer = ask().await;
+        if answer.status() != 200 {
+            break answer;
+        }
+        // As hyper: the piece is taken, and not written yet.
+        unread.push(answer.into_body().into_data_stream().next().await.unwrap().unwrap());
+        assert!(unread.len() < 16, "answers of {} bytes", unread[0].len());
+    };
+    assert_eq!(refused.status(), 429);
+    assert!(!unread.is_empty());
+    drop(unread);
+    assert_eq!(ask().await.status(), 200);
+    server.stop().await;
 }
