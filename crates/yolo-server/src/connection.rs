@@ -108,6 +108,10 @@ pub(crate) struct Activity {
     head_began: AtomicU64,
     /// The same for a write that the client does not take.
     write_began: AtomicU64,
+    /// The same for the first bytes of the answer that is written.
+    answer_began: AtomicU64,
+    /// Its bytes that went out.
+    answer_bytes: AtomicU64,
     in_request: AtomicBool,
     requests: AtomicU32,
     age_max: Duration,
@@ -122,6 +126,8 @@ impl Activity {
             // Whoever connects has something to say: a connection that stays silent is as slow as a head that trickles.
             head_began: AtomicU64::new(1),
             write_began: AtomicU64::new(0),
+            answer_began: AtomicU64::new(0),
+            answer_bytes: AtomicU64::new(0),
             in_request: AtomicBool::new(false),
             requests: AtomicU32::new(0),
             age_max: age.mul_f64(random::within(1.0 - spread, 1.0 + spread)),
@@ -146,13 +152,18 @@ impl Activity {
     }
 
     /// Bytes went out.
-    pub(crate) fn wrote(&self) {
+    pub(crate) fn wrote(&self, bytes: usize) {
         self.write_began.store(0, Ordering::Relaxed);
+        self.answer_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        let _ = self.answer_began.compare_exchange(0, self.now(), Ordering::Relaxed, Ordering::Relaxed);
     }
 
     fn begin_request(&self) {
         self.in_request.store(true, Ordering::Relaxed);
         self.head_began.store(0, Ordering::Relaxed);
+        // The answer before is written: hyper reads no request sooner.
+        self.answer_began.store(0, Ordering::Relaxed);
+        self.answer_bytes.store(0, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -171,8 +182,13 @@ impl Activity {
             let began = began.load(Ordering::Relaxed);
             began != 0 && self.now().saturating_sub(began) >= 1_000 * limit_seconds
         };
+        let write_seconds = self.limits.response_write_seconds;
+        let unread = self.write_began.load(Ordering::Relaxed) != 0;
+        // Each time it takes a little, the wait for its next bytes begins anew: for the whole it must take more.
+        let at_rate = self.answer_bytes.load(Ordering::Relaxed) / limits::ANSWER_BYTES_PER_SECOND_MIN;
         past(&self.head_began, self.limits.header_read_seconds)
-            || past(&self.write_began, self.limits.response_write_seconds)
+            || past(&self.write_began, write_seconds)
+            || unread && past(&self.answer_began, write_seconds + at_rate)
     }
 }
 
@@ -226,4 +242,33 @@ async fn respond(
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_takes_its_answer_in_drips_is_too_slow() {
+        let limits = ConnectionLimits::DEFAULT;
+        let open_for = |seconds: u64| Activity {
+            opened: Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap(),
+            head_began: AtomicU64::new(0),
+            answer_began: AtomicU64::new(1),
+            ..Activity::new(limits)
+        };
+        for (seconds, bytes, too_slow) in
+            [(9, 100, false), (11, 100, true), (100, 1 << 20, true), (70, 1 << 20, false), (3_600, 64 << 20, false)]
+        {
+            let activity = open_for(seconds);
+            activity.wrote(bytes);
+            assert!(!activity.is_too_slow(), "nothing waits");
+            activity.write_blocked();
+            assert_eq!(activity.is_too_slow(), too_slow, "{bytes} bytes in {seconds} s");
+            activity.begin_request();
+            activity.wrote(1);
+            activity.write_blocked();
+            assert!(!activity.is_too_slow(), "the next answer has its own time");
+        }
+    }
 }

@@ -16,6 +16,7 @@ pub mod parameters;
 pub mod predict;
 pub mod tasks;
 pub mod trace;
+mod unread;
 mod wire;
 
 use std::sync::Arc;
@@ -49,6 +50,7 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(oip::rest::routes())
         .fallback(async || ApiError::new(Code::NotFound, "no such path: GET /docs lists them"))
         .method_not_allowed_fallback(async || ApiError::new(Code::MethodNotAllowed, "the path takes another method"))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), unread::hold))
         // Bodies are counted against their limits as they are inflated; an unknown encoding is refused where they are read.
         .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
         .layer(middleware::from_fn(wire::count))

@@ -15,7 +15,7 @@ pub struct BodyLimits {
     /// Largest body of a batch or of tensors, and largest output tensors of a request, in bytes.
     #[arg(long = "batch-bytes-max", env = "YOLO_BATCH_BYTES_MAX", default_value_t = Self::DEFAULT.batch_bytes_max)]
     pub batch_bytes_max: usize,
-    /// Bodies of all requests together, in bytes; past it a request is refused with 429 while its body is read.
+    /// Bodies of all requests and answers together, in bytes; past it a request is refused with 429.
     #[arg(long = "bodies-bytes-max", env = "YOLO_BODIES_BYTES_MAX", default_value_t = Self::DEFAULT.bodies_bytes_max)]
     pub bodies_bytes_max: usize,
     /// Seconds for a whole body.
@@ -97,6 +97,10 @@ pub const URI_BYTES_MAX: usize = 8 << 10;
 /// Smallest answer that is compressed for a client that accepts it: the JSON of a picture fits a few packets, and is not
 /// worth the time.
 pub const COMPRESSED_BYTES_MIN: u64 = 8 << 10;
+/// Largest answer that does not count among the bodies in memory: of each connection one, they take less than those.
+pub const ANSWER_BYTES_UNCOUNTED: usize = 8 << 10;
+/// Slowest accepted reader of an answer, in bytes a second, as of an upload.
+pub const ANSWER_BYTES_PER_SECOND_MIN: u64 = 16 << 10;
 /// Size of a request's header block.
 pub const HEADER_BYTES_MAX: usize = 16 << 10;
 /// After this time a body must have come at [`BodyLimits::bytes_per_second_min`] on average.
@@ -118,7 +122,7 @@ pub struct ConnectionLimits {
     /// Seconds for a request head, from its first byte; for the first one from the connection's opening.
     #[arg(long = "header-read-seconds", env = "YOLO_HEADER_READ_SECONDS", default_value_t = Self::DEFAULT.header_read_seconds)]
     pub header_read_seconds: u64,
-    /// Seconds that a client may leave a response unread.
+    /// Seconds that a client may leave a response unread; it must read at 16 KiB a second on average after as many.
     #[arg(long = "response-write-seconds", env = "YOLO_RESPONSE_WRITE_SECONDS", default_value_t = Self::DEFAULT.response_write_seconds)]
     pub response_write_seconds: u64,
     /// Seconds that a kept-alive connection may be idle.

@@ -20,11 +20,10 @@ impl<T> WatchedIo<T> {
         Self { io, activity }
     }
 
-    fn note<R>(&self, written: Poll<R>) -> Poll<R> {
-        if written.is_pending() {
-            self.activity.write_blocked();
-        } else {
-            self.activity.wrote();
+    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &written {
+            Poll::Pending => self.activity.write_blocked(),
+            Poll::Ready(written) => self.activity.wrote(*written.as_ref().unwrap_or(&0)),
         }
         written
     }

@@ -125,8 +125,15 @@ impl BodyMemory {
     /// Lets `held` grow to what `bytes` take.
     ///
     /// # Errors
-    /// 429 if all bodies together would take too much.
+    /// 429 if all bodies together would take too much, 413 if this one alone does.
     pub(super) fn hold(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), ApiError> {
+        let bytes_max = self.limits().bodies_bytes_max;
+        if bytes > bytes_max {
+            let bytes_max = mebibytes(bytes_max);
+            let message =
+                format!("request or answer takes more memory than {bytes_max}: send or ask for less at a time");
+            return Err(ApiError::new(Code::PayloadTooLarge, message));
+        }
         let has = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let wanted = u32::try_from(bytes.div_ceil(1 << 10).saturating_sub(has)).unwrap_or(u32::MAX);
         let more = Arc::clone(&self.free).try_acquire_many_owned(wanted).map_err(|_| {
@@ -179,7 +186,7 @@ pub async fn receive_all(
             picture.push(&chunk);
         }
         if media_type.starts_with("application/json") {
-            from_json(picture.bytes.freeze()).await?
+            from_json(picture.bytes.freeze(), &mut source).await?
         } else {
             (vec![picture], Vec::new())
         }
@@ -212,7 +219,7 @@ pub struct Whole {
     /// From the request's head to that byte.
     pub read: Duration,
     /// Its share of the memory for bodies.
-    pub memory: Option<Arc<OwnedSemaphorePermit>>,
+    pub memory: Option<OwnedSemaphorePermit>,
 }
 
 /// Reads a body without looking into it.
@@ -233,7 +240,7 @@ pub async fn receive_whole(request: Request, memory: &BodyMemory, metrics: &Http
         bytes.extend_from_slice(&chunk);
     }
     metrics.body_bytes.inc_by(source.wire.get());
-    let (received, memory) = (Instant::now(), source.held.map(Arc::new));
+    let (received, memory) = (Instant::now(), source.held);
     let read = received.saturating_duration_since(source.started);
     Ok(Whole { bytes: bytes.freeze(), received, read, memory })
 }
@@ -288,6 +295,10 @@ impl Picture {
 
     fn push(&mut self, chunk: &[u8]) {
         self.bytes.extend_from_slice(chunk);
+        self.hash(chunk);
+    }
+
+    fn hash(&mut self, chunk: &[u8]) {
         let start = Instant::now();
         self.hasher.update(chunk);
         self.hash_time += start.elapsed();
@@ -395,20 +406,24 @@ fn of_multipart(error: multer::Error) -> ApiError {
 }
 
 /// Off the runtime's threads: 64 MiB of base64 take tens of milliseconds.
-async fn from_json(body: Bytes) -> Result<Received, ApiError> {
+async fn from_json(body: Bytes, source: &mut Source) -> Result<Received, ApiError> {
+    let (memory, mut held) = (source.memory.clone(), source.held.take());
     let read = move || {
-        let document = json::read(&body)?;
+        memory.hold(&mut held, body.len() + json::reading_bytes(&body))?;
+        let document = json::read(&body).map_err(|error| invalid(format!("JSON: {error}")))?;
         let picture = |bytes: Vec<u8>| {
             let mut picture = Picture::with_capacity(0);
-            picture.push(&bytes);
-            picture
+            picture.hash(&bytes);
+            Picture { bytes: Bytes::from(bytes).into(), ..picture } // no copy
         };
-        Ok((document.pictures.into_iter().map(picture).collect(), document.parameters))
+        let received = (document.pictures.into_iter().map(picture).collect(), document.parameters);
+        Ok::<_, ApiError>((received, held))
     };
     // The task is never aborted, so the only error is a panic.
     let read = tokio::task::spawn_blocking(read).await;
-    read.map_err(|_| ApiError::new(Code::Internal, "reading the JSON crashed"))?
-        .map_err(|error: serde_json::Error| invalid(format!("JSON: {error}")))
+    let (received, held) = read.map_err(|_| ApiError::new(Code::Internal, "reading the JSON crashed"))??;
+    source.held = held;
+    Ok(received)
 }
 
 #[cfg(test)]
@@ -430,5 +445,24 @@ mod tests {
         drop(held);
         assert_eq!(receive(5 << 10).await.unwrap_err(), Code::PayloadTooLarge);
         assert!(receive(4 << 10).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn json_holds_what_it_becomes_beside_its_text() {
+        let memory = BodyMemory::default();
+        let metrics = Metrics::new().http;
+        let receive = async |body: String| {
+            let request = Request::post("/").header("content-type", "application/json").body(Body::from(body));
+            receive_all(request.unwrap(), &Bounds::BATCH, &memory, &metrics).await
+        };
+        let document = |text: &str| format!("{{\"image\":\"{}{text}\"}}", "QUJD".repeat(1 << 18));
+        let kib_held = |form: &Form| form.pictures[0].as_ref().unwrap().memory.as_ref().unwrap().num_permits();
+        let plain = receive(document("")).await.unwrap();
+        assert_eq!(kib_held(&plain), (1 << 10) + 768 + 1);
+        let escaped = receive(document("\\/\\/\\/\\/")).await.unwrap();
+        assert_eq!(kib_held(&escaped), (1 << 10) + 768 + (2 << 10) + 1);
+        drop((plain, escaped));
+        memory.shrink_to(1536 << 10);
+        assert_eq!(receive(document("")).await.unwrap_err().code, Code::PayloadTooLarge, "its text alone would fit");
     }
 }

@@ -21,6 +21,17 @@ pub(super) struct Document {
     pub parameters: Vec<(String, String)>,
 }
 
+/// Bytes of a number in a list that grows: 4, and as many where it moves.
+const NUMBER_BYTES: usize = 2 * size_of::<f32>();
+
+/// Most memory that reading a text takes beside it: its base64 decoded or its numbers as f32, and where it has escapes,
+/// its texts without them, once while they are read and once as they are kept.
+pub(super) fn reading_bytes(text: &[u8]) -> usize {
+    let numbers = text.iter().map(|byte| usize::from(*byte == b',')).sum::<usize>();
+    let unescaped = if text.contains(&b'\\') { 2 * text.len() } else { 0 };
+    text.len() / 4 * 3 + NUMBER_BYTES * numbers + unescaped
+}
+
 /// Reads a body.
 ///
 /// # Errors

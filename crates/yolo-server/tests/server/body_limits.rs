@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::http::Request;
 use clap::Parser;
-use yolo_server::Config;
+use futures::StreamExt;
+use tower::ServiceExt;
 use yolo_server::limits::{BodyLimits, PictureLimits};
+use yolo_server::{Config, http};
 
 use crate::support::{call, emulated, multipart, png, post, predict, start};
 
@@ -71,4 +73,30 @@ fn each_limit_has_a_flag() {
     let flags = ["yolo-server", "--model=m.onnx"].into_iter().chain(flags);
     let expected = PictureLimits { pixels_max: 1, side_px_max: 2, jpeg_scans_max: 3 };
     assert_eq!(Config::try_parse_from(flags).unwrap().pictures, expected);
+}
+
+#[tokio::test]
+async fn an_answer_that_waits_for_its_client_counts_among_the_bodies() {
+    let picture = png(900, 900, [9; 3]);
+    let bodies = BodyLimits { body_bytes_max: 64 << 10, bodies_bytes_max: 128 << 10, ..BodyLimits::DEFAULT };
+    let server = start(Config { bodies, ..emulated(0, 1) }).await;
+    let ask = async || {
+        let request = Request::post("/predict").header("accept", "image/jpeg").body(Body::from(picture.clone()));
+        http::router(server.app()).oneshot(request.unwrap()).await.unwrap()
+    };
+    let mut unread = Vec::new();
+    let refused = loop {
+        let answer = ask().await;
+        if answer.status() != 200 {
+            break answer;
+        }
+        // As hyper: the piece is taken, and not written yet.
+        unread.push(answer.into_body().into_data_stream().next().await.unwrap().unwrap());
+        assert!(unread.len() < 16, "answers of {} bytes", unread[0].len());
+    };
+    assert_eq!(refused.status(), 429);
+    assert!(!unread.is_empty());
+    drop(unread);
+    assert_eq!(ask().await.status(), 200);
+    server.stop().await;
 }

@@ -143,9 +143,15 @@ async fn steps(
 async fn read(app: &App, target: &Target, request: Request) -> Result<Question, ApiError> {
     let predictor = target.find(app)?;
     let (uri, headers) = (request.uri().clone(), request.headers().clone());
-    let Whole { bytes, received, read, memory } = body::receive_whole(request, &app.bodies, &app.metrics.http).await?;
-    let (decoded, headers) = infer::blocking(move || (codec::decode(&headers, &bytes), headers)).await?;
-    let Decoded { id, parameters, inputs, outputs, binary_outputs } = decoded?;
+    let whole = body::receive_whole(request, &app.bodies, &app.metrics.http).await?;
+    let Whole { bytes, received, read, mut memory } = whole;
+    let bodies = app.bodies.clone();
+    let decode = move || {
+        bodies.hold(&mut memory, bytes.len() + codec::decoding_bytes(&headers, &bytes))?;
+        Ok::<_, ApiError>((codec::decode(&headers, &bytes)?, headers, memory.map(Arc::new)))
+    };
+    let (decoded, headers, memory) = infer::blocking(decode).await??;
+    let Decoded { id, parameters, inputs, outputs, binary_outputs } = decoded;
     let wishes = infer::wishes(&uri, &headers, parameters, &predictor)?;
     let (outputs, named) = outputs.into_iter().unzip();
     let asked = Asked { inputs, outputs, wishes, received, read, memory };

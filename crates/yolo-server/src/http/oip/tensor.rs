@@ -1,5 +1,7 @@
 //! Tensors as both transports carry them: a datatype, a shape, and little-endian elements row by row.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::http::error::{ApiError, Code};
@@ -140,6 +142,24 @@ pub fn join_byte_strings<'a>(strings: impl IntoIterator<Item = &'a [u8]>) -> Byt
         data.extend_from_slice(string);
     }
     data.freeze()
+}
+
+/// Adds a string of bytes that came in base64 to the data of a `BYTES` tensor.
+///
+/// # Errors
+/// What is no base64; the data is then of no use.
+pub fn push_base64(data: &mut Vec<u8>, text: &str) -> Result<(), base64::DecodeError> {
+    let text = text.trim();
+    data.reserve_exact(LENGTH_BYTES + base64::decoded_len_estimate(text.len()));
+    let begin = data.len();
+    data.extend_from_slice(&[0; LENGTH_BYTES]);
+    STANDARD.decode_vec(text, data)?;
+    // A string came in one message of at most 64 MiB.
+    let length = u32::try_from(data.len() - begin - LENGTH_BYTES).unwrap_or(u32::MAX);
+    if let Some(place) = data.get_mut(begin..begin + LENGTH_BYTES) {
+        place.copy_from_slice(&length.to_le_bytes());
+    }
+    Ok(())
 }
 
 /// The data of an `FP32` tensor.

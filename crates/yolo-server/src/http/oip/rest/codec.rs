@@ -6,13 +6,13 @@ use std::borrow::Cow;
 use axum::Json;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
 use bytes::{Bytes, BytesMut};
 use serde::ser::{SerializeSeq, Serializer};
 use serde::{Deserialize, Serialize};
 
 use super::elements::{Elements, Few, Parameters};
 use crate::http::error::{ApiError, Code};
+use crate::http::json;
 use crate::http::oip::infer::FILES;
 use crate::http::oip::tensor::{self, Datatype, Tensor, invalid};
 use crate::limits::BodyLimits;
@@ -41,17 +41,31 @@ pub struct Decoded {
 /// # Errors
 /// 400 naming what is malformed, missing or left over.
 pub fn decode(headers: &HeaderMap, body: &Bytes) -> Result<Decoded, ApiError> {
-    let Some(length) = headers.get(HEADER_LENGTH) else { return decode_parts(body, Bytes::new()) };
-    let length: Option<usize> = length.to_str().ok().and_then(|text| text.parse().ok());
-    let length = length.filter(|length| *length <= body.len()).ok_or_else(|| {
-        invalid(format!("Inference-Header-Content-Length must be a number of at most the body's {} bytes", body.len()))
-    })?;
-    if length == 0 {
+    let length = json_length(headers, body)?;
+    if length == 0 && !body.is_empty() {
         return Ok(one_file(body));
     }
     let mut binary = body.clone();
     let json = binary.split_to(length);
     decode_parts(&json, binary)
+}
+
+/// Most memory that taking a body apart takes beside it; nothing if it cannot be.
+pub fn decoding_bytes(headers: &HeaderMap, body: &Bytes) -> usize {
+    match json_length(headers, body) {
+        Err(_) => 0,
+        Ok(0) => body.len(), // the one file, behind its length
+        Ok(length) => body.get(..length).map_or(0, json::reading_bytes),
+    }
+}
+
+/// Length of the JSON at a body's beginning; all of it where no header tells.
+fn json_length(headers: &HeaderMap, body: &Bytes) -> Result<usize, ApiError> {
+    let Some(length) = headers.get(HEADER_LENGTH) else { return Ok(body.len()) };
+    let length: Option<usize> = length.to_str().ok().and_then(|text| text.parse().ok());
+    length.filter(|length| *length <= body.len()).ok_or_else(|| {
+        invalid(format!("Inference-Header-Content-Length must be a number of at most the body's {} bytes", body.len()))
+    })
 }
 
 /// A body without JSON is the one element of the model's `BYTES` input.
@@ -135,16 +149,12 @@ fn of_json(name: &str, datatype: Datatype, elements: Elements) -> Result<Bytes, 
     let misfit = || invalid(format!("{name:.64}: `data` does not hold elements of {}", datatype.as_str()));
     match (datatype, elements) {
         (_, Elements::Empty) => Ok(Bytes::new()),
-        (Datatype::Fp32, Elements::Numbers(numbers)) => Ok(tensor::floats(numbers)),
+        (Datatype::Fp32, Elements::Numbers(numbers)) => Ok(numbers.into()),
         (Datatype::Uint8, Elements::Numbers(numbers)) => {
-            numbers.into_iter().map(level).collect::<Option<Bytes>>().ok_or_else(misfit)
+            let levels = numbers.as_chunks().0.iter().map(|number| level(f32::from_le_bytes(*number)));
+            levels.collect::<Option<Bytes>>().ok_or_else(misfit)
         }
-        (Datatype::Bytes, Elements::Texts(texts)) => {
-            let decode = |text: &String| base64::engine::general_purpose::STANDARD.decode(text.trim());
-            let files: Result<Vec<_>, _> = texts.iter().map(decode).collect();
-            let files = files.map_err(|error| invalid(format!("{name:.64}: `data` is not base64: {error}")))?;
-            Ok(tensor::join_byte_strings(files.iter().map(Vec::as_slice)))
-        }
+        (Datatype::Bytes, Elements::Files { data, .. }) => Ok(data.into()),
         _ => Err(misfit()),
     }
 }

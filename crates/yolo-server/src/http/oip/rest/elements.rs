@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use crate::http::oip::tensor;
 use crate::limits;
 
 /// Most numbers of one list: as many as fit a body of the usual size in binary.
@@ -21,10 +22,15 @@ pub enum Elements {
     /// No element.
     #[default]
     Empty,
-    /// Numbers, rounded to f32.
-    Numbers(Vec<f32>),
-    /// Texts.
-    Texts(Vec<String>),
+    /// Numbers, rounded to f32, little-endian.
+    Numbers(Vec<u8>),
+    /// Texts of base64: the data of a `BYTES` tensor. JSON has no other way to write bytes.
+    Files {
+        /// Their number.
+        count: usize,
+        /// Each behind its length.
+        data: Vec<u8>,
+    },
 }
 
 impl<'de> Deserialize<'de> for Elements {
@@ -52,11 +58,12 @@ impl<'de> DeserializeSeed<'de> for Nested<'_> {
 impl Nested<'_> {
     #[expect(clippy::cast_possible_truncation, reason = "tensors of JSON are f32")]
     fn number<E: de::Error>(self, value: f64) -> Result<(), E> {
+        let element = (value as f32).to_le_bytes();
         match self.elements {
-            Elements::Numbers(numbers) if numbers.len() < NUMBERS_MAX => numbers.push(value as f32),
-            Elements::Empty => *self.elements = Elements::Numbers(vec![value as f32]),
+            Elements::Numbers(numbers) if numbers.len() < NUMBERS_MAX * size_of::<f32>() => numbers.extend(element),
+            Elements::Empty => *self.elements = Elements::Numbers(element.to_vec()),
             Elements::Numbers(_) => return Err(E::custom("too many elements")),
-            Elements::Texts(_) => return Err(E::custom("numbers and texts are mixed")),
+            Elements::Files { .. } => return Err(E::custom("numbers and texts are mixed")),
         }
         Ok(())
     }
@@ -84,13 +91,17 @@ impl<'de> Visitor<'de> for Nested<'_> {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
-        match self.elements {
-            Elements::Texts(texts) if texts.len() < limits::BATCH_PARTS_MAX => texts.push(text.to_owned()),
-            Elements::Empty => *self.elements = Elements::Texts(vec![text.to_owned()]),
-            Elements::Texts(_) => return Err(E::custom("too many elements")),
-            Elements::Numbers(_) => return Err(E::custom("numbers and texts are mixed")),
+        if *self.elements == Elements::Empty {
+            *self.elements = Elements::Files { count: 0, data: Vec::new() };
         }
-        Ok(())
+        match self.elements {
+            Elements::Files { count, data } if *count < limits::BATCH_PARTS_MAX => {
+                *count += 1;
+                tensor::push_base64(data, text).map_err(|error| E::custom(format!("`data` is not base64: {error}")))
+            }
+            Elements::Files { .. } => Err(E::custom("too many elements")),
+            _ => Err(E::custom("numbers and texts are mixed")),
+        }
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
@@ -233,9 +244,11 @@ mod tests {
     #[test]
     fn nested_and_flat_lists_hold_the_same_elements() {
         for json in ["[1, 2.5, -3, 4]", "[[1, 2.5], [-3, 4]]", "[[[[1, 2.5, -3, 4]]]]"] {
-            assert_eq!(read(json).unwrap(), Elements::Numbers(vec![1.0, 2.5, -3.0, 4.0]), "{json}");
+            let numbers = [1.0_f32, 2.5, -3.0, 4.0].into_iter().flat_map(f32::to_le_bytes).collect();
+            assert_eq!(read(json).unwrap(), Elements::Numbers(numbers), "{json}");
         }
-        assert_eq!(read(r#"["a", "b"]"#).unwrap(), Elements::Texts(vec!["a".to_owned(), "b".to_owned()]));
+        let files = Elements::Files { count: 2, data: b"\x01\0\0\0A\x02\0\0\0BC".to_vec() };
+        assert_eq!(read(r#"["QQ==", "QkM="]"#).unwrap(), files);
         assert_eq!(read("[]").unwrap(), Elements::Empty);
     }
 
@@ -255,7 +268,18 @@ mod tests {
     #[test]
     fn what_is_no_list_of_elements_is_refused_however_deep() {
         let deep = "[".repeat(1_000_000);
-        for json in [deep.as_str(), "[[[[[1]]]]]", r#"[1, "a"]"#, r#"["a", 1]"#, "[null]", "[{}]", "{}", "1", "[1"] {
+        for json in [
+            deep.as_str(),
+            "[[[[[1]]]]]",
+            r#"[1, "QQ=="]"#,
+            r#"["QQ==", 1]"#,
+            r#"["*"]"#,
+            "[null]",
+            "[{}]",
+            "{}",
+            "1",
+            "[1",
+        ] {
             assert!(read(json).is_err(), "{json:.20}");
         }
     }
