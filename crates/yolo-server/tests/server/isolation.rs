@@ -82,6 +82,7 @@ async fn run(batcher: &Batcher, kinds: &[u8]) -> Vec<Result<Inferred, JobError>>
         place: Place::of_new_request(),
         start_by: Some(Instant::now() + support::PATIENCE),
         answer_by: None,
+        begun: Arc::default(),
     };
     let admit = |place: &Place| batcher.admit(place, Duration::ZERO).unwrap();
     let replies: Vec<_> = kinds.iter().map(|kind| job(*kind)).map(|job| admit(&job.place).enqueue(job)).collect();
