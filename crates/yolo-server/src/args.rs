@@ -2,11 +2,12 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, ValueEnum};
 
-use crate::limits::{BodyLimits, ConnectionLimits, PictureLimits};
+use crate::limits::{BodyLimits, ConnectionLimits, DETECTIONS_MAX, PictureLimits};
 
 /// What runs the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -95,13 +96,13 @@ pub struct Config {
     #[arg(long, env = "YOLO_SESSIONS")]
     pub sessions: Option<usize>,
     /// Default confidence threshold, 0..=1.
-    #[arg(long, env = "YOLO_CONF", default_value_t = 0.25)]
+    #[arg(long, env = "YOLO_CONF", default_value_t = 0.25, value_parser = share::<f32>)]
     pub conf: f32,
     /// Default `IoU` threshold of the non-maximum suppression, 0..=1.
-    #[arg(long, env = "YOLO_IOU", default_value_t = 0.7)]
+    #[arg(long, env = "YOLO_IOU", default_value_t = 0.7, value_parser = share::<f64>)]
     pub iou: f64,
     /// Default largest number of detections an image, 1..=3000.
-    #[arg(long, env = "YOLO_MAX_DET", default_value_t = 300)]
+    #[arg(long, env = "YOLO_MAX_DET", default_value_t = 300, value_parser = detections)]
     pub max_det: usize,
     /// Emulated engine: fixed time of a batch, in microseconds.
     #[arg(long, env = "YOLO_EMULATED_ALPHA_MICROS", default_value_t = 6_000)]
@@ -191,6 +192,18 @@ impl Default for GpuSettings {
     }
 }
 
+/// A threshold as requests may give it too.
+fn share<T: FromStr + PartialOrd + From<u8>>(text: &str) -> Result<T, &'static str> {
+    let number = text.parse().ok().filter(|number| (T::from(0)..=T::from(1)).contains(number));
+    number.ok_or("expected a number within 0..=1")
+}
+
+/// A number of detections as requests may give it too.
+fn detections(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (1..=DETECTIONS_MAX).contains(number));
+    number.ok_or_else(|| format!("expected a whole number within 1..={DETECTIONS_MAX}"))
+}
+
 const fn any(port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
 }
@@ -263,5 +276,16 @@ mod tests {
     fn new_equals_the_defaults_of_the_flags() {
         let parsed = Config::try_parse_from(["yolo-server", "--model", "m.onnx"]).unwrap();
         assert_eq!(format!("{parsed:?}"), format!("{:?}", Config::new("m.onnx")));
+    }
+
+    #[test]
+    fn what_no_request_may_ask_for_is_no_default_either() {
+        let parse = |flag: &str| Config::try_parse_from(["yolo-server", "--model", "m.onnx", flag]);
+        for flag in ["--conf=7", "--conf=NaN", "--iou=-0.1", "--iou=x", "--max-det=0", "--max-det=3001"] {
+            assert!(parse(flag).is_err(), "{flag}");
+        }
+        for flag in ["--conf=0", "--iou=1", "--max-det=3000"] {
+            assert!(parse(flag).is_ok(), "{flag}");
+        }
     }
 }

@@ -17,6 +17,7 @@ mod curves;
 mod queue;
 mod worker;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -45,6 +46,8 @@ pub struct Job {
     pub start_by: Option<Instant>,
     /// Its answer is worthless after this; `None` if the request named no time-out.
     pub answer_by: Option<Instant>,
+    /// Set when its batch begins.
+    pub begun: Arc<AtomicBool>,
 }
 
 /// What a client wants to know of an image.

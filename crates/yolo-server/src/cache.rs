@@ -195,8 +195,10 @@ impl ResultCache {
             Err(guard) => {
                 let duty = match flight {
                     Flight::Lead => Duty::Lead(guard),
-                    // The guard ends here: whoever waits already leads.
-                    Flight::Follow => Duty::Keep,
+                    Flight::Follow => {
+                        drop(guard); // whoever waits already leads
+                        Duty::Keep
+                    }
                 };
                 let leader = Leader { cache: self, key, sampled, duty };
                 let shared = match self.shared.get() {

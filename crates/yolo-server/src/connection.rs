@@ -43,6 +43,8 @@ pub struct Policy {
     pub close_at: Stage,
     /// Bounds of the connections.
     pub limits: ConnectionLimits,
+    /// Room for connections, which several listeners may share.
+    pub places: Arc<Semaphore>,
     /// Connections closed because there are too many.
     pub refused: Counter,
 }
@@ -61,7 +63,6 @@ pub async fn accept<F>(listener: TcpListener, policy: Policy, serve_one: impl Fn
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(policy.limits.connections_max));
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -76,7 +77,7 @@ where
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+        let Ok(place) = Arc::clone(&policy.places).try_acquire_owned() else {
             policy.refused.inc();
             continue; // dropping the stream closes it
         };

@@ -37,7 +37,7 @@ pub enum Lane {
     Spare,
 }
 
-/// The camera that a frame comes from. All frames of a stream are one flow, and only the newest is kept.
+/// The camera that a frame comes from. All frames of a stream are one flow, and only the newest request's are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamKey(Arc<str>);
 
@@ -141,30 +141,31 @@ impl<T> FairQueue<T> {
         if spare_first { [Lane::Spare, Lane::Interactive] } else { [Lane::Interactive, Lane::Spare] }
     }
 
-    /// Adds an image to its flow. Of a stream's frames only the newest stays, in the oldest one's turn; the other one
-    /// is returned.
-    pub(crate) fn push(&mut self, place: &Place, image: T) -> Option<T> {
+    /// Adds an image to its flow. Of a stream's frames only those of the newest request stay, in the turn of the others,
+    /// which are returned.
+    pub(crate) fn push(&mut self, place: &Place, image: T) -> VecDeque<T> {
         let Place { flow: id, lane, stream } = place;
         let (id, key) = (*id, stream.clone().map_or(Key::Request(*id), Key::Stream));
         let flows = self.lane_mut(*lane);
         let Some(flow) = flows.iter_mut().find(|flow| flow.key == key) else {
             flows.push_back(Flow { key, images: VecDeque::from([image]), newest: id, promised: false });
-            return None;
+            return VecDeque::new();
         };
-        if matches!(flow.key, Key::Request(_)) {
-            flow.images.push_back(image);
-            return None;
+        if id == flow.newest {
+            flow.images.push_back(image); // of the same batch
+            return VecDeque::new();
         }
         if id < flow.newest {
-            return Some(image); // decoded later than a frame that was taken after it
+            return VecDeque::from([image]); // decoded later than a frame that was taken after it
         }
         (flow.newest, flow.promised) = (id, false);
-        flow.images.front_mut().map(|queued| std::mem::replace(queued, image))
+        std::mem::replace(&mut flow.images, VecDeque::from([image]))
     }
 
-    /// Promises the place of a stream's queued frame to its next one; false if there is none, or it is promised.
-    pub(crate) fn promise(&mut self, lane: Lane, stream: &StreamKey) -> bool {
-        self.stream_mut(lane, stream).is_some_and(|flow| !std::mem::replace(&mut flow.promised, true))
+    /// Promises the place of a stream's queued frame to one of another request; false if there is none, or it is promised.
+    pub(crate) fn promise(&mut self, lane: Lane, stream: &StreamKey, request: FlowId) -> bool {
+        let queued = self.stream_mut(lane, stream).filter(|flow| flow.newest != request);
+        queued.is_some_and(|flow| !std::mem::replace(&mut flow.promised, true))
     }
 
     /// Takes a promise back.
@@ -268,26 +269,39 @@ mod tests {
     fn a_stream_keeps_only_its_newest_frame_and_its_turn() {
         let mut queue = FairQueue::new();
         let late = frame("gate");
-        assert_eq!(queue.push(&frame("gate"), "gate 1"), None);
-        assert_eq!(queue.push(&frame("hall"), "hall 1"), None);
-        assert_eq!(queue.push(&frame("gate"), "gate 2"), Some("gate 1"));
-        assert_eq!(queue.push(&late, "gate 0"), Some("gate 0"), "an older frame that was decoded later");
+        assert!(queue.push(&frame("gate"), "gate 1").is_empty());
+        assert!(queue.push(&frame("hall"), "hall 1").is_empty());
+        assert_eq!(queue.push(&frame("gate"), "gate 2"), ["gate 1"]);
+        assert_eq!(queue.push(&late, "gate 0"), ["gate 0"], "an older frame that was decoded later");
         assert_eq!(queue.take(4, any), ["gate 2", "hall 1"]);
-        assert_eq!(queue.push(&frame("gate"), "gate 3"), None);
+        assert!(queue.push(&frame("gate"), "gate 3").is_empty());
+    }
+
+    #[test]
+    fn the_frames_of_one_request_go_together() {
+        let mut queue = FairQueue::new();
+        let (gate, batch, next) = (StreamKey::from("gate"), frame("gate"), frame("gate"));
+        for number in 0..3 {
+            assert!(!queue.promise(Lane::Interactive, &gate, batch.flow), "none takes the place of another");
+            assert!(queue.push(&batch, number).is_empty());
+        }
+        assert!(queue.promise(Lane::Interactive, &gate, next.flow));
+        assert_eq!(queue.push(&next, 3), [0, 1, 2], "and give way together");
+        assert_eq!(queue.take(4, any), [3]);
     }
 
     #[test]
     fn a_place_is_promised_to_one_frame_at_a_time() {
         let mut queue = FairQueue::new();
-        let gate = StreamKey::from("gate");
-        assert!(!queue.promise(Lane::Interactive, &gate), "nothing to replace");
+        let (gate, later) = (StreamKey::from("gate"), FlowId::next());
+        assert!(!queue.promise(Lane::Interactive, &gate, later), "nothing to replace");
         queue.push(&frame("gate"), 1);
-        assert!(queue.promise(Lane::Interactive, &gate));
-        assert!(!queue.promise(Lane::Interactive, &gate));
+        assert!(queue.promise(Lane::Interactive, &gate, later));
+        assert!(!queue.promise(Lane::Interactive, &gate, later));
         queue.withdraw(Lane::Interactive, &gate);
-        assert!(queue.promise(Lane::Interactive, &gate));
+        assert!(queue.promise(Lane::Interactive, &gate, later));
         queue.push(&frame("gate"), 2);
-        assert!(queue.promise(Lane::Interactive, &gate), "the promise was kept");
+        assert!(queue.promise(Lane::Interactive, &gate, later), "the promise was kept");
     }
 
     #[test]

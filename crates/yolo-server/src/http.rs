@@ -13,6 +13,7 @@ mod observe;
 pub mod oip;
 mod openapi;
 pub mod parameters;
+mod path;
 pub mod predict;
 pub mod tasks;
 pub mod trace;

@@ -85,10 +85,16 @@ impl PictureLimits {
 pub const MULTIPART_PARTS_MAX: usize = 8;
 /// Parts of a batch, pictures and parameters.
 pub const BATCH_PARTS_MAX: usize = 64;
+/// Bytes before the content of a multipart part: what precedes its boundary, and its headers.
+pub const PART_HEAD_BYTES_MAX: usize = 16 << 10;
+/// Bytes of a part's name.
+pub const PART_NAME_BYTES_MAX: usize = 256;
 /// Bytes of a multipart text field or of a parameter's value.
 pub const PARAMETER_BYTES_MAX: usize = 4 << 10;
 /// Bytes of an `X-Request-Id` that is echoed; a longer one is replaced.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Bytes of a `tracestate` that is passed on: the standard's least.
+pub const TRACESTATE_BYTES_MAX: usize = 512;
 /// Bytes of an `X-Stream-Id`; a longer one is refused.
 pub const STREAM_ID_BYTES_MAX: usize = 128;
 
@@ -116,7 +122,7 @@ pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Connections")]
 pub struct ConnectionLimits {
-    /// Open connections; past it a new one is closed at once and counted.
+    /// Open connections of both APIs together; past it a new one is closed at once and counted.
     #[arg(long = "connections-max", env = "YOLO_CONNECTIONS_MAX", default_value_t = Self::DEFAULT.connections_max)]
     pub connections_max: usize,
     /// Seconds for a request head, from its first byte; for the first one from the connection's opening.
@@ -148,6 +154,8 @@ impl ConnectionLimits {
     };
 }
 
+/// Detections of one picture that a request may ask for.
+pub const DETECTIONS_MAX: usize = 3_000;
 /// Images admitted and not yet started, whatever the knobs say.
 pub const QUEUE_IMAGES_MAX: usize = 256;
 /// Memory that one picture may take while it is decoded: 50 megapixels and the decoder's own.

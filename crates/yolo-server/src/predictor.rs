@@ -1,6 +1,7 @@
 //! One picture from its bytes to its detections: cache, admission, preparation, batch. Knows no HTTP framework.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use yolo_vision::Parameters;
@@ -61,6 +62,24 @@ pub fn images_outcome(cache: &str) -> &'static str {
         "hit" | "shared_hit" => "cached",
         "coalesced" => "coalesced",
         _ => "ok",
+    }
+}
+
+/// Bounds in time of one image, and what came of them.
+#[derive(Debug)]
+struct Times {
+    /// For the start of its batch, from when the image was there.
+    deadline: Duration,
+    /// For its answer.
+    answer_by: Option<Instant>,
+    /// Set when its batch begins.
+    begun: Arc<AtomicBool>,
+}
+
+impl Times {
+    fn new(received: Instant, wishes: &Wishes, knobs: &Knobs) -> Self {
+        let answer_by = wishes.timeout.map(|timeout| received + timeout);
+        Self { deadline: knobs.deadline, answer_by, begun: Arc::default() }
     }
 }
 
@@ -135,8 +154,8 @@ impl Predictor {
     /// 415, 422 for the picture; 429 for load; 504 past the deadline or the request's own time-out; 500, 503 for the
     /// engine.
     pub async fn predict(&self, upload: Upload, wishes: &Wishes, knobs: &Knobs) -> Result<Prediction, ApiError> {
-        let answer_by = wishes.timeout.map(|timeout| upload.received + timeout);
-        self.by(answer_by, self.look_up(upload, wishes, (knobs.deadline, answer_by))).await
+        let times = Times::new(upload.received, wishes, knobs);
+        self.within(&times, self.look_up(upload, wishes, &times)).await
     }
 
     /// Runs a picture that its client prepared and gives the model's own outputs. They are not remembered.
@@ -152,31 +171,38 @@ impl Predictor {
         wishes: &Wishes,
         knobs: &Knobs,
     ) -> Result<(Vec<ImageTensor>, Speed), ApiError> {
-        let answer_by = wishes.timeout.map(|timeout| received + timeout);
+        let times = Times::new(received, wishes, knobs);
         let work = async {
             self.check_engine()?;
             let slot = self.batcher.admit(&wishes.place, Duration::ZERO).map_err(refused)?;
-            let (place, start_by) = (wishes.place.clone(), Some(received + knobs.deadline));
-            let job = Job { input, wanted: Wanted::Tensors, place, start_by, answer_by };
+            let job = Job {
+                input,
+                wanted: Wanted::Tensors,
+                place: wishes.place.clone(),
+                start_by: Some(received + times.deadline),
+                answer_by: times.answer_by,
+                begun: Arc::clone(&times.begun),
+            };
             let inferred = self.done(slot.enqueue(job)).await?;
             let speed = speed(Speed::default(), &inferred);
             let Found::Tensors(tensors) = inferred.found else { return Err(another_question()) };
             Ok((tensors, speed))
         };
-        self.by(answer_by, work).await
+        self.within(&times, work).await
     }
 
-    /// Does `work`, or gives it up at `answer_by`.
-    async fn by<T>(
-        &self,
-        answer_by: Option<Instant>,
-        work: impl Future<Output = Result<T, ApiError>>,
-    ) -> Result<T, ApiError> {
-        let Some(at) = answer_by else { return work.await };
-        tokio::time::timeout_at(at.into(), work).await.unwrap_or_else(|_| {
-            self.metrics.images.deadline_exceeded.of("running").inc();
-            Err(ApiError::new(Code::DeadlineExceeded, "the time-out passed before the answer was ready"))
-        })
+    /// Does `work`, or gives it up when its answer is worthless.
+    async fn within<T>(&self, times: &Times, work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+        let Some(at) = times.answer_by else { return work.await };
+        // Too late already, the work must not even begin.
+        if Instant::now() < at
+            && let Ok(done) = tokio::time::timeout_at(at.into(), work).await
+        {
+            return done;
+        }
+        let place = if times.begun.load(Ordering::Relaxed) { "running" } else { "queue" };
+        self.metrics.images.deadline_exceeded.of(place).inc();
+        Err(ApiError::new(Code::DeadlineExceeded, "the time-out passed before the answer was ready"))
     }
 
     fn check_engine(&self) -> Result<(), ApiError> {
@@ -194,12 +220,7 @@ impl Predictor {
         }
     }
 
-    async fn look_up(
-        &self,
-        upload: Upload,
-        wishes: &Wishes,
-        times: (Duration, Option<Instant>),
-    ) -> Result<Prediction, ApiError> {
+    async fn look_up(&self, upload: Upload, wishes: &Wishes, times: &Times) -> Result<Prediction, ApiError> {
         let key = cache::key((&self.model.sha256, wishes.size), &wishes.parameters, &upload.content);
         let speed = Speed { read: upload.read, ..Speed::default() };
         if wishes.bypass_cache {
@@ -221,7 +242,7 @@ impl Predictor {
         &self,
         upload: Upload,
         wishes: &Wishes,
-        (deadline, answer_by): (Duration, Option<Instant>),
+        times: &Times,
         leader: Leader<'_>,
     ) -> Result<Prediction, ApiError> {
         self.check_engine()?;
@@ -229,7 +250,7 @@ impl Predictor {
         let (place, decode_wait) = (wishes.place.clone(), self.preparer.wait());
         let (slot, start_by) = match place.lane {
             Lane::Interactive => {
-                (self.batcher.admit(&place, decode_wait).map_err(refused)?, Some(upload.received + deadline))
+                (self.batcher.admit(&place, decode_wait).map_err(refused)?, Some(upload.received + times.deadline))
             }
             Lane::Spare => (self.batcher.admit_patiently(&place, decode_wait).await, None),
         };
@@ -241,11 +262,12 @@ impl Predictor {
             wanted: Wanted::Detections { letterbox: prepared.letterbox, parameters: wishes.parameters.clone() },
             place,
             start_by,
-            answer_by,
+            answer_by: times.answer_by,
+            begun: Arc::clone(&times.begun),
         };
         let inferred = self.done(slot.enqueue(job)).await?;
-        let times = Speed { read, decode: prepared.decode, preprocess: prepared.preprocess, ..Speed::default() };
-        let speed = speed(times, &inferred);
+        let before = Speed { read, decode: prepared.decode, preprocess: prepared.preprocess, ..Speed::default() };
+        let speed = speed(before, &inferred);
         let Found::Detections(detections) = inferred.found else { return Err(another_question()) };
         let answer = Arc::new(Answer { size, detections });
         let cache = leader.label();

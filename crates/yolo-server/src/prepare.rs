@@ -73,6 +73,11 @@ impl Preparer {
         }
     }
 
+    /// What a picture may cost.
+    pub const fn limits(&self) -> &DecodeLimits {
+        &self.limits
+    }
+
     /// Time that the pictures which wait for the pool will take.
     pub fn wait(&self) -> Duration {
         let rounds = (self.waiting.load(Ordering::Relaxed) / self.threads.max(1)) as u64;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use opentelemetry_otlp::ExporterBuildError;
 use rustix::process::{Resource, Rlimit};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::app::App;
@@ -240,7 +241,8 @@ impl Drop for Server {
 
 fn policy(app: &App, close_at: Stage, limits: ConnectionLimits) -> Policy {
     let refused = app.metrics.images.rejected.of("connections");
-    Policy { lifecycle: app.lifecycle.clone(), close_at, limits, refused }
+    let places = Arc::new(Semaphore::new(limits.connections_max));
+    Policy { lifecycle: app.lifecycle.clone(), close_at, limits, places, refused }
 }
 
 /// Lets the process open as many files as it may, and no more connections than leave some of them: without a free one

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
+use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId};
 use opentelemetry::{InstrumentationScope, Key, KeyValue};
 use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
 use opentelemetry_otlp::{
@@ -81,12 +81,13 @@ impl Traces {
 
     /// Takes a request that is over, if its trace is sampled. Never waits.
     pub fn record(&self, request: &RequestSpan<'_>) {
-        let TraceContext { trace_id, parent_id, span_id, sampled } = request.context;
+        let TraceContext { trace_id, parent_id, span_id, sampled, state } = request.context;
         let ids = (TraceId::from_hex(trace_id), SpanId::from_hex(span_id));
         let (true, (Ok(trace_id), Ok(span_id))) = (*sampled, ids) else { return };
         let parent_id = parent_id.as_deref().and_then(|id| SpanId::from_hex(id).ok());
         let now = (Instant::now(), SystemTime::now());
-        let mut span = self.span((trace_id, span_id), now, (request.begun, now.0));
+        let place = |span_id| SpanContext::new(trace_id, span_id, TraceFlags::SAMPLED, false, state.clone());
+        let mut span = self.span(place(span_id), now, (request.begun, now.0));
         span.parent_span_id = parent_id.unwrap_or(SpanId::INVALID);
         span.parent_span_is_remote = parent_id.is_some();
         span.span_kind = SpanKind::Server;
@@ -100,7 +101,7 @@ impl Traces {
         let Some(speed) = request.speed else { return };
         for Stage { name, begun, ended } in stages(&speed) {
             let Ok(child_id) = SpanId::from_hex(&random::digits()) else { continue };
-            let mut child = self.span((trace_id, child_id), now, (begun, ended));
+            let mut child = self.span(place(child_id), now, (begun, ended));
             child.parent_span_id = span_id;
             child.name = name.into();
             if name == INFERENCE {
@@ -114,13 +115,13 @@ impl Traces {
     /// A bare span from `begun` to `ended`; `now` on both clocks.
     fn span(
         &self,
-        (trace_id, span_id): (TraceId, SpanId),
+        span_context: SpanContext,
         now: (Instant, SystemTime),
         (begun, ended): (Instant, Instant),
     ) -> SpanData {
         let on_calendar = |at: Instant| now.1 - now.0.saturating_duration_since(at);
         SpanData {
-            span_context: SpanContext::new(trace_id, span_id, TraceFlags::SAMPLED, false, TraceState::NONE),
+            span_context,
             parent_span_id: SpanId::INVALID,
             parent_span_is_remote: false,
             span_kind: SpanKind::Internal,

@@ -12,6 +12,8 @@ use crate::picture::Picture;
 use canvas::{Canvas, Colour, Point};
 use text::Font;
 
+/// Detections that are drawn: of more, nobody would see any, and each costs up to 20 ms of a core in the largest picture.
+const DRAWN_MAX: usize = 300;
 /// Lines are one 300th of the shorter side wide, and never thinner than two pixels.
 const LINE_SHARE: f32 = 1.0 / 300.0;
 const LINE_PX_MIN: f32 = 2.0;
@@ -20,11 +22,12 @@ const DOT_LINES: f32 = 3.0;
 /// Least visibility of a keypoint that is drawn.
 const KEYPOINT_SHOWN_MIN: f32 = 0.5;
 
-/// Draws outlines and labels into `picture`, the best detection on top.
+/// Draws outlines and labels into `picture`, the best detection on top; of many, the 300 best.
 ///
 /// `detections`: in pixels of the picture, best first, as [`postprocess`](crate::postprocess) gives them. Parts outside
 /// of the picture are cut off.
 pub fn draw(picture: &mut Picture, detections: &[Detection]) {
+    let detections = detections.get(..DRAWN_MAX).unwrap_or(detections);
     let size = picture.size();
     #[expect(clippy::cast_precision_loss, reason = "at most 16384")]
     let shorter_px = size.width_px.min(size.height_px) as f32;
@@ -93,6 +96,20 @@ mod tests {
         let bounds = BoxXyxyPx { x1: 30.0, y1: 40.0, x2: 90.0, y2: 80.0 };
         draw(&mut picture, &[Detection { name: "it".into(), class: 1, confidence: 0.5, bounds, form }]);
         places.iter().map(|(x, y)| picture.rgb()[3 * (y * 120 + x)..][..3] != [0; 3]).collect()
+    }
+
+    #[test]
+    fn only_the_best_are_drawn() {
+        let at = |x: f32| {
+            let bounds = BoxXyxyPx { x1: x, y1: 60.0, x2: x + 20.0, y2: 80.0 };
+            Detection { name: "it".into(), class: 1, confidence: 0.5, bounds, form: Form::Box }
+        };
+        let mut detections = vec![at(10.0); DRAWN_MAX];
+        detections.push(at(80.0));
+        let mut picture = Picture::black(Size::new(120, 120));
+        draw(&mut picture, &detections);
+        let drawn = [20, 90].map(|x| picture.rgb()[3 * (80 * 120 + x)..][..3] != [0; 3]);
+        assert_eq!(drawn, [true, false]);
     }
 
     #[test]

@@ -43,7 +43,8 @@ pub(crate) fn suppress(candidates: Vec<Candidate>, suppression: &Suppression) ->
         }
         let bounds = BoxXyxyPx::from_centre(candidate.coordinates);
         let shifted = bounds.shifted(suppression.plane_px(candidate.class));
-        if kept_shifted.iter().all(|better| f64::from(better.iou(shifted)) <= suppression.iou) {
+        // Two boxes without area overlap by 0 / 0, which is not more than anything: both stay.
+        if !kept_shifted.iter().any(|better| f64::from(better.iou(shifted)) > suppression.iou) {
             kept.push(candidate);
             kept_shifted.push(shifted);
         }
@@ -69,7 +70,7 @@ pub(crate) fn suppress_rotated(
         let [centre_x, centre_y, width, height] = candidate.coordinates;
         let shifted = [centre_x + plane_px, centre_y + plane_px, width, height];
         let gaussian = RotatedBoxPx::new(shifted, angle(&candidate)).gaussian();
-        if better.iter().all(|better| f64::from(better.probiou(&gaussian)) <= suppression.iou) {
+        if !better.iter().any(|better| f64::from(better.probiou(&gaussian)) > suppression.iou) {
             kept.push(candidate);
         }
         better.push(gaussian);

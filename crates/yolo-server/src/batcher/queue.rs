@@ -1,6 +1,7 @@
 //! The queue and what a free worker takes from it.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -183,7 +184,7 @@ impl Shared {
     /// Returns what [`Self::release`] gives back: the place, its stream only if a predecessor's turn was promised.
     pub(super) fn reserve(&self, place: &Place, decode_wait: Duration) -> Result<Place, Refusal> {
         let mut state = self.state();
-        let stream = place.stream.clone().filter(|stream| state.queue.promise(place.lane, stream));
+        let stream = place.stream.clone().filter(|stream| state.queue.promise(place.lane, stream, place.flow));
         // Once stopped there is no load; the image is told so when it is queued.
         if stream.is_none() && !state.stopped {
             self.load_of(&state, place.lane, decode_wait).admit()?;
@@ -212,8 +213,7 @@ impl Shared {
             let _ = reply.send(Err(JobError::Stopped));
         } else {
             let place = job.place.clone();
-            let superseded = state.queue.push(&place, Item { job, enqueued: Instant::now(), reply });
-            if let Some(superseded) = superseded {
+            for superseded in state.queue.push(&place, Item { job, enqueued: Instant::now(), reply }) {
                 self.metrics.images.cancelled.of("queue").inc();
                 let _ = superseded.reply.send(Err(JobError::Superseded));
             }
@@ -238,6 +238,11 @@ impl Shared {
                         Pull::Repair => (default, 1),
                         Pull::Stop => (default, 0),
                     };
+                    if let Pull::Batch(items) = &pull {
+                        for item in items {
+                            item.job.begun.store(true, Ordering::Relaxed);
+                        }
+                    }
                     if let Some(running) = state.running.get_mut(index).filter(|_| size > 0) {
                         *running = Some(Running { since: Instant::now(), input, size });
                     }
@@ -465,7 +470,8 @@ mod tests {
 
     fn job(input: Size, answer_by: Option<Instant>) -> Job {
         let input = EngineInput { pixels: Vec::new().into(), size: input, content: [0; 32] };
-        Job { input, wanted: Wanted::Tensors, place: Place::of_new_request(), start_by: None, answer_by }
+        let (wanted, place, begun) = (Wanted::Tensors, Place::of_new_request(), Arc::default());
+        Job { input, wanted, place, start_by: None, answer_by, begun }
     }
 
     #[test]

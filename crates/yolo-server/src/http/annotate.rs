@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use yolo_vision::{DecodeLimits, PictureFormat, decode, draw, encode};
+use yolo_vision::{PictureFormat, decode, draw, encode};
 
 use super::body::Upload;
 use super::error::{ApiError, Code};
@@ -58,9 +58,10 @@ pub(super) async fn respond(
     prediction: &Prediction,
     format: PictureFormat,
 ) -> Result<Response, ApiError> {
-    let answer = prediction.answer.clone();
+    let (answer, limits) = (prediction.answer.clone(), *predictor.preparer().limits());
     let work = move || {
-        let mut picture = decode(&upload.bytes, &DecodeLimits::default()).map_err(|error| of_picture(&error))?;
+        // What is remembered may have been found by a server with more memory.
+        let mut picture = decode(&upload.bytes, &limits).map_err(|error| of_picture(&error))?;
         drop(upload);
         draw(&mut picture, &answer.detections);
         encode(&picture, format).map_err(|error| ApiError::new(Code::Internal, error.to_string()))

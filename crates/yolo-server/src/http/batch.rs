@@ -95,7 +95,7 @@ pub(super) async fn run(
 ) -> Result<Prediction, ApiError> {
     let result = async {
         let upload = Upload { received: Instant::now(), ..picture? };
-        image.predict(predictor, upload, &at_its_turn(wishes, received)?).await
+        image.predict(predictor, upload, &at_its_turn(wishes, received)).await
     };
     let result = result.await;
     if let Err(error) = &result {
@@ -105,15 +105,9 @@ pub(super) async fn run(
 }
 
 /// The wishes of a picture whose turn it is, of a request that was there at `received`: what is left of its time-out.
-///
-/// # Errors
-/// 504 if nothing is.
-pub(super) fn at_its_turn(wishes: &Wishes, received: Instant) -> Result<Wishes, ApiError> {
+pub(super) fn at_its_turn(wishes: &Wishes, received: Instant) -> Wishes {
     let timeout = wishes.timeout.map(|timeout| timeout.saturating_sub(received.elapsed()));
-    if timeout.is_some_and(|left| left.is_zero()) {
-        return Err(ApiError::new(Code::DeadlineExceeded, "the time-out passed before the picture's turn"));
-    }
-    Ok(Wishes { timeout, ..wishes.clone() })
+    Wishes { timeout, ..wishes.clone() }
 }
 
 /// What a batch without a result is answered: the first error that a retry may cure, else the first.

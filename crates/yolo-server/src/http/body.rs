@@ -3,6 +3,7 @@
 //! Bounds: bytes of one body (counted while streaming, as inflated), bytes of all bodies in memory, time, and a lowest
 //! rate of what comes over the wire.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -178,14 +179,14 @@ pub async fn receive_all(
     }
     let mut source = Source::open(&head.extensions, body, bytes_max, memory);
     let media_type = media_type(&head.headers);
-    let (pictures, parameters) = if media_type.starts_with("multipart/form-data") {
+    let (pictures, parameters) = if is(&media_type, "multipart/form-data") {
         multipart(&mut source, bounds, &media_type).await?
     } else {
         let mut picture = Picture::with_capacity(declared.unwrap_or_default());
         while let Some(chunk) = source.chunk().await? {
             picture.push(&chunk);
         }
-        if media_type.starts_with("application/json") {
+        if is(&media_type, "application/json") {
             from_json(picture.bytes.freeze(), &mut source).await?
         } else {
             (vec![picture], Vec::new())
@@ -263,9 +264,19 @@ fn media_type(headers: &HeaderMap) -> String {
     value.unwrap_or_default().to_owned()
 }
 
+/// Media types have no case.
+fn is(media_type: &str, name: &str) -> bool {
+    media_type.get(..name.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(name))
+}
+
 fn too_large(bytes_max: usize) -> ApiError {
     let message = format!("the body is larger than {}: send less at a time", mebibytes(bytes_max));
     ApiError::new(Code::PayloadTooLarge, message)
+}
+
+/// Of one picture among others.
+pub(super) fn picture_too_large(bytes_max: usize) -> ApiError {
+    ApiError::new(Code::PayloadTooLarge, format!("the picture is larger than {}", mebibytes(bytes_max)))
 }
 
 /// A limit for people.
@@ -307,10 +318,7 @@ impl Picture {
     fn finish(self, bytes_max: usize) -> Result<Bytes, ApiError> {
         match self.bytes.len() {
             0 => Err(ApiError::new(Code::InvalidRequest, "the picture is empty: send the file's bytes")),
-            bytes if bytes > bytes_max => {
-                let message = format!("the picture is larger than {}", mebibytes(bytes_max));
-                Err(ApiError::new(Code::PayloadTooLarge, message))
-            }
+            bytes if bytes > bytes_max => Err(picture_too_large(bytes_max)),
             _ => Ok(self.bytes.freeze()),
         }
     }
@@ -358,27 +366,54 @@ impl Source {
     }
 }
 
-fn pieces(source: &mut Source) -> impl Stream<Item = Result<Bytes, ApiError>> + Send {
-    futures::stream::try_unfold(source, async |source| Ok(source.chunk().await?.map(|chunk| (chunk, source))))
+/// Bytes that a form's parser took and could make nothing of yet.
+type Unparsed = Arc<AtomicUsize>;
+
+/// The body for a parser of forms, which would buffer what precedes a part's content for ever, and search all of it anew
+/// with each piece.
+fn pieces(source: &mut Source, unparsed: Unparsed) -> impl Stream<Item = Result<Bytes, ApiError>> + Send {
+    futures::stream::try_unfold(source, move |source| {
+        let unparsed = Arc::clone(&unparsed);
+        async move {
+            // It takes all that it can get before it looks at any of it: a pause after each piece makes it look.
+            tokio::task::yield_now().await;
+            if unparsed.load(Ordering::Relaxed) > limits::PART_HEAD_BYTES_MAX {
+                let message = format!("multipart: no part begins within {} bytes", limits::PART_HEAD_BYTES_MAX);
+                return Err(invalid(message));
+            }
+            let chunk = source.chunk().await?;
+            unparsed.fetch_add(chunk.as_ref().map_or(0, Bytes::len), Ordering::Relaxed);
+            Ok(chunk.map(|chunk| (chunk, source)))
+        }
+    })
 }
 
 type Received = (Vec<Picture>, Vec<(String, String)>);
 
 async fn multipart(source: &mut Source, bounds: &Bounds, media_type: &str) -> Result<Received, ApiError> {
     let boundary = multer::parse_boundary(media_type).map_err(|error| invalid(format!("multipart: {error}")))?;
-    let mut form = multer::Multipart::new(Box::pin(pieces(source)), boundary);
+    let unparsed = Unparsed::default();
+    let mut form = multer::Multipart::new(Box::pin(pieces(source, Arc::clone(&unparsed))), boundary);
     let (mut pictures, mut parameters) = (Vec::new(), Vec::new());
     while let Some(mut field) = form.next_field().await.map_err(of_multipart)? {
         if pictures.len() + parameters.len() == bounds.parts {
             return Err(invalid(format!("multipart: more than {} parts", bounds.parts)));
         }
         let name = field.name().unwrap_or_default().to_owned();
+        if name.len() > limits::PART_NAME_BYTES_MAX {
+            return Err(invalid(format!(
+                "multipart: a part's name is longer than {} bytes",
+                limits::PART_NAME_BYTES_MAX
+            )));
+        }
         let is_file = matches!(name.as_str(), "file" | "files" | "image" | "images" | "images[]");
         if is_file && pictures.len() == bounds.pictures {
             return Err(bounds.too_many());
         }
         let mut value = Picture::with_capacity(0);
+        unparsed.store(0, Ordering::Relaxed);
         while let Some(chunk) = field.chunk().await.map_err(of_multipart)? {
+            unparsed.store(0, Ordering::Relaxed);
             value.push(&chunk);
             if !is_file && value.bytes.len() > limits::PARAMETER_BYTES_MAX {
                 return Err(invalid(format!("multipart: field {name:.64} is too long")));

@@ -78,7 +78,7 @@ impl Wishes {
         match name {
             "conf" => parameters.confidence = within(name, value, 0.0..=1.0)?,
             "iou" => parameters.iou = within(name, value, 0.0..=1.0)?,
-            "max_det" => parameters.detections_max = within(name, value, 1..=3_000)?,
+            "max_det" => parameters.detections_max = within(name, value, 1..=limits::DETECTIONS_MAX)?,
             "classes" => parameters.classes = classes(value)?,
             "agnostic_nms" => parameters.agnostic = switch(name, value)?,
             "normalize" => parameters.normalize = switch(name, value)?,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use super::RequestId;
 use super::body;
 use super::error::{ApiError, Code};
 use super::parameters::Wishes;
+use super::path::Named;
 use crate::app::App;
 use crate::lifecycle::Stage;
 use crate::limits;
@@ -62,8 +63,8 @@ pub async fn submit(State(app): State<Arc<App>>, request: Request) -> Result<Res
 /// Shows a task, and its result once there is one.
 ///
 /// # Errors
-/// 404 for a name that was never given, 410 for a task that is gone, 503 while the store is away.
-pub async fn view(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<View>, ApiError> {
+/// 400 for a path that is no text, 404 for a name that was never given, 410 for a task that is gone, 503 while the store is away.
+pub async fn view(State(app): State<Arc<App>>, Named(id): Named<String>) -> Result<Json<View>, ApiError> {
     tasks(&app)?.view(&id).await.map(Json).map_err(ApiError::from)
 }
 
@@ -71,7 +72,7 @@ pub async fn view(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result
 ///
 /// # Errors
 /// As [`view`].
-pub async fn cancel(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<View>, ApiError> {
+pub async fn cancel(State(app): State<Arc<App>>, Named(id): Named<String>) -> Result<Json<View>, ApiError> {
     tasks(&app)?.cancel(&id).await.map(Json).map_err(ApiError::from)
 }
 

@@ -1,11 +1,15 @@
 //! W3C trace context: a request's place in its client's trace (<https://www.w3.org/TR/trace-context/>).
 
 use axum::http::{HeaderMap, HeaderValue};
+use opentelemetry::trace::TraceState;
 
-use crate::random;
+use crate::{limits, random};
 
 /// Header that carries the context, in both directions.
 pub const TRACEPARENT: &str = "traceparent";
+
+/// Header with what other systems keep of a trace.
+const TRACESTATE: &str = "tracestate";
 
 /// A trace and this request's place in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +22,8 @@ pub struct TraceContext {
     pub span_id: String,
     /// Whether the trace is recorded.
     pub sampled: bool,
+    /// What other systems keep of it, passed on to the collector; nothing of a trace that begins here.
+    pub state: TraceState,
 }
 
 impl TraceContext {
@@ -32,8 +38,15 @@ impl TraceContext {
                 parent_id: Some(parent_id.to_owned()),
                 span_id,
                 sampled: flags & 1 == 1,
+                state: state(headers).unwrap_or_default(),
             },
-            None => Self { trace_id: random::digits() + &random::digits(), parent_id: None, span_id, sampled },
+            None => Self {
+                trace_id: random::digits() + &random::digits(),
+                parent_id: None,
+                span_id,
+                sampled,
+                state: TraceState::NONE,
+            },
         }
     }
 
@@ -42,6 +55,13 @@ impl TraceContext {
         let Self { trace_id, span_id, sampled, .. } = self;
         HeaderValue::from_str(&format!("00-{trace_id}-{span_id}-{:02x}", u8::from(*sampled))).ok()
     }
+}
+
+/// The list in the lines of `tracestate`; `None` if it is malformed or too long.
+fn state(headers: &HeaderMap) -> Option<TraceState> {
+    let lines: Result<Vec<_>, _> = headers.get_all(TRACESTATE).iter().map(HeaderValue::to_str).collect();
+    let list = lines.ok()?.join(",");
+    (list.len() <= limits::TRACESTATE_BYTES_MAX).then(|| list.parse().ok())?
 }
 
 /// Trace, parent and flags of `version-trace-parent-flags`; a later version may add fields at its end.
@@ -77,6 +97,23 @@ mod tests {
         assert_eq!(header.to_str().unwrap(), expected);
         assert!(context.span_id != "00f067aa0ba902b7" && parse(&expected).is_some());
         assert!(!of(&format!("cc-{TRACE}-00f067aa0ba902b7-00-more")).sampled, "a later version");
+    }
+
+    #[test]
+    fn the_state_of_a_trace_is_kept_unless_it_is_malformed_or_long() {
+        let parent = format!("00-{TRACE}-00f067aa0ba902b7-01");
+        let of = |parent: &str, lines: &[&str]| {
+            let mut headers = HeaderMap::from_iter([(TRACEPARENT.parse().unwrap(), parent.parse().unwrap())]);
+            for line in lines {
+                headers.append(TRACESTATE, line.parse().unwrap());
+            }
+            TraceContext::of(&headers, true).state.header()
+        };
+        assert_eq!(of(&parent, &["rojo=1,congo=t61", "other=x y"]), "rojo=1,congo=t61,other=x y");
+        for lines in [&["no list"][..], &["UPPER=1"], &[&format!("a={}", "x".repeat(512))], &[]] {
+            assert_eq!(of(&parent, lines), "", "{lines:?}");
+        }
+        assert_eq!(of("none", &["rojo=1"]), "", "of no trace");
     }
 
     #[test]

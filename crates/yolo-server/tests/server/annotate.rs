@@ -1,8 +1,19 @@
 //! `Accept: image/png` or `image/jpeg`: the picture with what was found drawn into it.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::http::Request;
-use yolo_vision::{DecodeLimits, Picture, decode};
+use tower::ServiceExt;
+use yolo_server::app::App;
+use yolo_server::batcher::Batcher;
+use yolo_server::cache::{self, Flight, Lookup};
+use yolo_server::engine::emulated as emulated_engine;
+use yolo_server::http;
+use yolo_server::lifecycle::Stage;
+use yolo_server::predictor::Predictor;
+use yolo_server::prepare::Preparer;
+use yolo_vision::{DecodeLimits, Parameters, Picture, Size, decode};
 
 use crate::support::{Answer, emulated, png, predict, send, start};
 
@@ -67,4 +78,25 @@ async fn an_error_stays_json_whatever_is_accepted() {
     let answer = send(&server, asking("image/png", b"no picture")).await;
     assert_eq!((answer.status.as_u16(), answer.code()), (415, "unsupported_image"));
     server.stop().await;
+}
+
+#[tokio::test]
+async fn what_another_server_found_is_drawn_within_this_ones_limits() {
+    let (app, model) = (Arc::new(App::new()), emulated_engine::load(&emulated(0, 1)).unwrap());
+    let batcher = Batcher::start(&model, 1, app.knobs(), &app.metrics).unwrap();
+    let limits = DecodeLimits { pixels_max: 100, ..DecodeLimits::default() };
+    let preparer = Arc::new(Preparer::new(1, limits, app.metrics.images.clone()));
+    let parts = (batcher, preparer);
+    app.serve(Predictor::new(model.clone(), Parameters::default(), parts, app.cache(), Arc::clone(&app.metrics)));
+    app.lifecycle.advance(Stage::Serving);
+    let (picture, cache) = (png(20, 20, GREY), app.cache());
+    let content = *blake3::hash(&picture).as_bytes();
+    let key = cache::key((&model.sha256, model.info.size()), &Parameters::default(), &content);
+    let Lookup::Miss(leader) = cache.lookup(key, Flight::Lead, &model.info).await else { panic!("nothing is there") };
+    leader.complete(Arc::new(cache::Answer { size: Size::new(20, 20), detections: Vec::new() }));
+    for (accept, status) in [("application/json", 200), ("image/png", 422)] {
+        let answer = http::router(Arc::clone(&app)).oneshot(asking(accept, &picture)).await.unwrap();
+        assert_eq!(answer.status(), status, "{accept}");
+    }
+    app.predictor().unwrap().batcher().stop();
 }

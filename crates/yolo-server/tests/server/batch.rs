@@ -102,6 +102,18 @@ async fn a_large_batch_leaves_room_for_a_single_picture() {
 }
 
 #[tokio::test]
+async fn the_frames_of_one_camera_in_a_batch_do_not_replace_each_other() {
+    // Four of them are in flight at a time: one runs, the others wait for it or to be decoded.
+    let server = start(yolo_server::Config { sessions: Some(2), ..emulated(50, 0) }).await;
+    server.app().offer_knobs(br#"{"deadlineMillis":60000,"cacheBytes":0,"maxBatchSize":1}"#);
+    let mut request = form(&pictures(8), BATCH);
+    request.headers_mut().insert("x-stream-id", "gate".parse().unwrap());
+    let answer = send(&server, request).await;
+    assert!(results(&answer).iter().all(|result| result["detections"].is_array()), "{}", answer.body);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_time_out_ends_the_pictures_that_are_not_done() {
     let server = start(emulated(100, 0)).await;
     server.app().offer_knobs(br#"{"deadlineMillis":60000,"cacheBytes":0,"maxBatchSize":1}"#);

@@ -55,6 +55,14 @@ async fn a_delay_lets_a_batch_fill() {
     server.stop().await;
 }
 
+/// Checks how many images ran out of time in the queue, and while they ran.
+async fn expired(server: &Server, counts: [f64; 2]) {
+    for (place, count) in ["queue", "running"].into_iter().zip(counts) {
+        let series = format!(r#"yolo_deadline_exceeded_total{{where="{place}"}}"#);
+        assert!((metric(server, &series).await - count).abs() < 1e-9, "{place}");
+    }
+}
+
 #[tokio::test]
 async fn images_past_their_deadline_are_dropped_before_they_cost() {
     let server = start_patient(emulated(150, 0)).await;
@@ -70,6 +78,10 @@ async fn images_past_their_deadline_are_dropped_before_they_cost() {
     assert_eq!((running.status.as_u16(), late.status.as_u16(), late.code()), (200, 504, "deadline_exceeded"));
     eventually("queue empty", async || metric(&server, "yolo_queue_depth").await < 0.5).await;
     assert!((metric(&server, "yolo_batched_images_total").await - before - 1.0).abs() < 1e-9, "only one image ran");
+    expired(&server, [1.0, 0.0]).await;
+    let running = call(&server, post("/predict?timeout_ms=60", png(8, 8, [3; 3]))).await;
+    assert_eq!(running.code(), "deadline_exceeded");
+    expired(&server, [1.0, 1.0]).await;
     server.stop().await;
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::Request;
@@ -95,6 +95,17 @@ async fn bad_requests_and_bad_pictures_get_their_row_of_the_table() {
         (form("application/json", &"[".repeat(100_000)), 400, "invalid_request"),
         (multipart("/predict", &[("file", &whole), ("file", &whole)]), 400, "invalid_request"),
         (multipart("/predict", &[("conf", &b"0.5"[..]); 9]), 400, "invalid_request"),
+        (multipart("/predict", &vec![("conf", &b"0.5"[..]); 10_000]), 400, "invalid_request"),
+        (multipart("/predict", &[(&"n".repeat(1 << 20), &whole)]), 400, "invalid_request"),
+        (form(media_type, &"before the first boundary ".repeat(100_000)), 400, "invalid_request"),
+        (form(media_type, &format!("--x{}", " ".repeat(1 << 20))), 400, "invalid_request"),
+        (
+            form(media_type, "--y\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\nx\r\n--y--\r\n"),
+            400,
+            "invalid_request",
+        ),
+        (form("multipart/form-data; boundary=", "--\r\n"), 400, "invalid_request"),
+        (Request::get("/tasks/%ff").body(Body::empty()).unwrap(), 400, "invalid_request"),
         (post("/elsewhere", ""), 404, "not_found"),
         (post("/predict?model=another", whole.clone()), 404, "not_found"),
         (Request::get("/predict").body(Body::empty()).unwrap(), 405, "method_not_allowed"),
@@ -111,6 +122,16 @@ async fn bad_requests_and_bad_pictures_get_their_row_of_the_table() {
     assert_eq!(predict(&server, &whole).await.status, 200, "and a good one is served");
     assert!((metric(&server, r#"yolo_images_total{outcome="ok",source="sync"}"#).await - 1.0).abs() < 1e-9);
     assert!(metric(&server, r#"yolo_images_total{outcome="failed",source="sync"}"#).await.abs() < 1e-9, "no 500");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_part_has_a_name_of_at_most_256_bytes() {
+    let server = start(emulated(0, 1)).await;
+    for (bytes, word) in [(256, "unknown parameter"), (257, "longer than 256 bytes")] {
+        let answer = send(&server, multipart("/predict", &[("file", b"x"), (&"n".repeat(bytes), b"1")])).await;
+        assert!(answer.body["error"]["message"].as_str().unwrap().contains(word), "{}", answer.body);
+    }
     server.stop().await;
 }
 
@@ -172,6 +193,28 @@ async fn a_body_of_unknown_length_is_counted_while_it_comes() {
     answered.unwrap();
     assert_eq!(&status, b"HTTP/1.1 413");
     assert!(uploaded.is_err(), "the server took all of it");
+    server.stop().await;
+}
+
+/// Whoever sends more of it only waits for the answer: it must not depend on the rest.
+#[tokio::test]
+async fn a_part_without_an_end_of_its_head_is_refused_while_it_comes() {
+    let server = start(emulated(0, 1)).await;
+    let head = "POST /predict HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: 4194304\r\n\
+                Content-Type: multipart/form-data; boundary=x\r\n\r\n";
+    for begin in ["--x\r\nContent-Disposition: form-data; name=\"", "no boundary yet "] {
+        let mut stream = TcpStream::connect(server.api_address()).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.write_all([head, begin].concat().as_bytes()).await.unwrap();
+        for _ in 0..17 {
+            stream.write_all(&[b'n'; 1 << 10]).await.unwrap();
+        }
+        let sent = Instant::now();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 400", "{begin}");
+        assert!(sent.elapsed() < Duration::from_secs(2), "{:?}", sent.elapsed());
+    }
     server.stop().await;
 }
 

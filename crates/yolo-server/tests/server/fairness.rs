@@ -37,6 +37,7 @@ fn enqueue(batcher: &Batcher, place: &Place) -> Reply {
         place: place.clone(),
         start_by: Some(Instant::now() + PATIENCE),
         answer_by: None,
+        begun: Arc::default(),
     })
 }
 

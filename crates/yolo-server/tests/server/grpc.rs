@@ -9,10 +9,12 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use yolo_server::Server;
 
+use crate::hostile::until_closed;
 use crate::support::{PATIENCE, emulated, metric, png, start, start_patient};
 
 /// A message without fields, in its frame: not compressed, length 0.
@@ -115,6 +117,46 @@ async fn a_client_that_takes_no_answer_is_cut_off() {
     assert!(tokio::time::timeout(PATIENCE, response.into_body().collect()).await.unwrap().is_err());
     let _ = tokio::time::timeout(PATIENCE, ended).await.unwrap();
     server.stop().await;
+}
+
+/// Clients that say nothing, begin to say something, and say all that a connection needs but never answer.
+async fn silent(server: &Server) -> Vec<TcpStream> {
+    let settings: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let mut clients = Vec::new();
+    for said in [&settings[..0], &settings[..10], settings] {
+        let mut stream = TcpStream::connect(server.grpc_address()).await.unwrap();
+        stream.write_all(said).await.unwrap();
+        clients.push(stream);
+    }
+    clients
+}
+
+#[tokio::test]
+async fn clients_that_say_nothing_are_cut_off() {
+    let mut config = emulated(0, 1);
+    (config.connections.header_read_seconds, config.connections.age_seconds) = (2, 3);
+    let server = start(config).await;
+    let mut clients = silent(&server).await;
+    let opened = Instant::now();
+    for (stream, seconds) in clients.iter_mut().zip([3, 3, 8]) {
+        until_closed(stream).await;
+        let after = opened.elapsed();
+        assert!(after > Duration::from_secs(1) && after < Duration::from_secs(seconds), "{after:?}");
+    }
+    assert_eq!(call(&mut connect(&server).await.calls, "ServerLive", EMPTY).await.1, "0");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn clients_that_say_nothing_hold_up_no_drain() {
+    let mut config = emulated(0, 1);
+    config.connections.header_read_seconds = 2;
+    let server = start(config).await;
+    let _clients = silent(&server).await;
+    call(&mut connect(&server).await.calls, "ServerLive", EMPTY).await; // so the server has them all
+    let begun = Instant::now();
+    server.drain().await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

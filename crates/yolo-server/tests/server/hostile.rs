@@ -10,7 +10,7 @@ use crate::sockets::{connect, request, response};
 use crate::support::{PATIENCE, admin, emulated, eventually, metric, png, start, start_patient};
 
 /// Everything that comes until the server closes; fails if it does not.
-async fn until_closed(stream: &mut TcpStream) -> String {
+pub async fn until_closed(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await;
     // A reset is a close too: the server leaves unread what it does not want.
@@ -126,10 +126,12 @@ async fn too_many_connections_are_closed_and_the_probes_still_answer() {
     for _ in 0..50 {
         assert_eq!(until_closed(&mut connect(&server).await).await, "");
     }
+    let mut other = TcpStream::connect(server.grpc_address()).await.unwrap();
+    assert_eq!(until_closed(&mut other).await, "", "they are as many as the process has files for, on either port");
     let asked = Instant::now();
     assert_eq!(admin(&server, "/livez").await.0, 200);
     assert!(asked.elapsed() < Duration::from_secs(1));
-    assert!((metric(&server, r#"yolo_rejected_total{reason="connections"}"#).await - 50.0).abs() < 1e-9);
+    assert!((metric(&server, r#"yolo_rejected_total{reason="connections"}"#).await - 51.0).abs() < 1e-9);
     drop(held);
     eventually("a place is free again", async || {
         let mut stream = connect(&server).await;

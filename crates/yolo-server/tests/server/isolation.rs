@@ -90,6 +90,7 @@ async fn run_at(batcher: &Batcher, side_px: u32, kinds: &[u8]) -> Vec<Result<Inf
         place: Place::of_new_request(),
         start_by: Some(Instant::now() + support::PATIENCE),
         answer_by: None,
+        begun: Arc::default(),
     };
     let admit = |place: &Place| batcher.admit(place, Duration::ZERO).unwrap();
     let replies: Vec<_> = kinds.iter().map(|kind| job(*kind)).map(|job| admit(&job.place).enqueue(job)).collect();

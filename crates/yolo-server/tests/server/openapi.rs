@@ -119,8 +119,10 @@ async fn answers_about_tasks_are_as_the_document_promises() {
         ("/tasks/{id}", get(&task)),
         ("/tasks/{id}", get(&failing)),
         ("/tasks/{id}", get("/tasks/unknown")),
+        ("/tasks/{id}", get("/tasks/%ff")),
         ("/tasks/{id}", delete(&task)),
         ("/tasks/{id}", delete("/tasks/unknown")),
+        ("/tasks/{id}", delete("/tasks/%ff")),
     ] {
         let method = request.method().clone();
         assert_promised(&document, (&method, path), &send(&server, request).await);
@@ -141,6 +143,7 @@ async fn answers_of_the_inference_protocol_are_as_the_document_promises() {
     for (template, prefix) in [
         ("/v2/models/{model}", "/v2/models/pretended".to_owned()),
         ("/v2/models/{model}", "/v2/models/other".to_owned()),
+        ("/v2/models/{model}", "/v2/models/%ff".to_owned()),
         ("/v2/models/{model}/versions/{version}", format!("/v2/models/pretended/versions/{version}")),
     ] {
         for end in ["", "/config", "/ready", "/stats"] {
@@ -154,7 +157,11 @@ async fn answers_of_the_inference_protocol_are_as_the_document_promises() {
             assert_promised(&document, (&Method::POST, &path), &answer);
             statuses.push(answer.status.as_u16());
         }
-        let expected = if prefix.ends_with("other") { [404; 4] } else { [200, 200, 415, 400] };
+        let expected = match prefix.as_str() {
+            "/v2/models/other" => [404; 4],
+            "/v2/models/%ff" => [400; 4],
+            _ => [200, 200, 415, 400],
+        };
         assert_eq!(statuses, expected, "{prefix}");
         let binary = Request::post(format!("{prefix}/infer")).header("inference-header-content-length", "0");
         let answer = send(&server, binary.body(png(8, 8, [1; 3]).into()).unwrap()).await;
@@ -201,7 +208,7 @@ async fn each_operation_lists_only_errors_that_it_can_answer() {
     };
     assert_eq!(statuses("/version", "get"), ["200", "414", "431", "500"]);
     assert_eq!(statuses("/models", "get"), ["200", "414", "431", "500", "503"]);
-    assert_eq!(statuses("/tasks/{id}", "get"), ["200", "404", "410", "414", "431", "500", "503"]);
+    assert_eq!(statuses("/tasks/{id}", "get"), ["200", "400", "404", "410", "414", "431", "500", "503"]);
     assert!(!statuses("/predict", "post").contains(&"410".to_owned()));
     assert!(!statuses("/predict/async", "post").contains(&"504".to_owned()), "nobody waits for it");
     for status in ["400", "404", "408", "409", "413", "415", "422", "429", "500", "503", "504"] {

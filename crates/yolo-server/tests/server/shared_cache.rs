@@ -7,6 +7,7 @@ use yolo_server::{Config, Server};
 
 use crate::redis::Redis;
 use crate::support::{emulated, eventually, metric, png, predict, start};
+use crate::tasks::{ended, submit};
 
 fn config(redis: &Redis) -> Config {
     redis.shared_by(emulated(0, 1))
@@ -42,6 +43,22 @@ async fn an_answer_that_one_server_found_is_not_run_by_another() {
     ] {
         assert!((metric(&other, series).await - expected).abs() < 1e-9, "{series}");
     }
+    one.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_remembers_what_another_server_found() {
+    let Some(redis) = Redis::start("a_task_remembers_what_another_server_found").await else { return };
+    let other = redis.shared_by(Config { tasks: true, ..emulated(0, 1) });
+    let (one, other) = (start(config(&redis)).await, start(other).await);
+    let picture = png(40, 30, [7; 3]);
+    cache_of(&one, &picture).await;
+    stored(&redis, 1).await;
+    let location = submit(&other, &picture).await;
+    assert_eq!(ended(&other, &location).await.body["status"], "succeeded");
+    assert!((metric(&other, r#"yolo_cache_requests_total{result="shared_hit"}"#).await - 1.0).abs() < 1e-9);
+    assert_eq!(cache_of(&other, &picture).await, "hit");
     one.stop().await;
     other.stop().await;
 }

@@ -196,7 +196,7 @@ fn text<'a>(attributes: &'a [KeyValue], key: &str) -> &'a str {
 
 fn traced(uri: &str, trace_id: &str, flags: &str, body: Vec<u8>) -> Request<axum::body::Body> {
     let request = Request::post(uri).header("traceparent", format!("00-{trace_id}-00f067aa0ba902b7-{flags}"));
-    request.body(body.into()).unwrap()
+    request.header("tracestate", "rojo=1").body(body.into()).unwrap()
 }
 
 fn collected_at(endpoint: String, config: Config) -> Config {
@@ -222,7 +222,7 @@ async fn a_collector_gets_each_sampled_request_as_a_span_of_its_clients_trace() 
     let spans = collector.trace(&good);
     let request = &spans["POST predict"];
     assert_eq!((hex(&request.span_id), hex(&request.parent_span_id)), (own, "00f067aa0ba902b7".to_owned()));
-    assert_eq!(request.kind, SpanKind::Server as i32);
+    assert_eq!((request.kind, request.trace_state.as_str()), (SpanKind::Server as i32, "rojo=1"));
     assert_eq!(request.status.as_ref().map_or(0, |status| status.code), StatusCode::Unset as i32);
     for name in ["decode", "preprocess", "queue", "inference", "postprocess"] {
         let child = &spans[name];

@@ -1,6 +1,7 @@
 //! Shapes on a picture's pixels, with smooth edges. What lies outside of the picture is cut off.
 //!
-//! Bounds: every pixel goes through [`Canvas::blend`], which looks it up with a checked range.
+//! Bounds: every pixel goes through [`Canvas::blend`], which looks it up with a checked range. What is done for every pixel
+//! has no `mul_add` and no `hypot`: without FMA in the target, both are calls into the maths library.
 
 use crate::picture::Picture;
 
@@ -79,7 +80,7 @@ impl<'a> Canvas<'a> {
         let Some(pixel) = usize::try_from(3 * pixel).ok().and_then(|at| self.rgb.get_mut(at..at + 3)) else { return };
         for (below, above) in pixel.iter_mut().zip(colour.0) {
             let (old, new) = (f32::from(*below), f32::from(above));
-            *below = to_u8((new - old).mul_add(opacity, old));
+            *below = to_u8((new - old) * opacity + old);
         }
     }
 
@@ -104,15 +105,16 @@ impl<'a> Canvas<'a> {
     pub(super) fn line(&mut self, (from, to): (Point, Point), line_px: f32, colour: Colour) {
         let reach = line_px / 2.0 + 0.5;
         let along = Point { x: to.x - from.x, y: to.y - from.y };
-        let length_squared = along.x.mul_add(along.x, along.y * along.y);
+        let length_squared = along.x * along.x + along.y * along.y;
         for y in self.rows(from.y.min(to.y) - reach, from.y.max(to.y) + reach + 1.0) {
             let middle_y = middle(y);
             let (left, right) = span(from, along, (middle_y - reach, middle_y + reach));
             for x in self.columns(left - reach, right + reach + 1.0) {
                 let offset = Point { x: middle(x) - from.x, y: middle_y - from.y };
-                let projected = offset.x.mul_add(along.x, offset.y * along.y);
+                let projected = offset.x * along.x + offset.y * along.y;
                 let share = if length_squared > 0.0 { (projected / length_squared).clamp(0.0, 1.0) } else { 0.0 };
-                let distance = share.mul_add(-along.x, offset.x).hypot(share.mul_add(-along.y, offset.y));
+                let apart = Point { x: offset.x - share * along.x, y: offset.y - share * along.y };
+                let distance = (apart.x * apart.x + apart.y * apart.y).sqrt();
                 // One pixel of transition from covered to not covered.
                 self.blend((x, y), colour, (reach - distance).clamp(0.0, 1.0));
             }

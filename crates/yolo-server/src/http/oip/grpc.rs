@@ -1,10 +1,10 @@
 //! The protocol over gRPC, on a port of its own: `proto/inference.proto`.
 
+mod calls;
 mod codec;
 mod convert;
 mod deadline;
 mod listener;
-mod unread;
 mod upload;
 
 use std::pin::Pin;

@@ -14,7 +14,7 @@ use super::raw;
 use super::tensor::{Datatype, Tensor, invalid};
 use crate::app::App;
 use crate::http::batch;
-use crate::http::body::Upload;
+use crate::http::body::{self, Upload};
 use crate::http::error::{ApiError, Code};
 use crate::http::image::Image;
 use crate::http::parameters::Wishes;
@@ -111,14 +111,14 @@ pub async fn infer(app: &App, predictor: &Predictor, asked: &Asked) -> Result<An
     match asked.inputs.as_slice() {
         [input] if input.name == PICTURES => raw::infer(app, predictor, input, asked).await,
         _ => {
-            let files = files(predictor, asked).inspect_err(|error| Image::arrived(app).failed(error))?;
+            let files = files(app, predictor, asked).inspect_err(|error| Image::arrived(app).failed(error))?;
             detect(app, predictor, files, asked).await
         }
     }
 }
 
 /// The files of a request whose tensors fit the model.
-fn files(predictor: &Predictor, asked: &Asked) -> Result<Vec<Bytes>, ApiError> {
+fn files(app: &App, predictor: &Predictor, asked: &Asked) -> Result<Vec<Bytes>, ApiError> {
     let [input] = asked.inputs.as_slice() else {
         return Err(invalid(format!("one input a request, found {}", asked.inputs.len())));
     };
@@ -133,7 +133,12 @@ fn files(predictor: &Predictor, asked: &Asked) -> Result<Vec<Bytes>, ApiError> {
         let shape = &input.shape;
         return Err(invalid(format!("{FILES}: 1 to {} files, found shape {shape:?}", limits::BATCH_PARTS_MAX)));
     }
-    input.byte_strings()
+    let files = input.byte_strings()?;
+    let bytes_max = app.bodies.limits().body_bytes_max;
+    match files.iter().position(|file| file.len() > bytes_max) {
+        Some(index) => Err(at(index, body::picture_too_large(bytes_max))),
+        None => Ok(files),
+    }
 }
 
 /// Checks that all wanted outputs are among the `known` ones of the request's input.

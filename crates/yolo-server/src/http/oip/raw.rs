@@ -96,7 +96,7 @@ async fn run(
     input: EngineInput,
     asked: &Asked,
 ) -> Result<(Vec<ImageTensor>, Speed), ApiError> {
-    let wishes = batch::at_its_turn(&asked.wishes, asked.received).inspect_err(|error| image.failed(error))?;
+    let wishes = batch::at_its_turn(&asked.wishes, asked.received);
     image.tensors(predictor, input, Instant::now(), &wishes).await
 }
 

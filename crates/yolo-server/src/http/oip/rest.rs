@@ -7,7 +7,7 @@ use std::iter;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -21,6 +21,7 @@ use crate::app::App;
 use crate::http::body::{self, Whole};
 use crate::http::error::{ApiError, Code};
 use crate::http::image::{self, Image};
+use crate::http::path::Named;
 use crate::http::{Received, answer};
 use crate::lifecycle::Stage;
 use crate::predictor::{Predictor, Speed};
@@ -77,20 +78,20 @@ async fn ready(State(app): State<Arc<App>>) -> Result<StatusCode, ApiError> {
     })
 }
 
-async fn model_ready(State(app): State<Arc<App>>, Path(target): Path<Target>) -> Result<StatusCode, ApiError> {
+async fn model_ready(State(app): State<Arc<App>>, Named(target): Named<Target>) -> Result<StatusCode, ApiError> {
     target.find(&app)?;
     ready(State(app)).await
 }
 
-async fn model_metadata(State(app): State<Arc<App>>, Path(target): Path<Target>) -> Result<Response, ApiError> {
+async fn model_metadata(State(app): State<Arc<App>>, Named(target): Named<Target>) -> Result<Response, ApiError> {
     Ok(Json(metadata::model(target.find(&app)?.model())).into_response())
 }
 
-async fn model_statistics(State(app): State<Arc<App>>, Path(target): Path<Target>) -> Result<Response, ApiError> {
+async fn model_statistics(State(app): State<Arc<App>>, Named(target): Named<Target>) -> Result<Response, ApiError> {
     Ok(Json(statistics::of(target.find(&app)?.model(), &app.metrics.batch)).into_response())
 }
 
-async fn model_config(State(app): State<Arc<App>>, Path(target): Path<Target>) -> Result<Response, ApiError> {
+async fn model_config(State(app): State<Arc<App>>, Named(target): Named<Target>) -> Result<Response, ApiError> {
     Ok(Json(config::of(&*target.find(&app)?)).into_response())
 }
 
@@ -102,7 +103,7 @@ async fn index(State(app): State<Arc<App>>) -> Json<Vec<ModelIndex>> {
     Json(repository::index(&app))
 }
 
-async fn infer(State(app): State<Arc<App>>, Path(target): Path<Target>, request: Request) -> Response {
+async fn infer(State(app): State<Arc<App>>, Named(target): Named<Target>, request: Request) -> Response {
     let mut received = None;
     let result = steps(&app, &target, request, &mut received).await;
     Received::attach(received, result.into_response())

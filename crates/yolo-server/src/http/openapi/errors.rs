@@ -10,7 +10,7 @@ const ANYWHERE: &[Code] = &[Code::UriTooLong, Code::HeadersTooLarge, Code::Inter
 /// What needs the model.
 pub(super) const MODEL: &[Code] = &[Code::Starting];
 /// What needs the model by its name.
-pub(super) const NAMED_MODEL: &[Code] = &[Code::NotFound, Code::Starting];
+pub(super) const NAMED_MODEL: &[Code] = &[Code::InvalidRequest, Code::NotFound, Code::Starting];
 /// What needs a sound server.
 pub(super) const SOUND: &[Code] = &[Code::Starting, Code::Draining, Code::EngineFailed];
 /// A body and parameters.
@@ -40,7 +40,8 @@ pub(super) const PICTURE: &[Code] = &[
 /// A task's submission, besides its upload.
 pub(super) const SUBMISSION: &[Code] = &[Code::IdempotencyConflict, Code::Draining, Code::StoreUnavailable];
 /// A task that exists, or did.
-pub(super) const TASK: &[Code] = &[Code::NotFound, Code::TaskExpired, Code::Starting, Code::StoreUnavailable];
+pub(super) const TASK: &[Code] =
+    &[Code::InvalidRequest, Code::NotFound, Code::TaskExpired, Code::Starting, Code::StoreUnavailable];
 
 /// The given answers, and one for each status of the errors in `sets`, as the schema of that name has them.
 pub(super) fn responses(mut responses: Value, schema: &str, sets: &[&[Code]]) -> Value {

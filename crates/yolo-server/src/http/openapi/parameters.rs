@@ -59,6 +59,7 @@ fn of_headers() -> impl Iterator<Item = Value> {
     let headers = [
         ("X-Request-Id", "Names the request in answers and logs."),
         ("traceparent", "W3C trace context, continued."),
+        ("tracestate", "What other systems keep of the trace, passed on to the collector."),
         ("Cache-Control", "`no-cache`: run the model even if the answer is remembered."),
         ("X-Stream-Id", "Names a camera: a newer frame takes the place of its queued predecessor, which gets 409."),
         ("X-Retry-Attempt", "Greater than 1: the request was sent before, and is no new demand."),
