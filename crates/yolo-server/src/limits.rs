@@ -156,6 +156,8 @@ impl ConnectionLimits {
 
 /// Detections of one picture that a request may ask for.
 pub const DETECTIONS_MAX: usize = 3_000;
+/// Of these, with masks: an outline may have ten thousand points, and costs an inference thread milliseconds.
+pub const MASKS_MAX: usize = 300;
 /// Images admitted and not yet started, whatever the knobs say.
 pub const QUEUE_IMAGES_MAX: usize = 256;
 /// Memory that one picture may take while it is decoded: 50 megapixels and the decoder's own.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use yolo_vision::Parameters;
+use yolo_vision::{Masks, Parameters, Task};
 
 use crate::admission::Refusal;
 use crate::batcher::{Batcher, Found, ImageTensor, Inferred, Job, JobError, Lane, Reply, Wanted};
@@ -14,6 +14,7 @@ use crate::http::body::Upload;
 use crate::http::error::{ApiError, Code};
 use crate::http::parameters::{Served, Wishes};
 use crate::knobs::Knobs;
+use crate::limits;
 use crate::metrics::Metrics;
 use crate::prepare::Preparer;
 
@@ -154,6 +155,7 @@ impl Predictor {
     /// 415, 422 for the picture; 429 for load; 504 past the deadline or the request's own time-out; 500, 503 for the
     /// engine.
     pub async fn predict(&self, upload: Upload, wishes: &Wishes, knobs: &Knobs) -> Result<Prediction, ApiError> {
+        self.check_masks(&wishes.parameters)?;
         let times = Times::new(upload.received, wishes, knobs);
         self.within(&times, self.look_up(upload, wishes, &times)).await
     }
@@ -203,6 +205,16 @@ impl Predictor {
         let place = if times.begun.load(Ordering::Relaxed) { "running" } else { "queue" };
         self.metrics.images.deadline_exceeded.of(place).inc();
         Err(ApiError::new(Code::DeadlineExceeded, "the time-out passed before the answer was ready"))
+    }
+
+    fn check_masks(&self, parameters: &Parameters) -> Result<(), ApiError> {
+        let masks = self.model.info.task() == Task::Segment && parameters.masks != Masks::None;
+        if masks && parameters.detections_max > limits::MASKS_MAX {
+            let most = limits::MASKS_MAX;
+            let message = format!("max_det must be at most {most} with masks: ask for fewer, or for masks=none");
+            return Err(ApiError::new(Code::InvalidParameter, message));
+        }
+        Ok(())
     }
 
     fn check_engine(&self) -> Result<(), ApiError> {

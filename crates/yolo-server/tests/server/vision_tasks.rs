@@ -77,6 +77,28 @@ async fn the_task_and_the_precision_are_told() {
 }
 
 #[tokio::test]
+async fn more_detections_than_masks_are_made_for_need_no_masks() {
+    if !runtime_is_there("more_detections_than_masks_are_made_for_need_no_masks") {
+        return;
+    }
+    for (model, query, status) in [
+        ("segment", "max_det=300", StatusCode::OK),
+        ("segment", "max_det=301", StatusCode::UNPROCESSABLE_ENTITY),
+        ("segment", "max_det=3000&masks=rle", StatusCode::UNPROCESSABLE_ENTITY),
+        ("segment", "max_det=3000&masks=none", StatusCode::OK),
+        ("standard", "max_det=3000", StatusCode::OK),
+    ] {
+        let server = start(config(fixture(&format!("{model}.onnx")))).await;
+        let answer = call(&server, post(&format!("/predict?{query}"), file("shaded.png"))).await;
+        assert_eq!(answer.status, status, "{model} {query}: {}", answer.body);
+        if status != StatusCode::OK {
+            assert_eq!(answer.body["error"]["code"], "invalid_parameter");
+        }
+        server.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn masks_are_answered_as_asked() {
     if !runtime_is_there("masks_are_answered_as_asked") {
         return;

@@ -16,7 +16,7 @@ fn all() -> [(&'static str, Value); 10] {
         (
             "max_det",
             json!({"type": "integer", "minimum": 1, "maximum": 3000, "examples": [300],
-                   "description": "Most detections."}),
+                   "description": "Most detections; with masks at most 300."}),
         ),
         (
             "classes",

@@ -1,5 +1,7 @@
-//! The open calls of a connection, and answers that a client does not take. HTTP/2 has a window for each call, so the connection itself goes on; without a
-//! bound, such a client would make the server hold its answers for ever.
+//! The open calls of a connection, and answers that a client does not take.
+//!
+//! HTTP/2 has a window for each call, so the connection itself goes on; without a bound, such a client would make the server
+//! hold its answers for ever.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
