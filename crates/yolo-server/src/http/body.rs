@@ -3,8 +3,9 @@
 //! Bounds: bytes of one body (counted while streaming, as inflated), bytes of all bodies in memory, time, and a lowest
 //! rate of what comes over the wire.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -366,36 +367,61 @@ impl Source {
     }
 }
 
-/// Bytes that a form's parser took and could make nothing of yet.
-type Unparsed = Arc<AtomicUsize>;
+/// What a form's parser is given: one piece, then it must look at it. Left alone it takes all that it can get first, would
+/// buffer what precedes a part's content for ever, and would search all of it anew with each piece.
+#[derive(Debug, Default)]
+struct Feed {
+    /// A piece was given since the parser was last asked.
+    given: AtomicBool,
+    /// Bytes of which it could make nothing yet.
+    unparsed: AtomicUsize,
+}
 
-/// The body for a parser of forms, which would buffer what precedes a part's content for ever, and search all of it anew
-/// with each piece.
-fn pieces(source: &mut Source, unparsed: Unparsed) -> impl Stream<Item = Result<Bytes, ApiError>> + Send {
-    futures::stream::try_unfold(source, move |source| {
-        let unparsed = Arc::clone(&unparsed);
-        async move {
-            // It takes all that it can get before it looks at any of it: a pause after each piece makes it look.
-            tokio::task::yield_now().await;
-            if unparsed.load(Ordering::Relaxed) > limits::PART_HEAD_BYTES_MAX {
-                let message = format!("multipart: no part begins within {} bytes", limits::PART_HEAD_BYTES_MAX);
-                return Err(invalid(message));
+impl Feed {
+    /// The body, piece by piece.
+    fn pieces(self: Arc<Self>, source: &mut Source) -> impl Stream<Item = Result<Bytes, ApiError>> + Send {
+        let chunks =
+            futures::stream::try_unfold(source, async |source| Ok(source.chunk().await?.map(|chunk| (chunk, source))));
+        let mut chunks = Box::pin(chunks);
+        futures::stream::poll_fn(move |context| {
+            if self.given.load(Ordering::Relaxed) {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
             }
-            let chunk = source.chunk().await?;
-            unparsed.fetch_add(chunk.as_ref().map_or(0, Bytes::len), Ordering::Relaxed);
-            Ok(chunk.map(|chunk| (chunk, source)))
-        }
-    })
+            if self.unparsed.load(Ordering::Relaxed) > limits::PART_HEAD_BYTES_MAX {
+                let message = format!("multipart: no part begins within {} bytes", limits::PART_HEAD_BYTES_MAX);
+                return Poll::Ready(Some(Err(invalid(message))));
+            }
+            let piece = chunks.as_mut().poll_next(context);
+            if let Poll::Ready(Some(Ok(piece))) = &piece {
+                self.given.store(true, Ordering::Relaxed);
+                self.unparsed.fetch_add(piece.len(), Ordering::Relaxed);
+            }
+            piece
+        })
+    }
+
+    /// Asks the parser for its next part, or the next bytes of one.
+    async fn next<T>(&self, asked: impl Future<Output = multer::Result<Option<T>>>) -> Result<Option<T>, ApiError> {
+        let mut asked = std::pin::pin!(asked);
+        let found = std::future::poll_fn(|context| {
+            self.given.store(false, Ordering::Relaxed);
+            asked.as_mut().poll(context)
+        });
+        let found = found.await.map_err(of_multipart)?;
+        self.unparsed.store(0, Ordering::Relaxed);
+        Ok(found)
+    }
 }
 
 type Received = (Vec<Picture>, Vec<(String, String)>);
 
 async fn multipart(source: &mut Source, bounds: &Bounds, media_type: &str) -> Result<Received, ApiError> {
     let boundary = multer::parse_boundary(media_type).map_err(|error| invalid(format!("multipart: {error}")))?;
-    let unparsed = Unparsed::default();
-    let mut form = multer::Multipart::new(Box::pin(pieces(source, Arc::clone(&unparsed))), boundary);
+    let feed = Arc::new(Feed::default());
+    let mut form = multer::Multipart::new(Box::pin(Arc::clone(&feed).pieces(source)), boundary);
     let (mut pictures, mut parameters) = (Vec::new(), Vec::new());
-    while let Some(mut field) = form.next_field().await.map_err(of_multipart)? {
+    while let Some(mut field) = feed.next(form.next_field()).await? {
         if pictures.len() + parameters.len() == bounds.parts {
             return Err(invalid(format!("multipart: more than {} parts", bounds.parts)));
         }
@@ -411,9 +437,7 @@ async fn multipart(source: &mut Source, bounds: &Bounds, media_type: &str) -> Re
             return Err(bounds.too_many());
         }
         let mut value = Picture::with_capacity(0);
-        unparsed.store(0, Ordering::Relaxed);
-        while let Some(chunk) = field.chunk().await.map_err(of_multipart)? {
-            unparsed.store(0, Ordering::Relaxed);
+        while let Some(chunk) = feed.next(field.chunk()).await? {
             value.push(&chunk);
             if !is_file && value.bytes.len() > limits::PARAMETER_BYTES_MAX {
                 return Err(invalid(format!("multipart: field {name:.64} is too long")));
@@ -480,6 +504,27 @@ mod tests {
         drop(held);
         assert_eq!(receive(5 << 10).await.unwrap_err(), Code::PayloadTooLarge);
         assert!(receive(4 << 10).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_form_is_read_however_it_is_cut() {
+        let (memory, metrics) = (BodyMemory::default(), Metrics::new().http);
+        let part = |file: &[u8]| {
+            [b"--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\n", file, b"\r\n"].concat()
+        };
+        // With what looks like the beginning of a boundary.
+        let files = [b"\r\n--".repeat(40_000), b"\xFF\xD8\r".repeat(40_000)];
+        let whole = Bytes::from([part(&files[0]), part(&files[1]), b"--b--\r\n".to_vec()].concat());
+        for size in [97, 5_000, 16 << 10, 60_000, 200_000, usize::MAX] {
+            let pieces = std::iter::successors(Some(whole.clone()), |rest| Some(rest.slice(size.min(rest.len())..)));
+            let pieces: Vec<Result<Bytes, std::io::Error>> =
+                pieces.take_while(|rest| !rest.is_empty()).map(|rest| Ok(rest.slice(..size.min(rest.len())))).collect();
+            let request = Request::post("/").header("content-type", "multipart/form-data; boundary=b");
+            let request = request.body(Body::from_stream(futures::stream::iter(pieces))).unwrap();
+            let form = receive_all(request, &Bounds::BATCH, &memory, &metrics).await.unwrap();
+            let found: Vec<_> = form.pictures.into_iter().map(|picture| picture.unwrap().bytes).collect();
+            assert!(found == files, "in pieces of {size} bytes");
+        }
     }
 
     #[tokio::test]
