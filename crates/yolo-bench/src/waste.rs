@@ -20,7 +20,7 @@ const SAME_PICTURES: u64 = 20;
 const CALLERS: usize = 8;
 /// Of [`CALLERS`] each.
 const WAVES: usize = 10;
-/// By then all of a wave are queued, and none is answered.
+/// By then all of a wave are queued, and at 640 px none is answered; at 320 px a worker may have begun its second one.
 const STAY: Duration = Duration::from_millis(40);
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(20);
