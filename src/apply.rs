@@ -45,6 +45,8 @@ pub struct Applied {
     pub template: String,
     /// Objects written.
     pub sent: u32,
+    /// The Deployment's controller has not looked at it as it is now.
+    pub unseen: bool,
 }
 
 /// Applies `desired`, what `build` made of `spec` and the plan of `seen`.
@@ -83,9 +85,10 @@ pub async fn apply(
         }
         let written = writer.apply(&deployment, seen.deployment.as_deref()).await?;
         let sent = writer.sent;
-        remember_order(&mut kept.ordered, seen, written.as_ref().or(seen.deployment.as_deref()));
+        let present = written.as_ref().or(seen.deployment.as_deref());
+        remember_order(&mut kept.ordered, seen, present);
         nudge_pods(access, seen, knobs.generation, &mut kept.nudges).await;
-        Ok(Applied { knobs, template: build::template_hash(&deployment), sent })
+        Ok(Applied { knobs, template: build::template_hash(&deployment), sent, unseen: present.is_some_and(unseen) })
     };
     let outcome = outcome.await;
     // Kept after a failure too: what was written is written.
@@ -122,6 +125,12 @@ fn remember_order(ordered: &mut Option<Ordered>, seen: &Seen, live: Option<&Depl
     if ordered.as_ref().is_none_or(|ordered| ordered.generation <= generation) {
         *ordered = Some(Ordered { replicas: Replicas::new(replicas), generation, foreign });
     }
+}
+
+/// Its controller has looked at it before, but not since it was last changed.
+fn unseen(deployment: &Deployment) -> bool {
+    let looked = deployment.status.as_ref().and_then(|status| status.observed_generation);
+    looked.is_some_and(|looked| Some(looked) < deployment.metadata.generation)
 }
 
 async fn nudge_pods(access: Access<'_>, seen: &Seen, generation: u64, nudges: &mut Nudges) {

@@ -81,6 +81,12 @@ fn selector_labels(spec: &Validated) -> BTreeMap<String, String> {
     ])
 }
 
+/// The same as a label selector is written.
+pub fn selector_text(spec: &Validated) -> String {
+    let pairs: Vec<String> = selector_labels(spec).iter().map(|(key, value)| format!("{key}={value}")).collect();
+    pairs.join(",")
+}
+
 fn selector(spec: &Validated) -> LabelSelector {
     LabelSelector { match_labels: Some(selector_labels(spec)), match_expressions: None }
 }
@@ -103,6 +109,7 @@ fn owner(spec: &Validated) -> OwnerReference {
         name: spec.id.name.clone(),
         uid: spec.uid.clone(),
         controller: Some(true),
-        block_owner_deletion: Some(true),
+        // Blocking needs the permission to update finalizers where owner references are checked, as OpenShift does.
+        block_owner_deletion: None,
     }
 }

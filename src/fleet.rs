@@ -142,13 +142,13 @@ impl Fleet {
 
     /// The pods of one service, in order of name.
     pub fn of(&self, service: &ServiceId) -> Vec<PodView> {
-        let mut pods: Vec<PodView> = self
-            .store
-            .state()
-            .iter()
-            .filter_map(|pod| PodView::of(pod))
-            .filter(|pod| pod.service == *service)
-            .collect();
+        // Before anything is copied: every reconcile passes over the pods of all services.
+        let own = |pod: &Pod| {
+            pod.metadata.namespace.as_ref() == Some(&service.namespace)
+                && pod.labels().get(SERVICE_LABEL) == Some(&service.name)
+        };
+        let all = self.store.state();
+        let mut pods: Vec<PodView> = all.iter().filter(|pod| own(pod)).filter_map(|pod| PodView::of(pod)).collect();
         pods.sort_by(|a, b| a.name.cmp(&b.name));
         pods
     }
@@ -163,7 +163,9 @@ impl PodView {
         }
         let namespace = pod.namespace()?;
         let ready_since = ready_since(status);
-        let server = status.and_then(|s| s.container_statuses.as_ref()).and_then(|all| all.first());
+        let containers = status.and_then(|status| status.container_statuses.as_ref());
+        // By name: the kubelet sorts them, and an injected sidecar may come first.
+        let server = containers.and_then(|all| all.iter().find(|container| container.name == SERVER_CONTAINER));
         let container = fetch(status).or(server);
         Some(Self {
             uid: pod.uid()?,
@@ -369,6 +371,19 @@ status:
         let view = PodView::of(&failed).unwrap();
         assert_eq!(view.termination.unwrap().code, "model_missing");
         assert_eq!(view.restarts, 2);
+    }
+
+    #[test]
+    fn sidecar_does_not_speak_for_the_server() {
+        let mut killed = pod(READY);
+        killed.status = serde_yaml_ng::from_str(
+            "containerStatuses: [{name: istio-proxy, image: i, imageID: i, ready: true, restartCount: 0}, \
+             {name: server, image: i, imageID: i, ready: false, restartCount: 3, lastState: {terminated: \
+             {exitCode: 137, reason: OOMKilled, finishedAt: '2026-01-01T00:10:00Z'}}}]",
+        )
+        .unwrap();
+        let view = PodView::of(&killed).unwrap();
+        assert_eq!((view.restarts, view.oom_killed.is_some()), (3, true));
     }
 
     #[test]

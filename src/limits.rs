@@ -18,7 +18,7 @@ pub const LEASE_RENEW: Duration = Duration::from_secs(4);
 /// One try to renew; `LEASE - LEASE_RENEW - LEASE_TRY` leaves [`API_CALL`] for a write under way.
 pub const LEASE_TRY: Duration = Duration::from_secs(3);
 /// How often a candidate looks.
-pub const LEASE_POLL: Duration = Duration::from_secs(2);
+pub const LEASE_POLL: Duration = Duration::from_secs(1);
 
 /// First retry of a transient failure; doubled at each.
 pub const RETRY_FIRST: Duration = Duration::from_millis(200);

@@ -50,6 +50,14 @@ pub struct Seen {
     pub now: Timestamp,
 }
 
+impl Seen {
+    /// Whether the Deployment is applied with a number of pods: with ours, and with the first one in any case, because the API
+    /// server's own default is one pod. Whoever else sets it takes over from there.
+    pub fn sets_replicas(&self) -> bool {
+        self.ownership.ours() || self.deployment.is_none()
+    }
+}
+
 /// Looks at the service of `spec`. `status` is a hint for when the live objects are gone; `state` knows how long a pod
 /// takes to serve, which is how long before a peak it must be ordered.
 pub fn observe(

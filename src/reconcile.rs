@@ -58,7 +58,7 @@ async fn steps(
     let state = ctx.states.of(&spec.id, &spec.uid).unwrap_or_else(|| observe::seed(service)); // memory
     let seen = observe::observe(ctx, &spec, (service.status.as_ref(), &state)); // memory, total
     let decision = yolo_planner::plan(&seen.policy, &seen.observation, &state, seen.now); // pure, total: Hold{reason}
-    let desired: Desired = build::build(&spec, &decision, seen.ownership.ours(), &ctx.defaults); // pure
+    let desired: Desired = build::build(&spec, &decision, seen.sets_replicas(), &ctx.defaults); // pure
     ctx.states.keep(&spec.id, &spec.uid, decision.state.clone());
     // With the state, which will not tell them again: whatever fails from here on, a later status shows them.
     let untold = ctx.untold.of(&spec.id, &spec.uid).unwrap_or_default().with(&decision);

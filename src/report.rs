@@ -18,7 +18,6 @@ use serde_json::json;
 use yolo_api::v1alpha1::{YoloInferenceService, YoloInferenceServiceStatus};
 use yolo_planner::units::Timestamp;
 
-use crate::apply::FIELD_MANAGER;
 use crate::call::{Access, Target, WriteError};
 use crate::context::Context;
 use crate::error::Error;
@@ -27,6 +26,9 @@ use crate::leader::LeaderToken;
 use crate::reconcile::Done;
 
 pub use untold::Untold;
+
+/// The field manager of the status, which is none of the children's business.
+const STATUS_MANAGER: &str = "yolo-operator-status";
 
 /// What `report` remembers of a service between two reconciles.
 #[derive(Debug, Clone)]
@@ -108,7 +110,7 @@ async fn write(access: Access<'_>, id: &ServiceId, status: &YoloInferenceService
         "metadata": {"name": id.name},
         "status": status,
     });
-    // Never by force: the object is the user's, and nobody else has a reason to write its status.
-    let (params, patch) = (PatchParams::apply(FIELD_MANAGER), Patch::Apply(&document));
+    // By force: nobody else has a reason to write a status, and a field that somebody did write must not stay for ever.
+    let (params, patch) = (PatchParams::apply(STATUS_MANAGER).force(), Patch::Apply(&document));
     access.write(&target, api.patch_status(&id.name, &params, &patch)).await.map(|_object| ())
 }

@@ -282,7 +282,8 @@ mod tests {
         let policy = spec.policy;
         assert_eq!(
             (policy.replicas.mode, policy.batch.mode, policy.cache.mode),
-            (Mode::Off, Mode::Recommend, Mode::Off)
+            (Mode::Auto, Mode::Recommend, Mode::Off),
+            "a fixed count is held in every mode"
         );
         assert_eq!((policy.replicas.min, policy.replicas.max), (Replicas::new(4), Replicas::new(4)));
         assert_eq!(policy.stabilization, Some(Seconds::whole(30)));

@@ -46,7 +46,7 @@ pub enum Ownership {
         /// `foreign` is new.
         reverting: bool,
     },
-    /// Not us, by the object's own mode.
+    /// Not us, by the object's own mode, or while it is paused.
     Released {
         /// As the Deployment has it.
         replicas: Option<Replicas>,
@@ -98,7 +98,7 @@ pub fn judge(
     now: Timestamp,
 ) -> Ownership {
     let replicas = live.and_then(count);
-    if spec.policy.replicas.mode != Mode::Auto {
+    if spec.policy.replicas.mode != Mode::Auto || spec.policy.paused {
         return Ownership::Released { replicas };
     }
     if let Some(autoscaler) = autoscaler {
@@ -187,5 +187,12 @@ mod tests {
         assert_eq!(seen, Ownership::Ours { replicas: Some(Replicas::new(2)), foreign: None, reverting: false });
         let off = checked("{model: {source: {imagePath: /a}}, scaling: {replicas: {mode: Off}}}").unwrap();
         assert!(!judge(&off, Some(&live(1, 4, "kubectl")), None, None, Timestamp::whole(1)).ours());
+    }
+
+    #[test]
+    fn count_that_is_set_while_paused_is_nobodys_concern() {
+        let paused = checked("{model: {source: {imagePath: /a}}, paused: true}").unwrap();
+        let seen = judge(&paused, Some(&live(7, 6, "kubectl")), Some(&ordered(None)), None, Timestamp::whole(1));
+        assert_eq!(seen, Ownership::Released { replicas: Some(Replicas::new(7)) });
     }
 }

@@ -1,7 +1,8 @@
 //! What was seen and decided as the eight conditions, each from the closed table of `yolo_api::v1alpha1::conditions`.
 
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use yolo_api::v1alpha1::conditions::{Reason, set};
+use yolo_api::v1alpha1::conditions::{ConditionType, Reason, set};
 use yolo_planner::decision::{Action, HoldReason};
 use yolo_planner::explain::{Condition as Judged, ConditionReason, Tristate};
 
@@ -12,6 +13,8 @@ use crate::observe::Ownership;
 use crate::reconcile::Done;
 use crate::validate::Validated;
 
+use super::status;
+
 /// The conditions after a whole reconcile.
 pub fn conditions(done: &Done, before: &[Condition], now: &Time) -> Vec<Condition> {
     let mut after = before.to_vec();
@@ -19,11 +22,14 @@ pub fn conditions(done: &Done, before: &[Condition], now: &Time) -> Vec<Conditio
     let mut put = |reason: Reason, detail: Option<&str>| {
         set(&mut after, reason, detail, Some(done.spec.generation), now);
     };
-    let (ready, detail) = ready(&done.spec, &done.seen.pods, done.seen.observation.rolling);
+    let denied = done.seen.deployment.as_deref().and_then(denied);
+    let (ready, detail) = ready(&done.spec, &done.seen.pods, done.seen.observation.rolling, denied);
     put(ready, detail.as_deref());
     put(reconciling(done), None);
     put(Reason::NotStalled, None);
-    put(targets_met(&judged.targets_met), sentence(&judged.targets_met));
+    if !carried_on(&judged.targets_met, before, done.spec.generation) {
+        put(targets_met(&judged.targets_met), sentence(&judged.targets_met));
+    }
     put(targets_feasible(&judged.targets_feasible), sentence(&judged.targets_feasible));
     put(metrics_available(done), metrics_detail(done).as_deref());
     let (active, detail) = scaling_active(done);
@@ -56,7 +62,7 @@ pub fn failed(error: &Error, before: &[Condition], generation: Option<i64>, now:
 
 /// Serving the desired generation with at least `replicas.min`. A new pod that refuses its model, or cannot even start, is
 /// not hidden by pods of the previous generation that still serve.
-fn ready(spec: &Validated, pods: &[PodView], rolling: bool) -> (Reason, Option<String>) {
+fn ready(spec: &Validated, pods: &[PodView], rolling: bool, denied: Option<&str>) -> (Reason, Option<String>) {
     let living = || pods.iter().filter(|pod| pod.phase != PodPhase::Draining);
     if let Some((pod, why)) = living().find_map(|pod| Some((pod, pod.termination.as_ref()?))) {
         return (refusal(why), Some(format!("{} (pod {})", why.message, pod.name)));
@@ -69,6 +75,8 @@ fn ready(spec: &Validated, pods: &[PodView], rolling: bool) -> (Reason, Option<S
     let count = format!("{ready} of at least {wanted} pods are ready.");
     match missed.clone().find_map(|pod| stuck(pod, claim)) {
         Some((reason, detail)) => (reason, Some(format!("{detail} {count}"))),
+        None if enough && !rolling => (Reason::Serving, None),
+        None if denied.is_some() => (Reason::PodsDenied, denied.map(|why| format!("{why}. {count}"))),
         None if enough => (Reason::Serving, None),
         None => {
             let detail = missed.clone().find_map(|pod| starting(pod, claim));
@@ -125,7 +133,24 @@ fn refusal(why: &Termination) -> Reason {
 fn reconciling(done: &Done) -> Reason {
     let ready = done.seen.pods.iter().filter(|pod| pod.phase == PodPhase::Ready).count();
     let complete = u32::try_from(ready).is_ok_and(|ready| ready == done.decision.desired.replicas.get());
-    if complete && !done.seen.observation.rolling { Reason::UpToDate } else { Reason::Progressing }
+    if complete && !status::rolling(done) { Reason::UpToDate } else { Reason::Progressing }
+}
+
+/// The API server's words for why the Deployment's controller cannot make a pod: a quota, a policy.
+fn denied(deployment: &Deployment) -> Option<&str> {
+    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
+    let failure =
+        conditions.iter().find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")?;
+    failure.message.as_deref()
+}
+
+/// Whether a verdict of this spec stays until there is a new one: an operator that has just started has not measured for a
+/// whole window yet, which says nothing about the service.
+fn carried_on(judged: &Judged, before: &[Condition], generation: i64) -> bool {
+    let known = before.iter().find(|condition| condition.type_ == ConditionType::TargetsMet.as_str());
+    judged.status == Tristate::Unknown
+        && judged.reason == ConditionReason::Measuring
+        && known.is_some_and(|known| known.status != "Unknown" && known.observed_generation == Some(generation))
 }
 
 fn targets_met(judged: &Judged) -> Reason {
@@ -201,6 +226,9 @@ fn scaling_limited(done: &Done) -> (Reason, Option<String>) {
     if let Some((pod, why)) = unscheduled {
         return (Reason::Unschedulable, Some(format!("Pod {} has no node: {why}", pod.name)));
     }
+    if let Some(why) = done.seen.deployment.as_deref().and_then(denied) {
+        return (Reason::ScalingDenied, Some(why.to_owned()));
+    }
     let judged = &done.decision.explanation.conditions.scaling_limited;
     let reason = match judged.reason {
         ConditionReason::AtMaximum => Reason::AtMaximum,
@@ -261,7 +289,7 @@ mod tests {
     fn pod_that_does_not_start_is_told_with_what_it_lacks() {
         let claim = "{model: {source: {persistentVolumeClaim: {claimName: models, path: b.onnx}}}}";
         let told = |waiting| {
-            let (reason, detail) = ready(&checked(claim).unwrap(), &[pod(waiting)], false);
+            let (reason, detail) = ready(&checked(claim).unwrap(), &[pod(waiting)], false, None);
             (reason, detail.unwrap())
         };
         let (reason, detail) = told(Some(Waiting::Image("local/s:1".to_owned())));
@@ -286,8 +314,44 @@ mod tests {
         let spec = checked("{model: {source: {imagePath: /a}}}").unwrap();
         let serving = PodView { phase: PodPhase::Ready, ..pod(None) };
         let pods = [serving, pod(Some(Waiting::Image("local/s:2".to_owned())))];
-        assert_eq!(ready(&spec, &pods, false), (Reason::Serving, None));
-        assert_eq!(ready(&spec, &pods, true).0, Reason::ImageUnavailable);
+        assert_eq!(ready(&spec, &pods, false, None), (Reason::Serving, None));
+        assert_eq!(ready(&spec, &pods, true, None).0, Reason::ImageUnavailable);
+    }
+
+    #[test]
+    fn quota_that_keeps_pods_away_is_told_in_its_own_words() {
+        let spec = checked("{model: {source: {imagePath: /a}}}").unwrap();
+        let quota = "pods \"fork-1\" is forbidden: exceeded quota: small";
+        let (reason, detail) = ready(&spec, &[], false, Some(quota));
+        assert_eq!(
+            (reason, detail.unwrap()),
+            (Reason::PodsDenied, format!("{quota}. 0 of at least 1 pods are ready."))
+        );
+        let serving = PodView { phase: PodPhase::Ready, ..pod(None) };
+        assert_eq!(ready(&spec, std::slice::from_ref(&serving), false, Some(quota)).0, Reason::Serving);
+        assert_eq!(ready(&spec, &[serving], true, Some(quota)).0, Reason::PodsDenied, "the new version cannot come");
+        let deployment = |status: &str| -> Deployment {
+            let text = format!(
+                "{{spec: {{selector: {{}}, template: {{}}}}, status: {{conditions: [{{type: ReplicaFailure, \
+                 status: '{status}', message: over quota}}]}}}}"
+            );
+            serde_yaml_ng::from_str(&text).unwrap()
+        };
+        assert_eq!((denied(&deployment("True")), denied(&deployment("False"))), (Some("over quota"), None));
+    }
+
+    #[test]
+    fn verdict_of_before_a_restart_stays_until_there_is_a_new_one() {
+        let measuring =
+            Judged { status: Tristate::Unknown, reason: ConditionReason::Measuring, message: String::new() };
+        let mut before = Vec::new();
+        set(&mut before, Reason::TargetMissed, None, Some(3), &Time(jiff::Timestamp::UNIX_EPOCH));
+        assert!(carried_on(&measuring, &before, 3));
+        assert!(!carried_on(&measuring, &before, 4), "another spec");
+        let met = Judged { status: Tristate::True, reason: ConditionReason::Fresh, ..measuring.clone() };
+        assert!(!carried_on(&met, &before, 3));
+        set(&mut before, Reason::TargetsNoData, None, Some(3), &Time(jiff::Timestamp::UNIX_EPOCH));
+        assert!(!carried_on(&measuring, &before, 3), "nothing was known");
     }
 
     #[test]
@@ -295,7 +359,7 @@ mod tests {
         let ended = |code: &str| {
             let termination = Termination { code: code.to_owned(), message: "it is not there".to_owned() };
             let pod = PodView { termination: Some(termination), restarts: 3, ..pod(None) };
-            ready(&checked("{model: {source: {imagePath: /a}}}").unwrap(), &[pod], false).0
+            ready(&checked("{model: {source: {imagePath: /a}}}").unwrap(), &[pod], false, None).0
         };
         assert_eq!(ended("engine_unavailable"), Reason::EngineUnavailable);
         assert_eq!(ended("model_missing"), Reason::ModelMissing);

@@ -5,11 +5,13 @@ use yolo_api::v1alpha1::status::{
     Advice, Bottleneck, Constraint, DECISIONS_MAX, DecisionStatus, Engine as EngineStatus, Evidence, KnobValues,
     KnobsStatus, LoadStatus, ModelStatus, Outcome, RolloutStatus, Severity, TargetName, TargetStatus, Verdict, clip,
 };
+use yolo_planner::policy::Mode;
 use yolo_planner::units::{Bytes, Timestamp};
 use yolo_planner::{Explanation, Knobs, Record, decision, explain};
 
 use super::text::{constrained, figure, observed, seconds, time, trigger, two_digits, word};
 use super::{Untold, conditions};
+use crate::build;
 use crate::error::Error;
 use crate::fleet::{PodPhase, PodView};
 use crate::reconcile::Done;
@@ -35,6 +37,7 @@ pub fn status(
         observed_generation: Some(spec.generation),
         replicas: Some(pods(|phase| phase != PodPhase::Draining)),
         ready_replicas: Some(pods(|phase| phase == PodPhase::Ready)),
+        selector: Some(build::selector_text(spec)),
         url: Some(url(spec)),
         engine: Some(match spec.workload.engine {
             Engine::Emulated { .. } => EngineStatus::Emulated,
@@ -49,6 +52,7 @@ pub fn status(
         knobs: Some(KnobsStatus {
             current: Some(values(&seen.observation.current)),
             desired: Some(values(&decision.desired)),
+            recommended: recommended(done),
             generation: i64::try_from(applied.knobs.generation).unwrap_or(i64::MAX),
             applied_pods: applied_pods(done),
         }),
@@ -60,7 +64,7 @@ pub fn status(
         learned: None, // `report` decides when.
         rollout: Some(RolloutStatus {
             hash: applied.template.clone(),
-            phase: if seen.observation.rolling { "Progressing" } else { "Complete" }.to_owned(),
+            phase: if rolling(done) { "Progressing" } else { "Complete" }.to_owned(),
             rejected_hash: None,
         }),
         conditions: conditions::conditions(done, &before.conditions, &time(now)),
@@ -79,6 +83,20 @@ pub fn failed(
         conditions: conditions::failed(error, &before.conditions, generation, &time(now)),
         ..before.clone()
     }
+}
+
+/// Pods of another template are there, or are about to be: the Deployment's controller has not looked at it yet.
+pub(super) fn rolling(done: &Done) -> bool {
+    done.seen.observation.rolling || done.applied.unseen
+}
+
+/// What the planner would order where it may not.
+fn recommended(done: &Done) -> Option<KnobValues> {
+    let policy = &done.seen.policy;
+    let modes = [policy.replicas.mode, policy.batch.mode, policy.cache.mode];
+    let free = !policy.paused && !done.seen.ownership.contested() && modes.iter().all(|mode| *mode == Mode::Auto);
+    let recommended = values(&done.decision.recommended);
+    (!free && recommended != values(&done.decision.desired)).then_some(recommended)
 }
 
 /// The digest that the ready pods report; none while they differ, or where nothing real is run.

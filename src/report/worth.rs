@@ -21,7 +21,7 @@ pub struct Shown<'a> {
 }
 
 /// Whether to write `after`: at once if anything but a figure changed, or something was learned; else, if a figure moved by
-/// more than a tenth, at most every [`limits::STATUS_REFRESH`].
+/// more than a tenth or another setting is recommended, at most every [`limits::STATUS_REFRESH`].
 pub fn worth(
     before: &YoloInferenceServiceStatus,
     after: &YoloInferenceServiceStatus,
@@ -33,7 +33,9 @@ pub fn worth(
     }
     let Some((written, figures)) = shown.last else { return before != after };
     let rested = shown.now.since(written) >= Duration::as_secs_f64(&limits::STATUS_REFRESH);
-    rested && moved(figures, shown.next)
+    let recommended =
+        |status: &YoloInferenceServiceStatus| status.knobs.as_ref().and_then(|knobs| knobs.recommended.clone());
+    rested && (moved(figures, shown.next) || recommended(before) != recommended(after))
 }
 
 /// The figures that people see move.
@@ -59,6 +61,9 @@ fn essence(status: &YoloInferenceServiceStatus) -> YoloInferenceServiceStatus {
     let mut essence = status.clone();
     essence.load = None;
     essence.learned = None;
+    if let Some(knobs) = &mut essence.knobs {
+        knobs.recommended = None;
+    }
     for row in &mut essence.targets {
         row.observed = None;
         row.margin = None;

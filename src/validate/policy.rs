@@ -95,9 +95,9 @@ fn targets(spec: &SpecTargets) -> Result<Targets, FieldError> {
 
 fn replicas(scaling: &Scaling) -> Knob<Replicas> {
     let range = &scaling.replicas;
-    let mode = mode(range.mode, scaling.mode);
+    // `kubectl scale` sets `fixed`, which no CEL rule compares with the range: what it says is what is held, in every mode.
+    let mode = if range.fixed.is_some() { Mode::Auto } else { mode(range.mode, scaling.mode) };
     let (min, max) = range.fixed.map_or((range.min, range.max), |fixed| (fixed, fixed));
-    // `kubectl scale` sets `fixed`, which no CEL rule compares with the range: what it says is what is held.
     Knob { mode, min: Replicas::new(count(min).max(1)), max: Replicas::new(count(max).max(1)) }
 }
 

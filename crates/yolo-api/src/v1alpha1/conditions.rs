@@ -121,6 +121,7 @@ table! {
     Serving = Ready True "Serving" "The desired generation serves with at least replicas.min pods.";
     PodsNotReady = Ready False "PodsNotReady" "Fewer pods than replicas.min are ready.";
     PodsFailing = Ready False "PodsFailing" "Pods end or restart; see their logs.";
+    PodsDenied = Ready False "PodsDenied" "The API server refuses pods of this service (quota or policy); the message is its own.";
     ImageUnavailable = Ready False "ImageUnavailable" "The server image cannot be pulled; check server.image and server.imagePullSecrets.";
     VolumeUnavailable = Ready False "VolumeUnavailable" "A volume of the pods cannot be mounted; check the claim that model.source names.";
     ModelMissing = Ready False "ModelMissing" "The model file does not exist; correct model.source.";
@@ -164,6 +165,7 @@ table! {
     AtMaximum = ScalingLimited True "AtMaximum" "More is needed than the range allows; raise the maximum.";
     AtMinimum = ScalingLimited True "AtMinimum" "Less is needed than the range allows.";
     Unschedulable = ScalingLimited True "Unschedulable" "No node has room for a pod.";
+    ScalingDenied = ScalingLimited True "PodsDenied" "The API server refuses more pods of this service (quota or policy); the message is its own.";
     ModelDegraded = ScalingLimited True "ModelDegraded" "Measured latency does not fit the learned model; a simpler, more careful rule decides.";
     ColdStart = ScalingLimited True "ColdStart" "Too little was seen yet to take pods away.";
     Pending = ScalingLimited True "Pending" "What was ordered is on its way.";

@@ -33,7 +33,11 @@ use super::{
     derive = "PartialEq",
     doc = "A YOLO model served by pods whose number, batch size and result cache the operator moves until the targets hold.",
     status = "YoloInferenceServiceStatus",
-    scale(spec_replicas_path = ".spec.scaling.replicas.fixed", status_replicas_path = ".status.replicas"),
+    scale(
+        spec_replicas_path = ".spec.scaling.replicas.fixed",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Targets", type_ = "string", json_path = ".status.targetsSummary"),
     printcolumn(name = "P95", type_ = "string", json_path = ".status.load.p95"),
@@ -91,7 +95,7 @@ pub struct YoloInferenceServiceSpec {
     /// How a new version of the pods replaces the old one.
     #[serde(default)]
     pub rollout: Rollout,
-    /// The operator moves nothing while this is true.
+    /// While true the operator turns no knob and leaves the number of pods to whoever sets it. A changed spec still rolls out.
     #[serde(default)]
     pub paused: bool,
 }

@@ -35,6 +35,10 @@ pub struct YoloInferenceServiceStatus {
     /// Pods that serve.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready_replicas: Option<i32>,
+    /// Label selector of the pods, as the scale subresource shows it to other autoscalers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub selector: Option<String>,
     /// Address of the API inside the cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
@@ -138,6 +142,9 @@ pub struct KnobsStatus {
     /// What was ordered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub desired: Option<KnobValues>,
+    /// What would be ordered if every knob were in mode Auto; absent where that is what was ordered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recommended: Option<KnobValues>,
     /// Number of the order.
     pub generation: i64,
     /// Ready pods that have applied it.
