@@ -72,6 +72,7 @@ const POD_SECONDS_ERROR_MAX: f64 = 0.10;
 const P95_ERROR_MAX: f64 = 0.10;
 
 fn main() -> anyhow::Result<()> {
+    figures::stamp();
     let repository = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let outcome = run(&repository);
     LocalCluster::down(CLUSTER)?;
