@@ -69,6 +69,8 @@ impl Manifest {
             slo_s: self.slo_s,
             replicas_max: self.policy.replicas.max.get(),
             initial,
+            // A new service, and with it a planner's short first minute.
+            served_s: 0.0,
             warmup_s: 0.0,
             pictures: None,
             metrics: Metrics::default(),

@@ -34,8 +34,6 @@ use quantiles::{lognormal, overheads};
 
 /// Quantiles of the jitter that are drawn from: a normal draw a batch would cost a tenth of a run.
 const NOISES: usize = 4096;
-/// How long the first pods have served before the run begins.
-const SERVED_S: f64 = 600.0;
 /// A timer may come this much early by rounding.
 const ROUNDING_S: f64 = 1e-9;
 
@@ -214,8 +212,8 @@ impl<'w> Fleet<'w> {
             blames: Vec::new(),
         };
         for _ in 0..world.initial.replicas.get() {
-            let pod = fleet.create(-SERVED_S);
-            fleet.pods[pod].created_s = -SERVED_S - world.startup_s;
+            let pod = fleet.create(-world.served_s);
+            fleet.pods[pod].created_s = -world.served_s - world.startup_s;
             fleet.begin(pod);
         }
         fleet
