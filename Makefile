@@ -87,7 +87,7 @@ FUZZ_SECONDS ?= 60
 fuzz-smoke: ## Fuzz every parser for FUZZ_SECONDS each (nightly Rust; corpora are kept in the cache)
 	$(STAGE) fuzz-smoke 600 tools/fuzz $(FUZZ_SECONDS)
 
-.PHONY: figures bench-operator bench-reality bench-server bench-peers bench-vision bench-control soak
+.PHONY: figures bench-operator bench-reality bench-scale-up bench-server bench-peers bench-vision bench-control soak
 CONTROL_SEEDS ?= 5
 SERVICES ?= 1000
 CONTROL_SCALE ?= 0.5
@@ -101,6 +101,8 @@ bench-operator: cluster-binaries release ## What the operator costs: sampling 20
 	  $(STAGE) bench-fleet 1800 cargo bench --quiet -p yolo-operator --bench fleet -- $(SERVICES)
 bench-reality: model pages release ## The planner's model against the real server: p95, curve, real faults (15 minutes, root and cgroup v1; REALITY='emulated real faults')
 	YOLO_FIGURES=$(CURDIR)/target/figures $(STAGE) bench-reality 1200 cargo bench --quiet -p yolo-operator --bench reality -- $(REALITY)
+bench-scale-up: cluster-binaries image pages ## A real scale-up on the local cluster beside its simulation (9 minutes, root)
+	YOLO_FIGURES=$(CURDIR)/target/figures $(STAGE) bench-scale-up 660 cargo bench --quiet -p yolo-operator --bench scale-up
 bench-server: reference release ## What the server costs and how equal its answers are: memory, 23 pages
 	YOLO_FIGURES=$(CURDIR)/target/figures YOLO_SERVER_PROGRAM=$(CURDIR)/target/release/yolo-server \
 	  cargo test --quiet --workspace --test memory --test pages -- --nocapture --test-threads 1

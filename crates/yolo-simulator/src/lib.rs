@@ -16,7 +16,9 @@ pub mod bench;
 pub mod cache;
 pub mod calls;
 pub mod campaign;
+pub mod chart;
 pub mod contestant;
+pub mod course;
 pub mod faults;
 pub mod figure;
 /// The file alone: the crate around it would bring Kubernetes into a simulation.

@@ -1,6 +1,7 @@
 //! What arrives: a rate for each second and the law of the gaps (control.md §10, "Traces").
 
 use std::f64::consts::TAU;
+use std::sync::Arc;
 
 use crate::random::Random;
 
@@ -10,12 +11,14 @@ const DAY_S: usize = 24 * HOUR_S;
 pub const STEP_AT_S: usize = 903;
 
 /// How arrivals are spread at a given rate.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Gaps {
     /// A Poisson process.
     Poisson,
     /// A renewal process with gamma gaps of this coefficient of variation.
     Gamma(f64),
+    /// Exactly these moments, in rising order: what a real run offered.
+    Recorded(Arc<[f64]>),
 }
 
 /// What arrives over time.
@@ -173,6 +176,17 @@ fn twitter_like(peak: f64, random: &mut Random) -> Vec<f64> {
 }
 
 impl Trace {
+    /// The arrivals at `moments` (seconds, rising) as they were, over `seconds`.
+    pub fn recorded(moments: &[f64], seconds: usize) -> Self {
+        let mut rates = vec![0.0; seconds];
+        for moment in moments {
+            if let Some(rate) = rates.get_mut(*moment as usize) {
+                *rate += 1.0;
+            }
+        }
+        Self { rates, gaps: Gaps::Recorded(moments.into()) }
+    }
+
     /// Greatest mean over three seconds, images/s.
     pub fn peak(&self) -> f64 {
         self.rates.windows(3).map(|three| three.iter().sum::<f64>() / 3.0).fold(0.0, f64::max)
@@ -192,12 +206,14 @@ pub struct Arrivals {
     /// What is left of the present gap, in mean gaps: time-changed by the rate, so that a rate that is constant within
     /// a second is followed exactly.
     left: f64,
+    /// Recorded moments that were handed out.
+    replayed: usize,
 }
 
 impl Arrivals {
     /// The arrivals of `seed`.
     pub fn new(gaps: Gaps, seed: u64) -> Self {
-        let mut arrivals = Self { random: Random::new(seed, 2), gaps, left: 0.0 };
+        let mut arrivals = Self { random: Random::new(seed, 2), gaps, left: 0.0, replayed: 0 };
         arrivals.left = arrivals.gap();
         arrivals
     }
@@ -209,11 +225,18 @@ impl Arrivals {
                 let shape = 1.0 / (cv * cv);
                 self.random.gamma(shape) / shape
             }
+            // Never asked for: the moments are handed out as they are.
+            Gaps::Recorded(_) => f64::INFINITY,
         }
     }
 
     /// The next arrival if one comes before `until_s`, counting from `from_s` at `rate`.
     pub fn next(&mut self, from_s: f64, until_s: f64, rate: f64) -> Option<f64> {
+        if let Gaps::Recorded(moments) = &self.gaps {
+            let at_s = moments.get(self.replayed).copied().filter(|at_s| *at_s < until_s)?;
+            self.replayed += 1;
+            return Some(at_s.max(from_s));
+        }
         let at_s = from_s + self.left / rate;
         if at_s < until_s {
             self.left = self.gap();
@@ -266,9 +289,26 @@ mod tests {
     }
 
     #[test]
+    fn recorded_arrivals_come_when_they_came() {
+        let moments = [0.25, 0.25, 1.5, 3.75];
+        let trace = Trace::recorded(&moments, 4);
+        assert_eq!(trace.rates, [2.0, 1.0, 0.0, 1.0]);
+        let mut arrivals = Arrivals::new(trace.gaps.clone(), 1);
+        let mut replayed = Vec::new();
+        for (second, rate) in (0..4).zip(trace.rates) {
+            let (mut from_s, until_s) = (f64::from(second), f64::from(second + 1));
+            while let Some(at_s) = arrivals.next(from_s, until_s, rate) {
+                replayed.push(at_s);
+                from_s = at_s;
+            }
+        }
+        assert_eq!(replayed, moments);
+    }
+
+    #[test]
     fn gaps_have_their_rate_and_variation() {
         for (gaps, cv) in [(Gaps::Poisson, 1.0), (Gaps::Gamma(4.0), 4.0)] {
-            let mut arrivals = Arrivals::new(gaps, 9);
+            let mut arrivals = Arrivals::new(gaps.clone(), 9);
             let mut times = Vec::new();
             for second in 0..2000 {
                 let (mut from, until) = (f64::from(second), f64::from(second + 1));

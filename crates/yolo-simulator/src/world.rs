@@ -22,6 +22,8 @@ pub struct World {
     pub replicas_max: u32,
     /// The knobs at the start.
     pub initial: Knobs,
+    /// How long the first pods have served before the run begins.
+    pub served_s: f64,
     /// Nothing before it is judged or paid: a multiple of a minute.
     pub warmup_s: f64,
     /// Pictures that repeat; without it there is no cache.
@@ -96,6 +98,7 @@ impl World {
             slo_s,
             replicas_max: 1000,
             initial,
+            served_s: 600.0,
             warmup_s: 300.0,
             pictures: None,
             metrics: Metrics::default(),

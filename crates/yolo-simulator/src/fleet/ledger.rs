@@ -46,6 +46,15 @@ impl Bin {
     }
 }
 
+/// What became of one request.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Answer {
+    /// When.
+    pub at_s: f64,
+    /// What its client waited; none if it was dropped or failed.
+    pub latency_s: Option<f64>,
+}
+
 /// The fleet in one second.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Second {
@@ -82,6 +91,8 @@ pub struct Ledger {
     pub orders: Vec<(f64, u32, u32)>,
     /// Images that arrived.
     pub arrivals: u64,
+    /// What became of each request, where that was asked for.
+    pub answers: Option<Vec<Answer>>,
     /// Nothing before it is judged.
     warmup_s: f64,
     /// The slice under way, and full ones, the newest last.
@@ -94,7 +105,7 @@ impl Ledger {
     pub fn new(warmup_s: f64) -> Self {
         let (newest, slices) = (vec![0; STEPS + 1], VecDeque::new());
         let (bins, seconds, orders) = (Vec::new(), Vec::new(), Vec::new());
-        Self { bins, seconds, pod_seconds: 0.0, orders, arrivals: 0, warmup_s, newest, slices }
+        Self { bins, seconds, pod_seconds: 0.0, orders, arrivals: 0, answers: None, warmup_s, newest, slices }
     }
 
     /// The bin of `at_s`.
@@ -104,6 +115,14 @@ impl Ledger {
             self.bins.resize(index + 1, Bin::default());
         }
         &mut self.bins[index]
+    }
+
+    /// Counts requests that were dropped or failed.
+    pub(super) fn drop(&mut self, at_s: f64, dropped: u64) {
+        self.bin(at_s).dropped += dropped;
+        if let Some(answers) = &mut self.answers {
+            answers.extend((0..dropped).map(|_| Answer { at_s, latency_s: None }));
+        }
     }
 
     /// Counts one response time of `step` steps, at most [`STEPS`].

@@ -17,7 +17,7 @@ use yolo_planner::Knobs;
 use yolo_planner::explain::BottleneckKind;
 use yolo_planner::observation::Phase;
 
-pub use ledger::{BIN_S, Bin, Ledger, Second};
+pub use ledger::{Answer, BIN_S, Bin, Ledger, Second};
 use ledger::{STEP_S, STEPS};
 pub use pod::{BATCH_MAX, Buckets, Calls, Counters, LATENCY_EDGES_S, Life, Pod};
 pub use routing::Routing;
@@ -34,8 +34,6 @@ use quantiles::{lognormal, overheads};
 
 /// Quantiles of the jitter that are drawn from: a normal draw a batch would cost a tenth of a run.
 const NOISES: usize = 4096;
-/// How long the first pods have served before the run begins.
-const SERVED_S: f64 = 600.0;
 /// A timer may come this much early by rounding.
 const ROUNDING_S: f64 = 1e-9;
 
@@ -134,7 +132,18 @@ pub struct Outcome {
 
 /// Runs `trace` through `world` under `scaler`.
 pub fn run(world: &World, trace: &Trace, seed: u64, scaler: &mut dyn Scaler) -> Outcome {
+    drive(Fleet::new(world, trace, seed), scaler)
+}
+
+/// The same, with every answer in the ledger: for short runs.
+pub fn run_recorded(world: &World, trace: &Trace, seed: u64, scaler: &mut dyn Scaler) -> Outcome {
     let mut fleet = Fleet::new(world, trace, seed);
+    fleet.ledger.answers = Some(Vec::new());
+    drive(fleet, scaler)
+}
+
+fn drive(mut fleet: Fleet<'_>, scaler: &mut dyn Scaler) -> Outcome {
+    let (world, trace) = (fleet.world, fleet.trace);
     let mut blind_downs = 0;
     for index in 0..trace.rates.len() {
         fleet.advance_second(index);
@@ -192,7 +201,7 @@ impl<'w> Fleet<'w> {
             overheads: overheads(world.service.overhead_s),
             noises: lognormal(NOISES, JITTER).collect(),
             bucket_of: (0..=STEPS).map(|step| bucket((step as f64 + 0.5) * STEP_S) as u8).collect(),
-            arrivals: Arrivals::new(trace.gaps, seed),
+            arrivals: Arrivals::new(trace.gaps.clone(), seed),
             pictures,
             choices: Random::new(seed, 4),
             jitter: Random::new(seed, 5),
@@ -203,8 +212,8 @@ impl<'w> Fleet<'w> {
             blames: Vec::new(),
         };
         for _ in 0..world.initial.replicas.get() {
-            let pod = fleet.create(-SERVED_S);
-            fleet.pods[pod].created_s = -SERVED_S - world.startup_s;
+            let pod = fleet.create(-world.served_s);
+            fleet.pods[pod].created_s = -world.served_s - world.startup_s;
             fleet.begin(pod);
         }
         fleet
@@ -308,7 +317,7 @@ impl<'w> Fleet<'w> {
         self.second.arrivals += 1;
         let key = self.pictures.as_mut().map(Pictures::draw);
         if self.loads.is_empty() {
-            self.ledger.bin(self.now_s).dropped += 1;
+            self.ledger.drop(self.now_s, 1);
             return;
         }
         let sticky = self.world.faults.sticky_share;
@@ -411,7 +420,7 @@ impl<'w> Fleet<'w> {
         }
         if dropped > 0 {
             pod.counters.shed += dropped;
-            self.ledger.bin(self.now_s).dropped += dropped;
+            self.ledger.drop(self.now_s, dropped);
             self.leave(index, dropped as u32);
         }
     }
@@ -467,6 +476,9 @@ impl<'w> Fleet<'w> {
         let latency_s = self.now_s - arrived_s + overhead_s;
         let step = ((latency_s / STEP_S) as usize).min(STEPS);
         self.ledger.respond(step);
+        if let Some(answers) = &mut self.ledger.answers {
+            answers.push(Answer { at_s: self.now_s, latency_s: Some(latency_s) });
+        }
         let counters = &mut self.pods[index].counters;
         counters.api[usize::from(self.bucket_of[step])] += 1;
         counters.overhead_s += overhead_s;

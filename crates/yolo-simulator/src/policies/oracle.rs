@@ -38,7 +38,7 @@ fn least(service: &Service, rate: f64) -> u32 {
 
 /// The images that arrive in each second of a run: the same draws as the fleet's.
 pub fn arrivals_by_second(trace: &Trace, seed: u64) -> Vec<u32> {
-    let mut arrivals = Arrivals::new(trace.gaps, seed);
+    let mut arrivals = Arrivals::new(trace.gaps.clone(), seed);
     let count = |(second, rate): (usize, &f64)| {
         let (mut from_s, until_s) = (second as f64, (second + 1) as f64);
         let mut count = 0;

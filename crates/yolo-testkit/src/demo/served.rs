@@ -151,10 +151,15 @@ impl Served {
     /// Sends the load of `phase` until `stopped` turns true, and keeps what came of it.
     pub async fn load(&mut self, phase: &PhaseScript, seed: u64, mut stopped: watch::Receiver<bool>) {
         let rate_per_second = self.calm_rate * phase.factor;
-        let arrivals = schedule::arrivals(&[Phase { rate_per_second, length: phase.most }], seed);
         // A sender that is gone means the same as a stop.
         let stop = async move { drop(stopped.wait_for(|stop| *stop).await) };
-        let recording = self.load.run(arrivals, (&self.pictures, phase.mode), stop).await;
+        self.offer((&[Phase { rate_per_second, length: phase.most }], seed), phase.mode, stop).await;
+    }
+
+    /// Sends the arrivals that `seed` draws of `phases` until they or `stop` end, and keeps what came of them.
+    pub async fn offer(&mut self, (phases, seed): (&[Phase], u64), mode: Mode, stop: impl Future<Output = ()>) {
+        let arrivals = schedule::arrivals(phases, seed);
+        let recording = self.load.run(arrivals, (&self.pictures, mode), stop).await;
         self.recording.append(recording);
     }
 
