@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use yolo_vision::{
-    DecodeError, DecodeLimits, Letterbox, Size, Task, centre_crop_into, decode, letterbox_parallel_into,
+    DecodeError, DecodeLimits, Letterbox, LetterboxError, Picture, Size, Task, centre_crop_into, decode,
+    letterbox_parallel_into,
 };
 
 use crate::batcher::{JobError, Place};
-use crate::engine::EngineInput;
+use crate::engine::{EngineInput, LoadedModel, Pixels};
 use crate::http::body::Upload;
 use crate::http::error::{ApiError, Code};
 use crate::metrics::ImageMetrics;
@@ -25,7 +26,7 @@ pub struct Prepared {
     pub letterbox: Letterbox,
     /// Time of decoding.
     pub decode: Duration,
-    /// Time of resizing and padding.
+    /// Time of resizing and padding, unless the engine does it.
     pub preprocess: Duration,
 }
 
@@ -111,20 +112,20 @@ impl Preparer {
         work.await.map_err(|_| ApiError::new(Code::Internal, "working on the picture crashed"))
     }
 
-    /// Decodes a picture and fits it into the input of a model for a task, of size `target`.
+    /// Decodes a picture and fits it into the input of `model`, of size `target`, or leaves that to its engine.
     ///
     /// # Errors
     /// The picture's own faults as 415 or 422; 409 if a newer frame of its stream came; 500 if a decoder panicked.
     pub async fn prepare(
         &self,
         upload: Upload,
-        (task, target): (Task, Size),
+        (model, target): (&LoadedModel, Size),
         place: &Place,
     ) -> Result<Prepared, ApiError> {
-        let limits = self.limits;
+        let (limits, model) = (self.limits, model.clone());
         let (mean_micros, pool) = (Arc::clone(&self.mean_micros), self.permits.clone());
         let work = move || {
-            let prepared = prepare(upload, &limits, (task, target), &pool);
+            let prepared = prepare(upload, &limits, (&model, target), &pool);
             if let Ok(Prepared { decode, preprocess, .. }) = &prepared {
                 learn(&mean_micros, *decode + *preprocess);
             }
@@ -148,7 +149,7 @@ fn learn(mean_micros: &AtomicU64, time: Duration) {
 fn prepare(
     upload: Upload,
     limits: &DecodeLimits,
-    (task, target): (Task, Size),
+    (model, target): (&LoadedModel, Size),
     pool: &FairPermits,
 ) -> Result<Prepared, ApiError> {
     let start = Instant::now();
@@ -156,24 +157,32 @@ fn prepare(
     let content = upload.content;
     drop(upload); // the encoded bytes and their share of the memory for bodies
     let decoded = Instant::now();
-    let internal = |error: yolo_vision::LetterboxError| ApiError::new(Code::Internal, error.to_string());
+    let internal = |error: LetterboxError| ApiError::new(Code::Internal, error.to_string());
     let letterbox = Letterbox::plan(picture.size(), target).map_err(internal)?;
-    let mut pixels = vec![0; letterbox.output_len()];
-    let written = if task == Task::Classify {
-        centre_crop_into(&picture, target, &mut pixels)
+    let pixels = if model.takes(picture.size(), target) {
+        Pixels::Picture(picture, letterbox)
     } else {
-        // Threads of the pool that have no picture of their own may help with a large one; nobody waits for them.
-        let helpers = pool.take_idle(letterbox.threads_max().get() - 1);
-        let threads = NonZeroUsize::MIN.saturating_add(helpers.len());
-        letterbox_parallel_into(&picture, &letterbox, &mut pixels, threads)
+        fitted(&picture, &letterbox, model.info.task(), pool).map_err(internal)?.into()
     };
-    written.map_err(internal)?;
     Ok(Prepared {
-        input: EngineInput { pixels: pixels.into(), size: target, content },
+        input: EngineInput { pixels, size: target, content },
         letterbox,
         decode: decoded.saturating_duration_since(start),
         preprocess: decoded.elapsed(),
     })
+}
+
+fn fitted(picture: &Picture, letterbox: &Letterbox, task: Task, pool: &FairPermits) -> Result<Vec<u8>, LetterboxError> {
+    let mut pixels = vec![0; letterbox.output_len()];
+    if task == Task::Classify {
+        centre_crop_into(picture, letterbox.target(), &mut pixels)?;
+    } else {
+        // Threads of the pool that have no picture of their own may help with a large one; nobody waits for them.
+        let helpers = pool.take_idle(letterbox.threads_max().get() - 1);
+        let threads = NonZeroUsize::MIN.saturating_add(helpers.len());
+        letterbox_parallel_into(picture, letterbox, &mut pixels, threads)?;
+    }
+    Ok(pixels)
 }
 
 /// A picture's fault as the API answers it.
