@@ -195,3 +195,62 @@ pub(crate) fn of_picture(error: &DecodeError) -> ApiError {
     };
     ApiError::new(code, error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use yolo_vision::{ModelInfo, PictureFormat, TensorShape, encode};
+
+    use super::*;
+    use crate::args::Config;
+    use crate::engine::{Pixels, emulated};
+
+    const SIZE: Size = Size::new(64, 64);
+
+    /// A model that lets its engine letterbox.
+    fn model(task: &str, output: &[i64]) -> LoadedModel {
+        let metadata = [("task", task), ("names", "{0: 'a', 1: 'b'}"), ("end2end", "True")];
+        let metadata: BTreeMap<_, _> = metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let input = TensorShape::new("images", &[1, 3, 64, 64]);
+        let info = ModelInfo::parse(&metadata, &[input], &[TensorShape::new("output0", output)]).unwrap();
+        LoadedModel { info, letterboxes: true, ..emulated::load(&Config::new("pretended.onnx")).unwrap() }
+    }
+
+    fn input(model: &LoadedModel, [width_px, height_px]: [u32; 2]) -> EngineInput {
+        let size = Size::new(width_px, height_px);
+        let levels = (0..3 * size.pixels()).map(|index| u8::try_from(index * 7 % 251).unwrap()).collect();
+        let picture = Picture::from_rgb(size, levels).unwrap();
+        let upload = Upload {
+            bytes: encode(&picture, PictureFormat::Png).unwrap().into(),
+            content: [0; 32],
+            parameters: Vec::new(),
+            received: Instant::now(),
+            read: Duration::ZERO,
+            hash: Duration::ZERO,
+            memory: None,
+        };
+        prepare(upload, &DecodeLimits::default(), (model, SIZE), &FairPermits::new(1)).unwrap().input
+    }
+
+    #[test]
+    fn an_engine_that_letterboxes_gets_pictures_that_pay_and_means_the_same_by_them() {
+        let here = LoadedModel { letterboxes: false, ..model("detect", &[1, 8, 6]) };
+        let there = LoadedModel { letterboxes: true, ..here.clone() };
+        // Four times the input's pixels, and a few more.
+        for (sides, left_to_it) in [([30, 50], true), ([128, 128], true), ([128, 129], false)] {
+            let [here, there] = [&here, &there].map(|model| input(model, sides));
+            assert!(matches!(here.pixels, Pixels::Levels(_)));
+            assert_eq!(matches!(there.pixels, Pixels::Picture(..)), left_to_it, "{sides:?}");
+            let numbers = [here, there].map(|input| {
+                let mut numbers = vec![-1.0; input.pixels.len()];
+                input.pixels.write(&mut numbers).unwrap();
+                numbers
+            });
+            assert_eq!(numbers[0], numbers[1], "{sides:?}");
+        }
+        assert_eq!(there.image_bytes_max(), 4 * here.image_bytes_max(), "what waits is counted as it is");
+        let crop = input(&model("classify", &[1, 2]), [30, 50]);
+        assert!(matches!(crop.pixels, Pixels::Levels(_)), "a classification is cropped, not letterboxed");
+    }
+}

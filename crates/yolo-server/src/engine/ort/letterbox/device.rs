@@ -3,6 +3,7 @@
 
 use std::ffi::{CStr, CString};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtrMut, DeviceRepr, DriverError, LaunchConfig,
@@ -110,7 +111,15 @@ impl DeviceLetterbox {
     /// # Errors
     /// [`EngineError`] if a picture does not fit or the GPU fails.
     pub fn singles(&mut self, inputs: &[&EngineInput], size: Size) -> Result<Vec<f32>, EngineError> {
-        self.numbers(inputs, size, Element::Single)
+        Ok(self.numbers(inputs, size, (Element::Single, 1))?.0)
+    }
+
+    /// Mean time of `runs` batches of `inputs`, of `size`, from decoded pictures to the model's numbers on the GPU.
+    ///
+    /// # Errors
+    /// As [`Self::singles`].
+    pub fn time(&mut self, inputs: &[&EngineInput], size: Size, runs: u32) -> Result<Duration, EngineError> {
+        Ok(self.numbers::<f32>(inputs, size, (Element::Single, runs))?.1 / runs.max(1))
     }
 
     /// As [`Self::singles`], for a model in 16 bits.
@@ -118,27 +127,29 @@ impl DeviceLetterbox {
     /// # Errors
     /// As [`Self::singles`].
     pub fn halves(&mut self, inputs: &[&EngineInput], size: Size) -> Result<Vec<f16>, EngineError> {
-        let bits = self.numbers::<u16>(inputs, size, Element::Half)?;
+        let bits = self.numbers::<u16>(inputs, size, (Element::Half, 1))?.0;
         Ok(bits.into_iter().map(f16::from_bits).collect())
     }
 
-    /// `T` is as wide as `element`.
+    /// The numbers, and how long it took to write them `runs` times. `T` is as wide as `element`.
     fn numbers<T: DeviceRepr + ValidAsZeroBits>(
         &mut self,
         inputs: &[&EngineInput],
         size: Size,
-        element: Element,
-    ) -> Result<Vec<T>, EngineError> {
+        (element, runs): (Element, u32),
+    ) -> Result<(Vec<T>, Duration), EngineError> {
         let stream = Arc::clone(&self.stream);
         let mut input = stream.alloc_zeros::<T>(inputs.len() * image_len(size))?;
         let (address, written) = input.device_ptr_mut(&stream);
         let target = Target { address, batch: inputs.len(), size, element };
         // The zeros come first: the kernel runs on the same stream.
+        let start = Instant::now();
         // SAFETY: the memory was just made, for as many numbers, and only this knows of it.
-        let filled = unsafe { self.fill(inputs, &target) };
+        let filled = (0..runs).try_for_each(|_| unsafe { self.fill(inputs, &target) });
+        let time = start.elapsed();
         drop(written);
         filled?;
-        Ok(stream.clone_dtoh(&input)?)
+        Ok((stream.clone_dtoh(&input)?, time))
     }
 }
 
