@@ -73,6 +73,7 @@ impl DeviceLetterbox {
     ) -> Result<(), EngineError> {
         let Target { address, batch, size, element } = *target;
         let staging = Staging::plan(inputs, (batch, size), element)?;
+        let Launch { grid, block } = Launch::of(batch, size)?;
         self.reserve(staging.bytes.max(Staging::bytes_max(batch, size)))?;
         let Self { stream, single, half, staged: Some(Staged { host, device }) } = self else {
             return Err(EngineError("no memory to stage a batch".to_owned()));
@@ -81,7 +82,6 @@ impl DeviceLetterbox {
         staging.write(inputs, host)?;
         let copied = host.get(..staging.bytes).zip(device.try_slice_mut(..staging.bytes));
         let copied = copied.map_or(Ok(()), |(host, mut device)| stream.memcpy_htod(host, &mut device));
-        let Launch { grid, block } = Launch::of(batch, size)?;
         let launch = LaunchConfig { grid_dim: grid.into(), block_dim: block.into(), shared_mem_bytes: 0 };
         let kernel = if element == Element::Single { single } else { half };
         let mut arguments = stream.launch_builder(kernel);
