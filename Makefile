@@ -21,6 +21,7 @@ fmt-check: ## Fail if a source is not formatted
 	cargo fmt --all -- --check
 lint: ## clippy with warnings denied
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --package yolo-server --features cuda-preprocess --all-targets -- -D warnings
 check-each: ## Check every crate alone, so that no crate leans on another's features
 	for c in crates/*; do (cd $$c && cargo check --quiet); done
 sizes: ## Print the largest sources; fail past the cap
@@ -53,7 +54,7 @@ verify-generated: generate ## Fail if a generated file is not committed as it is
 
 .PHONY: packages
 packages: ## Install the Debian programs that the tests need, if missing
-	@tools/packages promtool:prometheus redis-server nginx docker-registry cmake nasm
+	@tools/packages promtool:prometheus redis-server nginx docker-registry cmake nasm c++:g++
 
 .PHONY: checks ci test test-unit test-turbojpeg test-cluster test-e2e
 checks: ## Everything that needs no cluster and no model, cheapest first
@@ -134,11 +135,13 @@ cluster-down: ## Stop it; nothing of it is left
 GPU_LIBRARIES := $(CACHE)/gpu/lib
 gpu-runtime: ## Fetch ONNX Runtime for NVIDIA GPUs with CUDA, cuDNN and TensorRT (several GB)
 	@tools/gpu/fetch
+# Twice: with the CPU's letterbox, and with the device's.
 gpu-check: ## On a machine with an NVIDIA GPU: CUDA's and TensorRT's answers beside the CPU's, and their images a second
 	@tools/gpu/present
 	@$(MAKE) --no-print-directory reference gpu-runtime
-	LD_LIBRARY_PATH=$(GPU_LIBRARIES) ORT_DYLIB_PATH=$(GPU_LIBRARIES)/libonnxruntime.so \
-	  $(STAGE) gpu-check 1800 cargo bench --quiet -p yolo-server --bench gpu
+	for features in "" cuda-preprocess; do \
+	  LD_LIBRARY_PATH=$(GPU_LIBRARIES) ORT_DYLIB_PATH=$(GPU_LIBRARIES)/libonnxruntime.so YOLO_FIGURES=$(CURDIR)/target/figures \
+	  $(STAGE) gpu-check 1800 cargo bench --quiet -p yolo-server --features "$$features" --bench gpu; done
 
 .PHONY: release image image-cuda helm-lint
 HELM := $(CACHE)/cluster/$(shell . tools/cluster/versions; echo $$KUBERNETES_VERSION)/helm

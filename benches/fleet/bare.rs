@@ -53,7 +53,11 @@ impl Sample {
     async fn apply(&self, client: &Client, namespace: &str, name: &str) -> kube::Result<()> {
         for (resource, document) in &self.0 {
             let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, resource);
-            api.patch(name, &PatchParams::apply("bare"), &Patch::Apply(document)).await?;
+            let mut document = document.clone();
+            if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
+                metadata.insert("name".to_owned(), json!(name));
+            }
+            api.patch(name, &PatchParams::apply("bare"), &Patch::Apply(&document)).await?;
         }
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! `make gpu-check`: the answers of CUDA and `TensorRT` beside the CPU's on real pages, what ran where, and images a second.
+//! `make gpu-check`: the answers of CUDA and `TensorRT` beside the CPU's on real pages, what ran where, and images a second;
+//! with the feature `cuda-preprocess` the device's letterbox beside the CPU's too, bit by bit and by time.
 //!
 //! Fails where there is no GPU: it must not look as if something had been checked.
 #![forbid(unsafe_code)]
@@ -11,17 +12,20 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use yolo_server::args::Precision;
+use yolo_server::engine::Memory;
 use yolo_server::engine::ort::{Device, Gpu, GpuProvider, Options, placement};
-use yolo_server::engine::{EngineInput, Memory};
 use yolo_server::gpu::Gpus;
+use yolo_testkit::figures::{self, Figure};
 use yolo_vision::{Detection, Picture};
 
-use support::{Expected, detections, opened, page, page_options, reference};
+use support::{Expected, detections, opened, page, page_options, prepared, reference};
 
 /// Batch sizes whose throughput is told.
 const BATCHES: [usize; 3] = [1, 8, 16];
 /// Time for which each is run.
 const RUN: Duration = Duration::from_secs(3);
+/// Who letterboxes, as figures are named.
+const LETTERBOX: &str = if cfg!(feature = "cuda-preprocess") { "device" } else { "cpu" };
 
 /// A way to run the model, and how near to the CPU's its answers must be.
 struct Case {
@@ -65,13 +69,16 @@ fn main() -> ExitCode {
         println!("no NVIDIA GPU here: nothing was checked");
         return ExitCode::FAILURE;
     }
-    let passed = CASES.iter().map(|case| check(case, &gpus)).filter(|passed| *passed).count();
-    println!("{passed} of {} passed", CASES.len());
-    if passed == CASES.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let mut measured: Vec<Figure> = CASES.iter().flat_map(|case| check(case, &gpus)).collect();
+    #[cfg(feature = "cuda-preprocess")]
+    measured.extend(letterbox::check());
+    figures::add("gpu", "make gpu-check", &mut measured).expect("figures are written");
+    print!("{}", figures::table(&measured));
+    if measured.iter().all(|figure| figure.met) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn check(case: &Case, gpus: &Gpus) -> bool {
-    let name = format!("{} {:?}", case.provider.as_str(), case.precision);
+fn check(case: &Case, gpus: &Gpus) -> Vec<Figure> {
+    let name = format!("{}_{:?}_{LETTERBOX}_letterbox", case.provider.as_str(), case.precision).to_lowercase();
     let gpu = Gpu {
         provider: case.provider,
         precision: case.precision,
@@ -83,17 +90,20 @@ fn check(case: &Case, gpus: &Gpus) -> bool {
     let options = Options { device: Device::Gpu(gpu), precision: case.precision, batch_max: 16, ..page_options(640) };
     // Loading has refused convolutions on the CPU; this says so.
     let placed = placement(&options).unwrap_or_else(|error| panic!("{name}: {error}"));
-    println!("{name}: {} convolutions on the CPU; {placed:?}", placed.cpu_convolutions());
-    let missing = missing_share(case, &options);
-    println!(
-        "{name}: {:.2} % of the CPU's elements without a counterpart (limit {} %)",
-        100.0 * missing,
-        100.0 * case.missing_max
-    );
+    println!("{name}: {placed:?}");
+    let on_cpu = f64::from(u32::try_from(placed.cpu_convolutions()).expect("few"));
+    let mut measured = vec![
+        Figure::at_most(format!("{name}_convolutions_on_cpu"), on_cpu, "nodes", 0.0),
+        Figure::at_most(format!("{name}_missing"), missing_share(case, &options), "share", case.missing_max),
+    ];
+    let mut alone = None;
     for batch in BATCHES {
-        println!("{name}: batch {batch}: {:.0} images/s in one session", images_a_second(&options, batch));
+        let rate = images_a_second(&options, batch);
+        let gain = rate / *alone.get_or_insert(rate);
+        let note = format!("in one session; {gain:.2} x one by one");
+        measured.push(Figure::reported(format!("{name}_batch_{batch}"), rate, "images/s").noted(note));
     }
-    placed.cpu_convolutions() == 0 && missing <= case.missing_max
+    measured
 }
 
 /// Share of the reference's elements that the GPU does not find again, alone and in padded batches.
@@ -136,11 +146,16 @@ fn overlap(a: [f32; 4], b: [f32; 4]) -> f32 {
     common / (area(a) + area(b) - common)
 }
 
+fn first_page() -> Picture {
+    let reference = reference();
+    let (name, _) = reference.get("png").and_then(|pages| pages.first_key_value()).expect("png pages");
+    page("png", name)
+}
+
 fn images_a_second(options: &Options, batch: usize) -> f64 {
     let model = opened(options);
     let mut engine = model.sessions.open().expect("a session");
-    let len = 3 * usize::try_from(model.info.size().pixels()).expect("it was loaded");
-    let input = EngineInput { pixels: vec![114; len].into(), size: model.info.size(), content: [0; 32] };
+    let (input, _) = prepared(&first_page(), &model);
     let inputs = vec![&input; batch];
     let mut run = || drop(engine.run(&inputs, Memory::Keep).expect("the engine runs"));
     // The first run opens the size's session.
@@ -151,4 +166,70 @@ fn images_a_second(options: &Options, batch: usize) -> f64 {
         images += u32::try_from(batch).expect("few");
     }
     f64::from(images) / start.elapsed().as_secs_f64()
+}
+
+#[cfg(feature = "cuda-preprocess")]
+mod letterbox {
+    use half::f16;
+    use yolo_server::engine::ort::DeviceLetterbox;
+    use yolo_server::engine::{EngineInput, Pixels};
+    use yolo_vision::{Letterbox, Size};
+
+    use super::{Duration, Figure, Instant, Picture, page, reference};
+
+    const TARGET: Size = Size::new(640, 640);
+    /// Pages of a batch, and runs whose mean time is told.
+    const BATCH: usize = 8;
+    const RUNS: u32 = 100;
+
+    /// The device's numbers of all pages beside the CPU's, and the time of a page on both.
+    pub fn check() -> Vec<Figure> {
+        let reference = reference();
+        let pages: Vec<EngineInput> =
+            reference.iter().flat_map(|(folder, pages)| pages.keys().map(|name| input(&page(folder, name)))).collect();
+        let mut device = DeviceLetterbox::open(0).expect("NVRTC and a GPU");
+        let differ: usize = pages.chunks(BATCH).map(|pages| differing(&mut device, pages)).sum();
+        let differ = f64::from(u32::try_from(differ).expect("few"));
+        let batch: Vec<_> = pages.iter().cycle().take(BATCH).collect();
+        let images = u32::try_from(BATCH).expect("few");
+        device.time(&batch, TARGET, 1).expect("a first run, which finds its memory");
+        let on_device = device.time(&batch, TARGET, RUNS).expect("the device runs") / images;
+        let start = Instant::now();
+        for _ in 0..RUNS {
+            for input in &batch {
+                drop(numbers(input));
+            }
+        }
+        let on_cpu = start.elapsed() / (RUNS * images);
+        let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+        vec![
+            Figure::at_most("device_letterbox_numbers_that_differ", differ, "numbers", 0.0),
+            Figure::reported("device_letterbox", milliseconds(on_device), "ms")
+                .noted(format!("a page in a batch of {BATCH}, upload included")),
+            Figure::reported("cpu_letterbox", milliseconds(on_cpu), "ms")
+                .noted("a page on one core, upload not included"),
+        ]
+    }
+
+    fn input(picture: &Picture) -> EngineInput {
+        let letterbox = Letterbox::plan(picture.size(), TARGET).expect("pages are not empty");
+        EngineInput { pixels: Pixels::Picture(picture.clone(), letterbox), size: TARGET, content: [0; 32] }
+    }
+
+    /// As the CPU makes them.
+    fn numbers(input: &EngineInput) -> Vec<f32> {
+        let mut numbers = vec![0.0; input.pixels.len()];
+        input.pixels.write(&mut numbers).expect("planned for this page");
+        numbers
+    }
+
+    fn differing(device: &mut DeviceLetterbox, pages: &[EngineInput]) -> usize {
+        let expected: Vec<f32> = pages.iter().flat_map(numbers).collect();
+        let pages: Vec<_> = pages.iter().collect();
+        let singles = device.singles(&pages, TARGET).expect("the device runs");
+        let halves = device.halves(&pages, TARGET).expect("the device runs");
+        let single = singles.iter().zip(&expected).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+        let half = halves.iter().zip(&expected).filter(|(a, b)| a.to_bits() != f16::from_f32(**b).to_bits()).count();
+        single + half + expected.len().abs_diff(singles.len()) + expected.len().abs_diff(halves.len())
+    }
 }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use yolo_vision::{ModelError, ModelInfo, OutputView, Size};
+use yolo_vision::{Letterbox, LetterboxError, ModelError, ModelInfo, OutputView, Picture, Size, Task, letterbox_into};
+
+use crate::limits::ENGINE_PICTURE_FACTOR;
 
 /// A picture ready for the model.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub enum Pixels {
     Levels(Bytes),
     /// f32 as a client made them, little-endian.
     Numbers(Bytes),
+    /// A decoded picture and its place in the model's input, for engines that letterbox ([`LoadedModel::letterboxes`]).
+    Picture(Picture, Letterbox),
 }
 
 impl Pixels {
@@ -36,6 +40,7 @@ impl Pixels {
         match self {
             Self::Levels(levels) => levels.len(),
             Self::Numbers(numbers) => numbers.len() / size_of::<f32>(),
+            Self::Picture(_, letterbox) => letterbox.output_len(),
         }
     }
 
@@ -45,7 +50,10 @@ impl Pixels {
     }
 
     /// Writes the model's f32 values to `tensor`; the shorter of the two decides how much is written.
-    pub fn write(&self, tensor: &mut [f32]) {
+    ///
+    /// # Errors
+    /// [`LetterboxError::Mismatch`] for a picture whose letterbox was planned for another one.
+    pub fn write(&self, tensor: &mut [f32]) -> Result<(), LetterboxError> {
         match self {
             Self::Levels(levels) => yolo_vision::normalise(levels, tensor),
             Self::Numbers(numbers) => {
@@ -53,7 +61,13 @@ impl Pixels {
                     *value = f32::from_le_bytes(*number);
                 }
             }
+            Self::Picture(picture, letterbox) => {
+                let mut levels = vec![0; letterbox.output_len()];
+                letterbox_into(picture, letterbox, &mut levels)?;
+                yolo_vision::normalise(&levels, tensor);
+            }
         }
+        Ok(())
     }
 }
 
@@ -122,6 +136,8 @@ pub struct LoadedModel {
     /// Whether only [`crate::limits::BATCH_SIZES`] are run, because each size costs a session of its own; a batch between
     /// two of them is padded.
     pub batches_fixed: bool,
+    /// Whether its engine letterboxes pictures itself, beside the CPU.
+    pub letterboxes: bool,
     /// Opens its sessions.
     pub sessions: Arc<dyn Sessions>,
 }
@@ -154,7 +170,14 @@ impl LoadedModel {
     /// Memory that a prepared picture of the largest size takes, in bytes.
     pub fn image_bytes_max(&self) -> usize {
         let pixels = self.sizes.iter().map(|size| size.pixels()).max().unwrap_or_default();
-        usize::try_from(3 * pixels).unwrap_or(usize::MAX)
+        let factor = if self.letterboxes { ENGINE_PICTURE_FACTOR } else { 1 };
+        usize::try_from(3 * pixels * factor).unwrap_or(usize::MAX)
+    }
+
+    /// Whether its engine is to letterbox a picture of this size, for an input of size `target`.
+    pub fn takes(&self, picture: Size, target: Size) -> bool {
+        let small = picture.pixels() <= ENGINE_PICTURE_FACTOR * target.pixels();
+        self.letterboxes && small && self.info.task() != Task::Classify
     }
 
     /// First digits of the digest: what answers call the model's version.

@@ -164,6 +164,9 @@ pub const QUEUE_IMAGES_MAX: usize = 256;
 pub const DECODER_BYTES_MAX: usize = 256 << 20;
 /// Memory of admitted, prepared images.
 pub const QUEUE_BYTES_MAX: usize = 256 << 20;
+/// Largest picture that an engine letterboxes, in pixels of the model's input: as many bytes as the f32 tensor that it
+/// replaces. A resize reads four pixels for each that it makes, so of a larger one most would go up for nothing.
+pub const ENGINE_PICTURE_FACTOR: u64 = 4;
 /// Spare images take at most one part in this many of the queue's images and memory, beside the others.
 pub const SPARE_SHARE: usize = 4;
 /// Largest batch of any engine.

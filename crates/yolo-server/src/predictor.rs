@@ -267,7 +267,7 @@ impl Predictor {
             Lane::Spare => (self.batcher.admit_patiently(&place, decode_wait).await, None),
         };
         let read = upload.read;
-        let prepared = self.preparer.prepare(upload, (self.model.info.task(), wishes.size), &place).await?;
+        let prepared = self.preparer.prepare(upload, (&self.model, wishes.size), &place).await?;
         let size = prepared.letterbox.source();
         let job = Job {
             input: prepared.input,

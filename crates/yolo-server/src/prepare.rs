@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use yolo_vision::{
-    DecodeError, DecodeLimits, Letterbox, Size, Task, centre_crop_into, decode, letterbox_parallel_into,
+    DecodeError, DecodeLimits, Letterbox, LetterboxError, Picture, Size, Task, centre_crop_into, decode,
+    letterbox_parallel_into,
 };
 
 use crate::batcher::{JobError, Place};
-use crate::engine::EngineInput;
+use crate::engine::{EngineInput, LoadedModel, Pixels};
 use crate::http::body::Upload;
 use crate::http::error::{ApiError, Code};
 use crate::metrics::ImageMetrics;
@@ -25,7 +26,7 @@ pub struct Prepared {
     pub letterbox: Letterbox,
     /// Time of decoding.
     pub decode: Duration,
-    /// Time of resizing and padding.
+    /// Time of resizing and padding, unless the engine does it.
     pub preprocess: Duration,
 }
 
@@ -111,20 +112,20 @@ impl Preparer {
         work.await.map_err(|_| ApiError::new(Code::Internal, "working on the picture crashed"))
     }
 
-    /// Decodes a picture and fits it into the input of a model for a task, of size `target`.
+    /// Decodes a picture and fits it into the input of `model`, of size `target`, or leaves that to its engine.
     ///
     /// # Errors
     /// The picture's own faults as 415 or 422; 409 if a newer frame of its stream came; 500 if a decoder panicked.
     pub async fn prepare(
         &self,
         upload: Upload,
-        (task, target): (Task, Size),
+        (model, target): (&LoadedModel, Size),
         place: &Place,
     ) -> Result<Prepared, ApiError> {
-        let limits = self.limits;
+        let (limits, model) = (self.limits, model.clone());
         let (mean_micros, pool) = (Arc::clone(&self.mean_micros), self.permits.clone());
         let work = move || {
-            let prepared = prepare(upload, &limits, (task, target), &pool);
+            let prepared = prepare(upload, &limits, (&model, target), &pool);
             if let Ok(Prepared { decode, preprocess, .. }) = &prepared {
                 learn(&mean_micros, *decode + *preprocess);
             }
@@ -148,7 +149,7 @@ fn learn(mean_micros: &AtomicU64, time: Duration) {
 fn prepare(
     upload: Upload,
     limits: &DecodeLimits,
-    (task, target): (Task, Size),
+    (model, target): (&LoadedModel, Size),
     pool: &FairPermits,
 ) -> Result<Prepared, ApiError> {
     let start = Instant::now();
@@ -156,24 +157,32 @@ fn prepare(
     let content = upload.content;
     drop(upload); // the encoded bytes and their share of the memory for bodies
     let decoded = Instant::now();
-    let internal = |error: yolo_vision::LetterboxError| ApiError::new(Code::Internal, error.to_string());
+    let internal = |error: LetterboxError| ApiError::new(Code::Internal, error.to_string());
     let letterbox = Letterbox::plan(picture.size(), target).map_err(internal)?;
-    let mut pixels = vec![0; letterbox.output_len()];
-    let written = if task == Task::Classify {
-        centre_crop_into(&picture, target, &mut pixels)
+    let pixels = if model.takes(picture.size(), target) {
+        Pixels::Picture(picture, letterbox)
     } else {
-        // Threads of the pool that have no picture of their own may help with a large one; nobody waits for them.
-        let helpers = pool.take_idle(letterbox.threads_max().get() - 1);
-        let threads = NonZeroUsize::MIN.saturating_add(helpers.len());
-        letterbox_parallel_into(&picture, &letterbox, &mut pixels, threads)
+        fitted(&picture, &letterbox, model.info.task(), pool).map_err(internal)?.into()
     };
-    written.map_err(internal)?;
     Ok(Prepared {
-        input: EngineInput { pixels: pixels.into(), size: target, content },
+        input: EngineInput { pixels, size: target, content },
         letterbox,
         decode: decoded.saturating_duration_since(start),
         preprocess: decoded.elapsed(),
     })
+}
+
+fn fitted(picture: &Picture, letterbox: &Letterbox, task: Task, pool: &FairPermits) -> Result<Vec<u8>, LetterboxError> {
+    let mut pixels = vec![0; letterbox.output_len()];
+    if task == Task::Classify {
+        centre_crop_into(picture, letterbox.target(), &mut pixels)?;
+    } else {
+        // Threads of the pool that have no picture of their own may help with a large one; nobody waits for them.
+        let helpers = pool.take_idle(letterbox.threads_max().get() - 1);
+        let threads = NonZeroUsize::MIN.saturating_add(helpers.len());
+        letterbox_parallel_into(picture, letterbox, &mut pixels, threads)?;
+    }
+    Ok(pixels)
 }
 
 /// A picture's fault as the API answers it.
@@ -185,4 +194,63 @@ pub(crate) fn of_picture(error: &DecodeError) -> ApiError {
         DecodeError::TooLarge { .. } | DecodeError::TooMuchMemory { .. } => Code::ImageTooLarge,
     };
     ApiError::new(code, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use yolo_vision::{ModelInfo, PictureFormat, TensorShape, encode};
+
+    use super::*;
+    use crate::args::Config;
+    use crate::engine::{Pixels, emulated};
+
+    const SIZE: Size = Size::new(64, 64);
+
+    /// A model that lets its engine letterbox.
+    fn model(task: &str, output: &[i64]) -> LoadedModel {
+        let metadata = [("task", task), ("names", "{0: 'a', 1: 'b'}"), ("end2end", "True")];
+        let metadata: BTreeMap<_, _> = metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let input = TensorShape::new("images", &[1, 3, 64, 64]);
+        let info = ModelInfo::parse(&metadata, &[input], &[TensorShape::new("output0", output)]).unwrap();
+        LoadedModel { info, letterboxes: true, ..emulated::load(&Config::new("pretended.onnx")).unwrap() }
+    }
+
+    fn input(model: &LoadedModel, [width_px, height_px]: [u32; 2]) -> EngineInput {
+        let size = Size::new(width_px, height_px);
+        let levels = (0..3 * size.pixels()).map(|index| u8::try_from(index * 7 % 251).unwrap()).collect();
+        let picture = Picture::from_rgb(size, levels).unwrap();
+        let upload = Upload {
+            bytes: encode(&picture, PictureFormat::Png).unwrap().into(),
+            content: [0; 32],
+            parameters: Vec::new(),
+            received: Instant::now(),
+            read: Duration::ZERO,
+            hash: Duration::ZERO,
+            memory: None,
+        };
+        prepare(upload, &DecodeLimits::default(), (model, SIZE), &FairPermits::new(1)).unwrap().input
+    }
+
+    #[test]
+    fn an_engine_that_letterboxes_gets_pictures_that_pay_and_means_the_same_by_them() {
+        let here = LoadedModel { letterboxes: false, ..model("detect", &[1, 8, 6]) };
+        let there = LoadedModel { letterboxes: true, ..here.clone() };
+        // Four times the input's pixels, and a few more.
+        for (sides, left_to_it) in [([30, 50], true), ([128, 128], true), ([128, 129], false)] {
+            let [here, there] = [&here, &there].map(|model| input(model, sides));
+            assert!(matches!(here.pixels, Pixels::Levels(_)));
+            assert_eq!(matches!(there.pixels, Pixels::Picture(..)), left_to_it, "{sides:?}");
+            let numbers = [here, there].map(|input| {
+                let mut numbers = vec![-1.0; input.pixels.len()];
+                input.pixels.write(&mut numbers).unwrap();
+                numbers
+            });
+            assert_eq!(numbers[0], numbers[1], "{sides:?}");
+        }
+        assert_eq!(there.image_bytes_max(), 4 * here.image_bytes_max(), "what waits is counted as it is");
+        let crop = input(&model("classify", &[1, 2]), [30, 50]);
+        assert!(matches!(crop.pixels, Pixels::Levels(_)), "a classification is cropped, not letterboxed");
+    }
 }

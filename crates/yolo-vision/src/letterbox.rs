@@ -7,11 +7,13 @@
 )]
 
 mod resize;
+mod tap;
 
 use std::num::NonZeroUsize;
 
 use crate::picture::{Picture, Size};
 use crate::projection::Axis;
+pub use tap::Tap;
 
 /// Fewest output pixels that are worth a thread of their own: 0.2 ms of work, ten times what it takes to start one.
 const PIXELS_PER_THREAD_MIN: usize = 150_000;
@@ -45,6 +47,9 @@ pub struct Letterbox {
 }
 
 impl Letterbox {
+    /// Grey of the padding, as the models were trained with.
+    pub const PADDING: u8 = 114;
+
     /// Plans how a picture of size `source` is put into a model's input of size `target`; it may be enlarged.
     ///
     /// # Errors
@@ -78,6 +83,16 @@ impl Letterbox {
     /// Size of the model's input.
     pub const fn target(&self) -> Size {
         self.target
+    }
+
+    /// Size of the resized picture inside the model's input.
+    pub const fn resized(&self) -> Size {
+        self.resized
+    }
+
+    /// Column and row of the model's input where the resized picture begins.
+    pub const fn corner_px(&self) -> [u32; 2] {
+        [self.left_px, self.top_px]
     }
 
     /// Number of bytes of the letterboxed picture: 3 * H * W.

@@ -46,7 +46,7 @@ pub use detection::{Detection, Form, Keypoint};
 pub use draw::draw;
 pub use encode::{EncodeError, PictureFormat, encode};
 pub use layout::Layout;
-pub use letterbox::{Letterbox, LetterboxError, letterbox_into, letterbox_parallel_into};
+pub use letterbox::{Letterbox, LetterboxError, Tap, letterbox_into, letterbox_parallel_into};
 pub use mask::Rle;
 pub use metadata::{ModelError, ModelInfo, TensorShape};
 pub use picture::{Picture, Size};

@@ -58,6 +58,7 @@ pub fn load(config: &Config) -> Result<LoadedModel, LoadError> {
         precision: "fp32",
         batch_max: limits::BATCH_MAX,
         batches_fixed: false,
+        letterboxes: false,
         sessions,
     })
 }

@@ -8,6 +8,8 @@ mod cpu;
 mod cuda;
 mod device;
 mod fixed;
+#[cfg(any(test, feature = "cuda-preprocess"))]
+mod letterbox;
 mod log;
 mod model_file;
 mod outputs;
@@ -25,12 +27,14 @@ use ort::logging::LogLevel;
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, PrepackedWeights, SessionBuilder};
 use ort::value::{Outlet, TensorElementType, ValueType};
-use yolo_vision::{ModelInfo, Size, TensorShape};
+use yolo_vision::{LetterboxError, ModelInfo, Size, TensorShape};
 
 use super::{EngineError, EngineInput, LoadError, LoadedModel, Sessions};
 use crate::args::Precision;
 use crate::limits;
 pub use device::{Device, Gpu, GpuProvider, choose};
+#[cfg(feature = "cuda-preprocess")]
+pub use letterbox::DeviceLetterbox;
 use model_file::ModelFile;
 pub use model_file::digest;
 pub use placement::Placement;
@@ -118,6 +122,7 @@ pub fn load(options: &Options) -> Result<LoadedModel, LoadError> {
         batch_max,
         // A model with one batch size is padded to it whatever the device.
         batches_fixed: !matches!(options.device, Device::Cpu) && single_batch.is_none(),
+        letterboxes: cfg!(feature = "cuda-preprocess") && options.device.gpu().is_some(),
         sessions,
         info,
         sizes,
@@ -136,6 +141,8 @@ fn describe(options: &Options) -> Result<Described, LoadError> {
     let file = options.model.display().to_string();
     if let Some(gpu) = options.device.gpu() {
         gpu.provider.check(&library()).map_err(LoadError::Engine)?;
+        #[cfg(feature = "cuda-preprocess")]
+        letterbox::check(letterbox::COMPILER).map_err(LoadError::Engine)?;
     }
     let model = ModelFile::read(&options.model)?;
     let sha256 = model.sha256.clone();
@@ -243,11 +250,13 @@ fn input_shape(batch: usize, size: Size) -> [i64; 4] {
 /// Writes a picture's numbers over `tensor`.
 fn write(input: &EngineInput, tensor: &mut [f32]) -> Result<(), EngineError> {
     if input.pixels.len() != tensor.len() {
-        let (found, expected) = (input.pixels.len(), tensor.len());
-        return Err(EngineError(format!("a picture of {found} values, expected {expected}")));
+        return Err(another_len(input.pixels.len(), tensor.len()));
     }
-    input.pixels.write(tensor);
-    Ok(())
+    Ok(input.pixels.write(tensor)?)
+}
+
+fn another_len(found: usize, expected: usize) -> EngineError {
+    EngineError(format!("a picture of {found} values, expected {expected}"))
 }
 
 /// The size that a batch's pictures share.
@@ -333,6 +342,12 @@ impl Element {
             Self::Single => TensorElementType::Float32,
             Self::Half => TensorElementType::Float16,
         }
+    }
+}
+
+impl From<LetterboxError> for EngineError {
+    fn from(error: LetterboxError) -> Self {
+        Self(error.to_string())
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use yolo_server::engine::ort::{Options, load};
-use yolo_server::engine::{Engine, EngineInput, LoadedModel, Memory};
-use yolo_vision::{DecodeLimits, Detection, Letterbox, Parameters, Picture, Size, decode, letterbox_into, postprocess};
+use yolo_server::engine::{Engine, EngineInput, LoadedModel, Memory, Pixels};
+use yolo_vision::{DecodeLimits, Detection, Letterbox, Parameters, Picture, decode, letterbox_into, postprocess};
 
 #[derive(Deserialize)]
 pub struct Page {
@@ -55,16 +55,23 @@ pub fn page(folder: &str, name: &str) -> Picture {
     decode(&bytes, &DecodeLimits::default()).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-fn prepared(picture: &Picture, target: Size) -> (EngineInput, Letterbox) {
+/// As the server hands it to the model's engine.
+pub fn prepared(picture: &Picture, model: &LoadedModel) -> (EngineInput, Letterbox) {
+    let target = model.info.size();
     let letterbox = Letterbox::plan(picture.size(), target).expect("pages are not empty");
-    let mut pixels = vec![0; letterbox.output_len()];
-    letterbox_into(picture, &letterbox, &mut pixels).expect("planned for this page");
-    (EngineInput { pixels: pixels.into(), size: target, content: [0; 32] }, letterbox)
+    let pixels = if model.takes(picture.size(), target) {
+        Pixels::Picture(picture.clone(), letterbox)
+    } else {
+        let mut levels = vec![0; letterbox.output_len()];
+        letterbox_into(picture, &letterbox, &mut levels).expect("planned for this page");
+        levels.into()
+    };
+    (EngineInput { pixels, size: target, content: [0; 32] }, letterbox)
 }
 
 /// Runs pictures as one batch.
 pub fn detections(engine: &mut dyn Engine, model: &LoadedModel, pictures: &[Picture]) -> Vec<Vec<Detection>> {
-    let prepared = pictures.iter().map(|picture| prepared(picture, model.info.size()));
+    let prepared = pictures.iter().map(|picture| prepared(picture, model));
     let (inputs, letterboxes): (Vec<_>, Vec<_>) = prepared.unzip();
     let outputs = engine.run(&inputs.iter().collect::<Vec<_>>(), Memory::Keep).expect("the engine runs");
     let found = |(index, letterbox): (usize, &Letterbox)| {

@@ -21,14 +21,11 @@ use std::sync::{Mutex, PoisonError};
 use fearless_simd::prelude::*;
 use fearless_simd::{Level, dispatch};
 
-use super::Letterbox;
+use super::{Letterbox, Tap};
 use crate::picture::Picture;
 use columns::{Columns, SLACK_BYTES};
 
-/// Grey of the padding, as the models were trained with.
-const PADDING: u8 = 114;
-/// OpenCV's `INTER_RESIZE_COEF_SCALE`: weights are integers in 1/2048.
-const WEIGHT_ONE: f32 = 2048.0;
+const PADDING: u8 = Letterbox::PADDING;
 
 /// Fills `output` (`[3, H, W]`, as planned for `picture`), the rows of the picture by `threads` threads.
 pub(super) fn fill(picture: &Picture, plan: &Letterbox, output: &mut [u8], threads: NonZeroUsize) {
@@ -87,14 +84,15 @@ impl Source<'_> {
         let target_width = self.plan.target.width();
         let [red, green, blue] = band.planes.map(|plane| plane.chunks_exact_mut(target_width));
         for (y, ((red, green), blue)) in (band.first_row..).zip(red.zip(green).zip(blue)) {
-            let tap = RowTap::new(self.plan, y);
+            let tap = self.plan.row(y as u32);
+            let [above, below] = [tap.first, tap.second].map(|row| row as usize);
             // Going down, the lower row of before is mostly the upper row of now.
-            if upper.source_y != Some(tap.first) && lower.source_y == Some(tap.first) {
+            if upper.source_y != Some(above) && lower.source_y == Some(above) {
                 std::mem::swap(&mut upper, &mut lower);
             }
-            let stale = [upper.source_y != Some(tap.first), lower.source_y != Some(tap.second)];
-            (upper.source_y, lower.source_y) = (Some(tap.first), Some(tap.second));
-            let (first, second) = (self.rows.get(tap.first), self.rows.get(tap.second));
+            let stale = [upper.source_y != Some(above), lower.source_y != Some(below)];
+            (upper.source_y, lower.source_y) = (Some(above), Some(below));
+            let (first, second) = (self.rows.get(above), self.rows.get(below));
             match stale {
                 [true, true] => {
                     self.columns.blend_both(simd, [first, second], [&mut upper.samples, &mut lower.samples]);
@@ -141,36 +139,6 @@ impl<'a> SourceRows<'a> {
     }
 }
 
-/// Index below and fraction of the sample for `position`, in OpenCV's precision: f64 until the last step, then f32.
-fn sample(position: u32, source_px: u32, resized_px: u32) -> (i64, f32) {
-    let scale = f64::from(source_px) / f64::from(resized_px);
-    let centre = ((f64::from(position) + 0.5) * scale - 0.5) as f32;
-    let below = centre.floor();
-    (below as i64, centre - below)
-}
-
-/// Weights in 1/2048 of the two neighbours.
-fn weights(fraction: f32) -> [i16; 2] {
-    [1.0 - fraction, fraction].map(|weight| (weight * WEIGHT_ONE).round_ties_even() as i16)
-}
-
-/// Two neighbouring source rows and their weights in 1/2048.
-struct RowTap {
-    first: usize,
-    second: usize,
-    weights: [i16; 2],
-}
-
-impl RowTap {
-    /// At the borders OpenCV keeps the fraction and repeats the row.
-    fn new(plan: &Letterbox, y: usize) -> Self {
-        let last = i64::from(plan.source.height_px) - 1;
-        let (below, fraction) = sample(y as u32, plan.source.height_px, plan.resized.height_px);
-        let row = |index: i64| index.clamp(0, last) as usize;
-        Self { first: row(below), second: row(below + 1), weights: weights(fraction) }
-    }
-}
-
 /// One source row resized along x: interleaved samples in 1/128 of a level, at most 255 * 128, which fits i16.
 struct BlendedRow {
     source_y: Option<usize>,
@@ -185,7 +153,7 @@ impl BlendedRow {
 
 /// One output row. No branch, no index, and the product's high half alone: it vectorises as `pmulhw`.
 #[inline(always)]
-fn blend_rows(upper: &[i16], lower: &[i16], tap: &RowTap, output: &mut [u8]) {
+fn blend_rows(upper: &[i16], lower: &[i16], tap: &Tap, output: &mut [u8]) {
     let [first_weight, second_weight] = tap.weights;
     let high = |weight: i16, value: i16| ((i32::from(weight) * i32::from(value)) >> 16) as i16;
     for ((sample, &upper), &lower) in output.iter_mut().zip(upper).zip(lower) {

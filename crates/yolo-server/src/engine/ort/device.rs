@@ -35,7 +35,8 @@ impl Device {
         tracing::info!(provider = name, reason, gpus = gpus.count(), "Provider chosen.");
         let Some(provider) = provider else { return Self::Cpu };
         let GpuSettings { engine_cache_dir, gpu_memory_mib, cuda_graphs } = &config.gpu;
-        // A tenth stays free for what no arena accounts for: contexts, cuDNN's workspaces, recorded launches.
+        // A tenth stays free for what no arena accounts for: contexts, cuDNN's workspaces, recorded launches, staged
+        // pictures.
         let most = || gpus.memory_bytes_free().map(|free| free / 10 * 9);
         Self::Gpu(Gpu {
             provider,

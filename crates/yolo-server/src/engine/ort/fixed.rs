@@ -3,9 +3,16 @@
 //! ```text
 //!   pixels -> host input (pinned) -> device input -> session of the size -> device outputs -> host outputs (pinned)
 //! ```
+//! With the feature `cuda-preprocess` a kernel writes the device's input (`letterbox`).
+//!
 //! A GPU pays for every new shape: cuDNN searches for the fastest convolution, `TensorRT` builds an engine, and recorded
 //! launches hold for one shape and one set of addresses. So only a few sizes are run; a batch between two of them gets
 //! black pictures behind its own.
+
+#![cfg_attr(
+    feature = "cuda-preprocess",
+    expect(unsafe_code, reason = "the kernel is told an address; the place says why it holds")
+)]
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -23,6 +30,8 @@ use ort::value::DynTensor;
 use yolo_vision::OutputView;
 
 use super::device::{Gpu, Place};
+#[cfg(feature = "cuda-preprocess")]
+use super::letterbox::{DeviceLetterbox, Target};
 use super::model_file::ModelFile;
 use super::outputs::Output;
 use super::placement::Placement;
@@ -65,7 +74,12 @@ impl Sessions for Opener {
         let device = self.opened.fetch_add(1, Ordering::Relaxed) % devices;
         let device = i32::try_from(device).unwrap_or_default();
         let sizes = std::iter::once(&self.first).chain(&self.others);
-        Ok(Box::new(FixedEngine { device, sizes: sizes.map(|size| (Arc::clone(size), BTreeMap::new())).collect() }))
+        Ok(Box::new(FixedEngine {
+            device,
+            #[cfg(feature = "cuda-preprocess")]
+            letterbox: self.first.gpu.as_ref().map(|_| DeviceLetterbox::open(device)).transpose()?,
+            sizes: sizes.map(|size| (Arc::clone(size), BTreeMap::new())).collect(),
+        }))
     }
 }
 
@@ -148,6 +162,9 @@ struct Run<'a> {
 
 struct FixedEngine {
     device: i32,
+    /// On GPUs.
+    #[cfg(feature = "cuda-preprocess")]
+    letterbox: Option<DeviceLetterbox>,
     /// For each input size its sessions, by batch size.
     sizes: Vec<(Arc<FixedSessions>, BTreeMap<usize, Bound>)>,
 }
@@ -163,7 +180,18 @@ impl Engine for FixedEngine {
             Entry::Occupied(bound) => bound.into_mut(),
             Entry::Vacant(place) => place.insert(sessions.warm(batch, self.device)?),
         };
-        bound.fill(inputs)?;
+        #[cfg(feature = "cuda-preprocess")]
+        match &mut self.letterbox {
+            Some(letterbox) => {
+                let (size, element) = (sessions.signature.size, bound.element);
+                let target = Target { address: bound.input_address(), batch, size, element };
+                // SAFETY: the session's input has these dimensions, and no run is under way: they are waited for.
+                unsafe { letterbox.fill(inputs, &target)? }
+            }
+            None => bound.upload(inputs)?,
+        }
+        #[cfg(not(feature = "cuda-preprocess"))]
+        bound.upload(inputs)?;
         bound.execute()?;
         Ok(Box::new(bound.read()?))
     }
@@ -244,9 +272,20 @@ impl Bound {
         Ok(())
     }
 
-    /// Runs what the host's input holds.
+    /// Brings the pictures to the device.
+    fn upload(&mut self, inputs: &[&EngineInput]) -> Result<(), EngineError> {
+        self.fill(inputs)?;
+        Ok(self.input.host.copy_into(&mut self.input.device)?)
+    }
+
+    /// Of the input on the device.
+    #[cfg(feature = "cuda-preprocess")]
+    fn input_address(&mut self) -> u64 {
+        self.input.device.data_ptr_mut().addr() as u64
+    }
+
+    /// Runs what the device's input holds.
     fn execute(&mut self) -> Result<(), EngineError> {
-        self.input.host.copy_into(&mut self.input.device)?;
         drop(self.session.run_binding(&self.binding)?);
         for Buffer { host, device } in &mut self.outputs {
             device.copy_into(host)?;

@@ -6,8 +6,7 @@
 use fearless_simd::prelude::*;
 use fearless_simd::{i16x16, u8x16, u8x32, u64x2};
 
-use super::{sample, weights};
-use crate::letterbox::Letterbox;
+use crate::letterbox::{Letterbox, Tap};
 
 /// Samples of a block: their pairs, 16 bits each, fill 128 bits.
 const BLOCK: usize = 4;
@@ -27,15 +26,9 @@ pub(super) const SLACK_BYTES: usize = WINDOW_BYTES;
 pub(super) struct Columns(Vec<Step>);
 
 impl Columns {
-    /// At the borders OpenCV zeroes the fraction, so that what follows a row's last pixel weighs nothing.
     pub(super) fn new(plan: &Letterbox) -> Self {
-        let last = i64::from(plan.source.width_px) - 1;
-        let column = |x| {
-            let (below, fraction) = sample(x, plan.source.width_px, plan.resized.width_px);
-            let inside = (0..last).contains(&below);
-            Column { start: 3 * below.clamp(0, last) as usize, weights: weights(if inside { fraction } else { 0.0 }) }
-        };
-        let columns: Vec<Column> = (0..plan.resized.width_px).map(column).collect();
+        let column = |tap: Tap| Column { start: 3 * tap.first as usize, weights: tap.weights };
+        let columns: Vec<Column> = plan.columns().map(column).collect();
         Self((0..3 * columns.len()).step_by(STEP).map(|first| Step::new(&columns, first)).collect())
     }
 
