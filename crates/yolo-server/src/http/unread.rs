@@ -40,9 +40,16 @@ struct Counted {
 }
 
 /// A piece of an answer.
-struct Piece {
+pub(super) struct Piece {
     bytes: Bytes,
     _memory: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl Piece {
+    /// `bytes` that hold `memory` until they are dropped.
+    pub(super) const fn new(bytes: Bytes, memory: Option<Arc<OwnedSemaphorePermit>>) -> Self {
+        Self { bytes, _memory: memory }
+    }
 }
 
 impl AsRef<[u8]> for Piece {
@@ -60,7 +67,7 @@ impl HttpBody for Counted {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(context);
-        let piece = |bytes| Bytes::from_owner(Piece { bytes, _memory: self.memory.clone() });
+        let piece = |bytes| Bytes::from_owner(Piece::new(bytes, self.memory.clone()));
         frame.map_ok(|frame| frame.map_data(piece))
     }
 
