@@ -17,9 +17,16 @@ use super::Received;
 use crate::app::App;
 use crate::limits;
 
+/// Goes with an answer whose memory is held already.
+#[derive(Debug, Clone)]
+pub(super) struct HeldAnswer(pub(super) Option<Arc<OwnedSemaphorePermit>>);
+
 /// The innermost layer: what is compressed further out, is held here as it was.
 pub(super) async fn hold(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
+    if let Some(HeldAnswer(memory)) = response.extensions_mut().remove() {
+        return response.map(|body| Body::new(Counted { body, memory }));
+    }
     let bytes = response.body().size_hint().lower();
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
     if bytes <= limits::ANSWER_BYTES_UNCOUNTED {
