@@ -135,6 +135,11 @@ impl Activity {
         }
     }
 
+    /// Of a connection whose requests come side by side: only what it is sent is watched.
+    pub(crate) fn of_calls(limits: ConnectionLimits) -> Self {
+        Self { head_began: AtomicU64::new(0), in_request: AtomicBool::new(true), ..Self::new(limits) }
+    }
+
     fn now(&self) -> u64 {
         u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
     }
@@ -163,9 +168,20 @@ impl Activity {
         self.in_request.store(true, Ordering::Relaxed);
         self.head_began.store(0, Ordering::Relaxed);
         // The answer before is written: hyper reads no request sooner.
+        self.begin_answer();
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn begin_answer(&self) {
         self.answer_began.store(0, Ordering::Relaxed);
         self.answer_bytes.store(0, Ordering::Relaxed);
-        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Where answers have no order: while nothing waits for the client, the next ones have their own time.
+    pub(crate) fn caught_up(&self) {
+        if self.write_began.load(Ordering::Relaxed) == 0 {
+            self.begin_answer();
+        }
     }
 
     fn end_request(&self) {
@@ -178,7 +194,7 @@ impl Activity {
     }
 
     /// Whether the client sends a head, or takes an answer, too slowly.
-    fn is_too_slow(&self) -> bool {
+    pub(crate) fn is_too_slow(&self) -> bool {
         let past = |began: &AtomicU64, limit_seconds: u64| {
             let began = began.load(Ordering::Relaxed);
             began != 0 && self.now().saturating_sub(began) >= 1_000 * limit_seconds
@@ -270,6 +286,11 @@ mod tests {
             activity.wrote(1);
             activity.write_blocked();
             assert!(!activity.is_too_slow(), "the next answer has its own time");
+            activity.caught_up();
+            assert_ne!(activity.answer_bytes.load(Ordering::Relaxed), 0, "it is unread");
+            activity.wrote(1);
+            activity.caught_up();
+            assert_eq!(activity.answer_bytes.load(Ordering::Relaxed), 0);
         }
     }
 }

@@ -7,6 +7,7 @@ mod batch;
 pub mod body;
 pub mod error;
 pub mod health;
+mod held_file;
 mod image;
 mod json;
 mod observe;

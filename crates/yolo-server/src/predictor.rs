@@ -16,7 +16,7 @@ use crate::http::parameters::{Served, Wishes};
 use crate::knobs::Knobs;
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::prepare::Preparer;
+use crate::prepare::{Preparer, Turn};
 
 /// Time in each stage, zero where a stage was skipped, and the batch.
 #[derive(Debug, Clone, Copy, Default)]
@@ -157,7 +157,7 @@ impl Predictor {
     pub async fn predict(&self, upload: Upload, wishes: &Wishes, knobs: &Knobs) -> Result<Prediction, ApiError> {
         self.check_masks(&wishes.parameters)?;
         let times = Times::new(upload.received, wishes, knobs);
-        self.within(&times, self.look_up(upload, wishes, &times)).await
+        self.within(times.answer_by, &times.begun, self.look_up(upload, wishes, &times)).await
     }
 
     /// Runs a picture that its client prepared and gives the model's own outputs. They are not remembered.
@@ -190,19 +190,27 @@ impl Predictor {
             let Found::Tensors(tensors) = inferred.found else { return Err(another_question()) };
             Ok((tensors, speed))
         };
-        self.within(&times, work).await
+        self.within(times.answer_by, &times.begun, work).await
     }
 
-    /// Does `work`, or gives it up when its answer is worthless.
-    async fn within<T>(&self, times: &Times, work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
-        let Some(at) = times.answer_by else { return work.await };
+    /// Does `work`, or gives it up when its answer is worthless. `begun`: whether its batch has begun by then.
+    ///
+    /// # Errors
+    /// Those of `work`; 504 after `answer_by`.
+    pub async fn within<T>(
+        &self,
+        answer_by: Option<Instant>,
+        begun: &AtomicBool,
+        work: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, ApiError> {
+        let Some(at) = answer_by else { return work.await };
         // Too late already, the work must not even begin.
         if Instant::now() < at
             && let Ok(done) = tokio::time::timeout_at(at.into(), work).await
         {
             return done;
         }
-        let place = if times.begun.load(Ordering::Relaxed) { "running" } else { "queue" };
+        let place = if begun.load(Ordering::Relaxed) { "running" } else { "queue" };
         self.metrics.images.deadline_exceeded.of(place).inc();
         Err(ApiError::new(Code::DeadlineExceeded, "the time-out passed before the answer was ready"))
     }
@@ -267,7 +275,8 @@ impl Predictor {
             Lane::Spare => (self.batcher.admit_patiently(&place, decode_wait).await, None),
         };
         let read = upload.read;
-        let prepared = self.preparer.prepare(upload, (&self.model, wishes.size), &place).await?;
+        let turn = Turn { place: &place, start_by };
+        let prepared = self.preparer.prepare(upload, (&self.model, wishes.size), &turn).await?;
         let size = prepared.letterbox.source();
         let job = Job {
             input: prepared.input,

@@ -15,7 +15,7 @@ use crate::engine::{EngineInput, LoadedModel, Pixels};
 use crate::http::body::Upload;
 use crate::http::error::{ApiError, Code};
 use crate::metrics::ImageMetrics;
-use crate::permits::FairPermits;
+use crate::permits::{FairPermits, Permit};
 
 /// A picture ready to be queued.
 #[derive(Debug)]
@@ -30,6 +30,15 @@ pub struct Prepared {
     pub preprocess: Duration,
 }
 
+/// When a picture may use the pool.
+#[derive(Debug, Clone, Copy)]
+pub struct Turn<'a> {
+    /// Whose turn it shares.
+    pub place: &'a Place,
+    /// Later it is worthless; `None` if it may wait as long as it takes.
+    pub start_by: Option<Instant>,
+}
+
 /// Decodes at most `threads` pictures at a time.
 #[derive(Debug)]
 pub struct Preparer {
@@ -37,7 +46,7 @@ pub struct Preparer {
     threads: usize,
     limits: DecodeLimits,
     waiting: AtomicUsize,
-    /// Moving mean of the time of one picture.
+    /// Moving mean of the time of one picture, decoded or drawn.
     mean_micros: Arc<AtomicU64>,
     metrics: ImageMetrics,
 }
@@ -85,53 +94,65 @@ impl Preparer {
         Duration::from_micros(self.mean_micros.load(Ordering::Relaxed).saturating_mul(rounds))
     }
 
-    /// Runs `work` on the pool, when it is its place's turn.
+    /// Runs `work` on the pool, when it is its turn.
     ///
     /// Cancellation: dropped while it waits for the pool, nothing has been done; later, the work is finished and its
     /// result thrown away.
     ///
     /// # Errors
-    /// 409 if a newer frame of its stream came; 500 if the work panicked.
+    /// Those of `work`; 504 if its turn comes too late, 409 if a newer frame of its stream came; 500 if the work panicked.
     pub async fn run<T: Send + 'static>(
         &self,
-        place: &Place,
-        work: impl FnOnce() -> T + Send + 'static,
+        turn: &Turn<'_>,
+        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let waiting = Waiting::new(self);
-        let permit = self.permits.acquire(place).await.map_err(|_| {
-            self.metrics.cancelled.of("queue").inc();
-            ApiError::new(Code::Superseded, JobError::Superseded.to_string())
-        })?;
+        let permit = self.acquire(turn).await?;
         drop(waiting);
+        let mean_micros = Arc::clone(&self.mean_micros);
         let work = tokio::task::spawn_blocking(move || {
+            let start = Instant::now();
             let done = work();
+            if done.is_ok() {
+                learn(&mean_micros, start.elapsed());
+            }
             drop(permit); // with the work, not with the request: a request may leave while its picture is decoded
             done
         });
         // The task is never aborted, so the only error is a panic.
-        work.await.map_err(|_| ApiError::new(Code::Internal, "working on the picture crashed"))
+        work.await.map_err(|_| ApiError::new(Code::Internal, "working on the picture crashed"))?
+    }
+
+    async fn acquire(&self, turn: &Turn<'_>) -> Result<Permit, ApiError> {
+        let permit = self.permits.acquire(turn.place);
+        let permit = match turn.start_by {
+            // A free thread is no excuse: what is late when it comes is not begun either.
+            Some(start_by) if Instant::now() < start_by => tokio::time::timeout_at(start_by.into(), permit).await.ok(),
+            Some(_) => None,
+            None => Some(permit.await),
+        };
+        let Some(permit) = permit else {
+            self.metrics.deadline_exceeded.of("queue").inc();
+            return Err(ApiError::new(Code::DeadlineExceeded, JobError::Expired.to_string()));
+        };
+        permit.map_err(|_| {
+            self.metrics.cancelled.of("queue").inc();
+            ApiError::new(Code::Superseded, JobError::Superseded.to_string())
+        })
     }
 
     /// Decodes a picture and fits it into the input of `model`, of size `target`, or leaves that to its engine.
     ///
     /// # Errors
-    /// The picture's own faults as 415 or 422; 409 if a newer frame of its stream came; 500 if a decoder panicked.
+    /// The picture's own faults as 415 or 422; otherwise as [`Self::run`].
     pub async fn prepare(
         &self,
         upload: Upload,
         (model, target): (&LoadedModel, Size),
-        place: &Place,
+        turn: &Turn<'_>,
     ) -> Result<Prepared, ApiError> {
-        let (limits, model) = (self.limits, model.clone());
-        let (mean_micros, pool) = (Arc::clone(&self.mean_micros), self.permits.clone());
-        let work = move || {
-            let prepared = prepare(upload, &limits, (&model, target), &pool);
-            if let Ok(Prepared { decode, preprocess, .. }) = &prepared {
-                learn(&mean_micros, *decode + *preprocess);
-            }
-            prepared
-        };
-        let prepared = self.run(place, work).await??;
+        let (limits, model, pool) = (self.limits, model.clone(), self.permits.clone());
+        let prepared = self.run(turn, move || prepare(upload, &limits, (&model, target), &pool)).await?;
         self.metrics.stage.of("decode").observe(prepared.decode.as_secs_f64());
         self.metrics.stage.of("preprocess").observe(prepared.preprocess.as_secs_f64());
         Ok(prepared)
@@ -221,8 +242,10 @@ mod tests {
         let size = Size::new(width_px, height_px);
         let levels = (0..3 * size.pixels()).map(|index| u8::try_from(index * 7 % 251).unwrap()).collect();
         let picture = Picture::from_rgb(size, levels).unwrap();
+        let mut file = Vec::new();
+        encode(&picture, PictureFormat::Png, &mut file).unwrap();
         let upload = Upload {
-            bytes: encode(&picture, PictureFormat::Png).unwrap().into(),
+            bytes: file.into(),
             content: [0; 32],
             parameters: Vec::new(),
             received: Instant::now(),

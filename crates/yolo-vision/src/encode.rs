@@ -1,5 +1,7 @@
 //! Pixels back to a file.
 
+use std::io::Write;
+
 use crate::picture::Picture;
 
 /// Quality of JPEG files, 1 to 100: text on a coloured bar stays crisp.
@@ -35,13 +37,15 @@ pub enum EncodeError {
     Png(#[from] png::EncodingError),
 }
 
-/// Writes `picture` as a file of `format`.
+/// Bytes of a PNG's piece.
+const PNG_CHUNK_BYTES: usize = 64 << 10;
+
+/// Writes `picture` to `file` as `format` has it, piece by piece: beside the picture it takes no memory worth counting.
 ///
 /// # Errors
-/// [`EncodeError`] if the format cannot hold the picture.
-pub fn encode(picture: &Picture, format: PictureFormat) -> Result<Vec<u8>, EncodeError> {
+/// [`EncodeError`] if the format cannot hold the picture, or `file` takes no more.
+pub fn encode(picture: &Picture, format: PictureFormat, mut file: impl Write) -> Result<(), EncodeError> {
     let size = picture.size();
-    let mut file = Vec::new();
     match format {
         PictureFormat::Jpeg => {
             let pixels = |px: u32| u16::try_from(px).unwrap_or(u16::MAX);
@@ -55,8 +59,13 @@ pub fn encode(picture: &Picture, format: PictureFormat) -> Result<Vec<u8>, Encod
             let mut encoder = png::Encoder::new(&mut file, size.width_px, size.height_px);
             encoder.set_color(png::ColorType::Rgb);
             encoder.set_compression(png::Compression::Fast);
-            encoder.write_header()?.write_image_data(picture.rgb())?;
+            let mut writer = encoder.write_header()?;
+            let mut rows = writer.stream_writer_with_size(PNG_CHUNK_BYTES)?;
+            rows.write_all(picture.rgb())
+                .and_then(|()| rows.finish().map_err(Into::into))
+                .map_err(png::EncodingError::from)?;
+            writer.finish()?;
         }
     }
-    Ok(file)
+    Ok(())
 }

@@ -1,14 +1,20 @@
 //! `Accept: image/png` or `image/jpeg` on `/predict`: the picture itself, with what was found drawn into it.
 
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use axum::Extension;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use yolo_vision::{PictureFormat, decode, draw, encode};
 
 use super::body::Upload;
 use super::error::{ApiError, Code};
+use super::held_file::HeldFile;
+use crate::app::App;
 use crate::batcher::Place;
 use crate::predictor::{Prediction, Predictor};
-use crate::prepare::of_picture;
+use crate::prepare::{Turn, of_picture};
 
 /// What a client wants to get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,26 +54,39 @@ impl Output {
     }
 }
 
-/// Draws a prediction into its picture, on the pool that pictures are decoded on.
+/// Draws a prediction into its picture, on the pool that pictures are decoded on, in memory for bodies.
 ///
 /// The picture is decoded a second time: to keep its pixels while it waits in the queue would cost forty times the
-/// memory of the file.
+/// memory of the file. `answer_by`: the end of the request's own time-out.
+///
+/// # Errors
+/// 504 if its turn comes later than an image's batch may start, or the drawing ends after `answer_by`; 422 for a picture
+/// past this server's bounds; 429 if its file is more than memory can hold now.
 pub(super) async fn respond(
+    app: &App,
     predictor: &Predictor,
-    upload: Upload,
+    (upload, answer_by): (Upload, Option<Instant>),
     prediction: &Prediction,
     format: PictureFormat,
 ) -> Result<Response, ApiError> {
     let (answer, limits) = (prediction.answer.clone(), *predictor.preparer().limits());
+    let mut file = HeldFile::new(app.bodies.clone());
     let work = move || {
         // What is remembered may have been found by a server with more memory.
         let mut picture = decode(&upload.bytes, &limits).map_err(|error| of_picture(&error))?;
         drop(upload);
         draw(&mut picture, &answer.detections);
-        encode(&picture, format).map_err(|error| ApiError::new(Code::Internal, error.to_string()))
+        match encode(&picture, format, &mut file) {
+            Ok(()) => Ok(file.finished()),
+            Err(error) => Err(file.refused().unwrap_or_else(|| ApiError::new(Code::Internal, error.to_string()))),
+        }
     };
-    let file = predictor.preparer().run(&Place::of_new_request(), work).await??;
-    Ok(([(header::CONTENT_TYPE, format.media_type()), (header::VARY, "Accept")], file).into_response())
+    let place = Place::of_new_request();
+    let turn = Turn { place: &place, start_by: Some(Instant::now() + app.knobs().deadline) };
+    let drawn = predictor.preparer().run(&turn, work);
+    let (file, held) = predictor.within(answer_by, &AtomicBool::new(true), drawn).await?;
+    let headers = [(header::CONTENT_TYPE, format.media_type()), (header::VARY, "Accept")];
+    Ok((headers, Extension(held), file).into_response())
 }
 
 #[cfg(test)]

@@ -48,7 +48,10 @@ async fn steps(
     *received = Some(Received { at, speed: prediction.speed });
     let start = Instant::now();
     let mut response = match to_draw {
-        Some((format, upload)) => annotate::respond(&predictor, upload, &prediction, format).await?,
+        Some((format, upload)) => {
+            let answer_by = wishes.timeout.map(|timeout| at + timeout);
+            annotate::respond(app, &predictor, (upload, answer_by), &prediction, format).await?
+        }
         None => Json(PredictionBody::new(&predictor, &prediction, &wishes, &id)).into_response(),
     };
     answer::mark_emulated(&mut response, &predictor);

@@ -17,9 +17,16 @@ use super::Received;
 use crate::app::App;
 use crate::limits;
 
+/// Goes with an answer whose memory is held already.
+#[derive(Debug, Clone)]
+pub(super) struct HeldAnswer(pub(super) Option<Arc<OwnedSemaphorePermit>>);
+
 /// The innermost layer: what is compressed further out, is held here as it was.
 pub(super) async fn hold(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
+    if let Some(HeldAnswer(memory)) = response.extensions_mut().remove() {
+        return response.map(|body| Body::new(Counted { body, memory }));
+    }
     let bytes = response.body().size_hint().lower();
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
     if bytes <= limits::ANSWER_BYTES_UNCOUNTED {
@@ -40,9 +47,16 @@ struct Counted {
 }
 
 /// A piece of an answer.
-struct Piece {
+pub(super) struct Piece {
     bytes: Bytes,
     _memory: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl Piece {
+    /// `bytes` that hold `memory` until they are dropped.
+    pub(super) const fn new(bytes: Bytes, memory: Option<Arc<OwnedSemaphorePermit>>) -> Self {
+        Self { bytes, _memory: memory }
+    }
 }
 
 impl AsRef<[u8]> for Piece {
@@ -60,7 +74,7 @@ impl HttpBody for Counted {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(context);
-        let piece = |bytes| Bytes::from_owner(Piece { bytes, _memory: self.memory.clone() });
+        let piece = |bytes| Bytes::from_owner(Piece::new(bytes, self.memory.clone()));
         frame.map_ok(|frame| frame.map_data(piece))
     }
 

@@ -13,9 +13,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use yolo_server::Server;
+use yolo_server::limits::BodyLimits;
 
 use crate::hostile::until_closed;
-use crate::support::{PATIENCE, emulated, metric, png, start, start_patient};
+use crate::support::{PATIENCE, emulated, eventually, get, metric, png, start, start_patient};
 
 /// A message without fields, in its frame: not compressed, length 0.
 const EMPTY: &[u8] = &[0; 5];
@@ -197,9 +198,14 @@ fn field(number: u8, value: &[u8]) -> Vec<u8> {
 
 /// A `ModelInferRequest` with one file.
 fn inference(file: &[u8]) -> Vec<u8> {
+    named_inference("", file)
+}
+
+/// One whose answer repeats its `id`.
+fn named_inference(id: &str, file: &[u8]) -> Vec<u8> {
     let input = [field(1, b"image"), field(2, b"BYTES"), field(3, &[1])].concat();
     let tensor = [&u32::try_from(file.len()).unwrap().to_le_bytes(), file].concat();
-    frame(&[field(1, b"pretended"), field(5, &input), field(7, &tensor)].concat())
+    frame(&[field(1, b"pretended"), field(3, id.as_bytes()), field(5, &input), field(7, &tensor)].concat())
 }
 
 #[tokio::test]
@@ -217,5 +223,73 @@ async fn a_calls_timeout_ends_its_work_on_the_server() {
     let late = metric(&server, r#"yolo_http_requests_total{endpoint="v2",code="504"}"#).await;
     assert!((late - 1.0).abs() < 1e-9, "the server's own answer");
     assert_eq!(call(&mut calls, "ModelInfer", inference(&png(8, 8, [2; 3]))).await.1, "0", "without one it is done");
+    server.stop().await;
+}
+
+/// An id of 100 KiB. It is no message: each of its fields would count.
+fn long_id() -> String {
+    "\u{7}".repeat(100 << 10)
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_count_among_the_bodies_until_their_client_is_cut_off() {
+    let mut config = emulated(0, 1);
+    config.bodies = BodyLimits { body_bytes_max: 1 << 20, bodies_bytes_max: 1 << 20, ..BodyLimits::DEFAULT };
+    config.connections.response_write_seconds = 2;
+    let server = start(config).await;
+    let stream = TcpStream::connect(server.grpc_address()).await.unwrap();
+    let mut unread = http2::Builder::new(TokioExecutor::new());
+    unread.initial_stream_window_size(0);
+    let (mut calls, connection) = unread.handshake(TokioIo::new(stream)).await.unwrap();
+    let ended = tokio::spawn(connection);
+    let question = named_inference(&long_id(), &png(8, 8, [1; 3]));
+    let mut answers = Vec::new();
+    let refused = loop {
+        let response = send(&mut calls, "ModelInfer", question.clone().into()).await.unwrap();
+        match response.headers().get("grpc-status") {
+            Some(status) => break status.clone(),
+            None => answers.push(response), // its message is held back
+        }
+    };
+    assert_eq!(refused, "8", "RESOURCE_EXHAUSTED");
+    assert!((8..=9).contains(&answers.len()), "{} answers of 100 KiB in 1 MiB", answers.len());
+    let begun = Instant::now();
+    let _ = tokio::time::timeout(PATIENCE, ended).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let mut calls = connect(&server).await.calls;
+    eventually("there is room again", async || call(&mut calls, "ModelInfer", question.clone()).await.1 == "0").await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_its_socket_unread_is_cut_off_however_wide_its_windows_are() {
+    let mut config = emulated(100, 0);
+    (config.connections.response_write_seconds, config.connections.connections_max) = (1, 1);
+    let server = start_patient(config).await;
+    let stream = TcpStream::connect(server.grpc_address()).await.unwrap();
+    let mut wide = http2::Builder::new(TokioExecutor::new());
+    wide.initial_stream_window_size(1 << 30).initial_connection_window_size(1 << 30);
+    let (mut calls, mut connection) = wide.handshake(TokioIo::new(stream)).await.unwrap();
+    let id = long_id();
+    let questions = async {
+        let mut answers = Vec::new();
+        for shade in 0..100 {
+            let question = named_inference(&id, &png(8, 8, [shade; 3]));
+            let request = Request::post("http://server/inference.GRPCInferenceService/ModelInfer");
+            let request = request.header("content-type", "application/grpc").body(Body::from(question)).unwrap();
+            calls.ready().await.unwrap();
+            answers.push(calls.send_request(request));
+        }
+        eventually("all wait", async || metric(&server, "yolo_queue_depth").await > 80.0).await;
+        answers
+    };
+    let _answers = tokio::select! {
+        answers = questions => answers,
+        ended = &mut connection => panic!("{ended:?}"),
+    };
+    // From here on nobody polls the connection: 10 MB of answers find no reader.
+    let takes_others = async || get(server.api_address(), "/version").await.is_ok_and(|(status, _)| status == 200);
+    assert!(!takes_others().await, "it has the only place");
+    eventually("its place is free", takes_others).await;
     server.stop().await;
 }

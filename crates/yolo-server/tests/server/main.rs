@@ -14,6 +14,7 @@ mod batching;
 mod body_limits;
 mod clients;
 mod compression;
+mod decoders;
 mod errors;
 mod fairness;
 mod gpu;

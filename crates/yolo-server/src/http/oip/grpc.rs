@@ -5,6 +5,7 @@ mod codec;
 mod convert;
 mod deadline;
 mod listener;
+mod unread;
 mod upload;
 
 use std::pin::Pin;
@@ -29,6 +30,7 @@ use crate::lifecycle::Stage;
 use crate::predictor::{Predictor, Speed};
 use convert::status;
 use deadline::Deadline;
+use unread::Unread;
 use upload::Held;
 
 pub(crate) use listener::serve;
@@ -74,18 +76,18 @@ impl GrpcInferenceService for Service {
 
     async fn server_metadata(
         &self,
-        _: Request<ServerMetadataRequest>,
+        request: Request<ServerMetadataRequest>,
     ) -> Result<Response<ServerMetadataResponse>, Status> {
-        Ok(Response::new(metadata::server().into()))
+        self.told(request.extensions(), metadata::server().into())
     }
 
     async fn model_metadata(
         &self,
         request: Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
-        let ModelMetadataRequest { name, version } = request.into_inner();
+        let (_, extensions, ModelMetadataRequest { name, version }) = request.into_parts();
         let predictor = infer::model(&self.app, &name, &version).map_err(|error| status(&error))?;
-        Ok(Response::new(metadata::model(predictor.model()).into()))
+        self.told(&extensions, metadata::model(predictor.model()).into())
     }
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
@@ -117,28 +119,28 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<ModelConfigRequest>,
     ) -> Result<Response<ModelConfigResponse>, Status> {
-        let ModelConfigRequest { name, version } = request.into_inner();
+        let (_, extensions, ModelConfigRequest { name, version }) = request.into_parts();
         let predictor = infer::model(&self.app, &name, &version).map_err(|error| status(&error))?;
-        Ok(Response::new(config::of(&predictor).into()))
+        self.told(&extensions, config::of(&predictor).into())
     }
 
     async fn model_statistics(
         &self,
         request: Request<ModelStatisticsRequest>,
     ) -> Result<Response<ModelStatisticsResponse>, Status> {
-        let ModelStatisticsRequest { name, version } = request.into_inner();
+        let (_, extensions, ModelStatisticsRequest { name, version }) = request.into_parts();
         let predictor = infer::any_model(&self.app, &name, &version).map_err(|error| status(&error))?;
-        Ok(Response::new(statistics::of(predictor.model(), &self.app.metrics.batch).into()))
+        self.told(&extensions, statistics::of(predictor.model(), &self.app.metrics.batch).into())
     }
 
     async fn repository_index(
         &self,
         request: Request<RepositoryIndexRequest>,
     ) -> Result<Response<RepositoryIndexResponse>, Status> {
-        let only_ready = request.into_inner().ready;
+        let (_, extensions, RepositoryIndexRequest { ready: only_ready, .. }) = request.into_parts();
         let mut models = repository::index(&self.app);
         models.retain(|_| !only_ready || self.app.ready().is_ok());
-        Ok(Response::new(models.into()))
+        self.told(&extensions, models.into())
     }
 }
 
@@ -149,13 +151,15 @@ struct Call {
     deadline: Option<Instant>,
     /// The bodies' share of the memory for bodies.
     held: Held,
+    /// The answers' share of it.
+    unread: Unread,
 }
 
 impl Call {
     fn new(method: &'static str, metadata: MetadataMap, extensions: &Extensions) -> Self {
         let deadline = extensions.get::<Deadline>().and_then(|deadline| deadline.0);
         let held = extensions.get::<Held>().cloned().unwrap_or_default();
-        Self { method, headers: metadata.into_headers(), deadline, held }
+        Self { method, headers: metadata.into_headers(), deadline, held, unread: Unread::of(extensions) }
     }
 }
 
@@ -179,10 +183,11 @@ impl Service {
         // Refused here, a request counts as one image: nobody knows how many it held.
         let (predictor, asked) = ask(app, call, message).inspect_err(|error| Image::arrived(app).failed(error))?;
         record.received(Received { at: asked.received, speed: Speed::default() });
-        let Answered { outputs, speed, memory: _memory } = infer::infer(app, &predictor, &asked).await?;
+        let Answered { outputs, speed, memory } = infer::infer(app, &predictor, &asked).await?;
         record.received(Received { at: asked.received, speed });
         let start = Instant::now();
         let response = convert::response(predictor.model(), id, outputs);
+        call.unread.add(&app.bodies, memory, response.encoded_len())?;
         image::encoded(app, start);
         Ok(response)
     }
@@ -206,6 +211,12 @@ impl Service {
             }
         };
         answer.boxed()
+    }
+
+    /// An answer about the server or a model. It is held as others are: its client may leave it unread.
+    fn told<T: Message>(&self, extensions: &Extensions, message: T) -> Result<Response<T>, Status> {
+        let held = Unread::of(extensions).add(&self.app.bodies, None, message.encoded_len());
+        held.map(|()| Response::new(message)).map_err(|error| status(&error))
     }
 
     /// Marks an answer whose detections are made up.

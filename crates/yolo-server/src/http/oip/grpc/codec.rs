@@ -4,7 +4,7 @@
 use bytes::Buf;
 use prost::encoding::{self, WireType};
 use tonic::Status;
-use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder};
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 use super::convert::status;
@@ -38,15 +38,33 @@ where
 {
     type Encode = T;
     type Decode = U;
-    type Encoder = ProstEncoder<T>;
+    type Encoder = SizedEncoder<T>;
     type Decoder = BoundedDecoder<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        self.0.encoder()
+        SizedEncoder(self.0.encoder())
     }
 
     fn decoder(&mut self) -> Self::Decoder {
         BoundedDecoder(self.0.decoder())
+    }
+}
+
+/// Makes room, then encodes: a buffer that grows with its message may end twice as large.
+#[derive(Debug)]
+pub(super) struct SizedEncoder<T>(ProstEncoder<T>);
+
+impl<T: prost::Message> Encoder for SizedEncoder<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn encode(&mut self, message: T, target: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        target.reserve(message.encoded_len());
+        self.0.encode(message, target)
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        self.0.buffer_settings()
     }
 }
 

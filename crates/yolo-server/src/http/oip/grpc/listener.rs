@@ -20,10 +20,12 @@ use super::Service;
 use super::calls::{Call, Calls, Watched};
 use super::deadline::Deadline;
 use super::proto::grpc_inference_service_server::GrpcInferenceServiceServer;
+use super::unread::Unread;
 use super::upload::{self, Held, Pace};
 use crate::app::App;
-use crate::connection::{self, Policy};
+use crate::connection::{self, Activity, Policy};
 use crate::lifecycle::Stage;
+use crate::watched_io::WatchedIo;
 use crate::{limits, random};
 
 /// Header that names a call's compression.
@@ -50,7 +52,7 @@ async fn serve_connection(stream: TcpStream, service: Service, policy: &Policy) 
     let _ = stream.set_nodelay(true);
     // hyper has no time-out for them, and pings nobody before.
     let Some(stream) = greeted(stream, policy).await else { return };
-    let calls = Calls::new();
+    let (calls, activity) = (Calls::new(), Arc::new(Activity::of_calls(policy.limits)));
     let head_max = Duration::from_secs(policy.limits.header_read_seconds);
     let idle_max = Duration::from_secs(policy.limits.keep_alive_idle_seconds);
     let write_max = Duration::from_secs(policy.limits.response_write_seconds);
@@ -61,7 +63,7 @@ async fn serve_connection(stream: TcpStream, service: Service, policy: &Policy) 
         .keep_alive_interval(idle_max)
         .keep_alive_timeout(PING_ANSWER_MAX)
         .serve_connection(
-            TokioIo::new(stream),
+            WatchedIo::new(TokioIo::new(stream), Arc::clone(&activity)),
             service_fn(|request| respond(request, calls.begin(), service.clone(), idle_max)),
         );
     let mut connection = std::pin::pin!(connection);
@@ -83,9 +85,11 @@ async fn serve_connection(stream: TcpStream, service: Service, policy: &Policy) 
             _ = watch.tick() => {
                 // A client that does not take its leave either is gone as one that sends no head.
                 let stays = leaving.is_some_and(|since| since.elapsed() > head_max) && calls.idle_for(head_max);
-                if stays || calls.unread_for(write_max) {
+                // Calls have their windows, the connection the socket's buffer: a client may leave either unread.
+                if stays || calls.too_slow(write_max) || activity.is_too_slow() {
                     return;
                 }
+                activity.caught_up();
             }
         }
     }
@@ -125,11 +129,13 @@ async fn respond(
     let stream = request.uri().path().ends_with("/ModelStreamInfer");
     let compressed = request.headers().get(ENCODING).is_some_and(|encoding| encoding != "identity");
     let (held, deadline) = (Held::new(stream && compressed), Deadline::of(request.headers()));
+    let unread = Unread::default();
     let pace = if stream { Pace::Stream { idle_max } } else { Pace::Message };
     let memory = service.app.bodies.clone();
     let mut request = request.map(|body| StreamBody::new(Box::pin(upload::bounded(body, pace, memory, held.clone()))));
     request.extensions_mut().insert(held);
     request.extensions_mut().insert(deadline);
+    request.extensions_mut().insert(unread.clone());
     // As many bytes as REST takes, so that every request fits both. A compressed one is inflated on a thread that serves
     // connections, and a few kilobytes may become all of it.
     let limits = *service.app.bodies.limits();
@@ -138,5 +144,5 @@ async fn respond(
         .accept_compressed(CompressionEncoding::Gzip)
         .max_decoding_message_size(bytes_max);
     let response = calls.oneshot(request).await?;
-    Ok(response.map(|body| call.watch(body)))
+    Ok(response.map(|body| call.watch(body, unread)))
 }
