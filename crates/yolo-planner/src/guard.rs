@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::decision::{Record, RecordVerdict};
 use crate::histogram::Quantile;
 use crate::intake::Seen;
-use crate::observation::{Knobs, Observation};
+use crate::observation::{Knobs, Observation, Phase};
 use crate::policy::{Knob, LatencyTarget, Mode, Policy};
 use crate::units::{BatchSize, Bytes, Replicas, Timestamp, real};
 use crate::window::Sums;
@@ -25,8 +25,10 @@ const WORSE_MAX: u32 = 2;
 const RSS_MAX: f64 = 0.9;
 /// Between two steps down of the memory that a pod may use: a working set does not fall at once.
 const MEMORY_EVERY_S: f64 = 300.0;
-/// Ready pods that do not report the current knobs for so long run others (an unreadable document, a stuck mount).
+/// Pods that report other knobs than the current ones for so long run others (an unreadable document, a stuck mount); where
+/// they are read rarely, for so many intervals.
 const UNAPPLIED_S: f64 = 30.0;
+const UNAPPLIED_SCRAPES: f64 = 3.0;
 /// Answers from which a batch's quantile is one.
 const ANSWERS_MIN: u64 = 20;
 
@@ -94,7 +96,7 @@ pub(crate) struct Guard {
     /// Batch before it was last raised, and when that was; none once it has gone back.
     #[serde(default)]
     raised: Option<(BatchSize, f64)>,
-    unapplied_since_s: Option<f64>,
+    unapplied_from_s: Option<f64>,
     /// Newest kill for memory that was answered.
     oom: Option<Timestamp>,
     memory_at_s: f64,
@@ -113,7 +115,7 @@ impl Default for Guard {
             distrust_until_s: 0.0,
             before: None,
             raised: None,
-            unapplied_since_s: None,
+            unapplied_from_s: None,
             oom: None,
             memory_at_s: 0.0,
         }
@@ -130,17 +132,20 @@ impl Guard {
         now: Timestamp,
     ) {
         let now_s = now.get();
-        self.applied(observation, seen, now_s);
+        self.applied(policy, observation, now_s);
         self.memory(policy, observation, (seen, sums), now);
         self.slow_batch(policy, &observation.current, sums, now_s);
     }
 
-    /// Since when ready pods run other knobs than the live ones.
-    fn applied(&mut self, observation: &Observation, seen: &Seen, now_s: f64) {
-        if observation.applied_pods < seen.ready {
-            self.unapplied_since_s.get_or_insert(now_s);
+    /// From when on ready pods are taken to run other knobs than the live ones. A pod that cannot be read says nothing of its
+    /// knobs.
+    fn applied(&mut self, policy: &Policy, observation: &Observation, now_s: f64) {
+        let told =
+            observation.pods.iter().filter(|pod| pod.phase == Phase::Ready && pod.sample.live().is_some()).count();
+        if usize::try_from(observation.applied_pods).is_ok_and(|applied| applied < told) {
+            self.unapplied_from_s.get_or_insert(now_s + UNAPPLIED_S.max(UNAPPLIED_SCRAPES * policy.scrape.get()));
         } else {
-            self.unapplied_since_s = None;
+            self.unapplied_from_s = None;
         }
     }
 
@@ -249,7 +254,7 @@ impl Guard {
 
     /// Whether pods have run other knobs than the live ones for long.
     pub(crate) fn unapplied(&self, now_s: f64) -> bool {
-        self.unapplied_since_s.is_some_and(|since_s| now_s - since_s >= UNAPPLIED_S)
+        self.unapplied_from_s.is_some_and(|from_s| now_s >= from_s)
     }
 
     /// The other batch that pods may run while not all have applied the present one.

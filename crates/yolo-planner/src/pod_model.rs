@@ -18,6 +18,8 @@ const IDLE_CORES_MAX: f64 = 0.05;
 const DECODERS_MAX: u32 = 1024;
 /// Start-ups remembered; p90 of 20 is the second slowest.
 const STARTS_MAX: usize = 20;
+/// A pod is seen for the first time before it is so old: looks are at most 30 s apart, and its own events make one.
+const YOUNG_S: f64 = 60.0;
 /// Until one was seen (control.md §3).
 const START_WARM_S: f64 = 30.0;
 const START_COLD_S: f64 = 180.0;
@@ -190,6 +192,8 @@ pub(crate) struct Startup {
     counted: Timestamp,
     /// When a pod was last unschedulable.
     unschedulable: Option<Timestamp>,
+    /// Pods that were seen young and not ready yet. Others that become ready have been so before: a failed probe, a restart.
+    starting: Vec<u64>,
 }
 
 impl Startup {
@@ -199,9 +203,18 @@ impl Startup {
             self.unschedulable = Some(now);
         }
         let mut newest = self.counted;
+        let young = |pod: &Pod| now.since(pod.created) < YOUNG_S;
+        let mut still = Vec::new();
         for pod in pods {
+            let first = young(pod) || self.starting.contains(&pod.id);
+            if first && pod.ready.is_none() {
+                still.push(pod.id);
+            }
             let Some(ready) = pod.ready.filter(|ready| *ready > self.counted && *ready <= now) else { continue };
             newest = if ready > newest { ready } else { newest };
+            if !first {
+                continue;
+            }
             let cold = self.unschedulable.is_some_and(|at| at >= pod.created && at <= ready);
             let starts = if cold { &mut self.cold_s } else { &mut self.warm_s };
             // A clock that disagrees by more than this is no start-up time.
@@ -210,7 +223,7 @@ impl Startup {
                 starts.remove(0);
             }
         }
-        self.counted = newest;
+        (self.counted, self.starting) = (newest, still);
     }
 
     /// How long a pod ordered now takes to serve, seconds.
@@ -277,6 +290,22 @@ mod tests {
         startup.add(&[pod(120, 210, Phase::Ready)], Timestamp::whole(211));
         assert!((startup.expected_s(Timestamp::whole(212)) - 90.0).abs() < 1e-9);
         assert!((startup.expected_s(Timestamp::whole(5000)) - 10.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn pod_that_is_ready_again_or_was_long_before_has_not_started() {
+        let mut startup = Startup::default();
+        startup.add(&[pod(100, 0, Phase::Pending)], Timestamp::whole(101));
+        startup.add(&[pod(100, 190, Phase::Ready)], Timestamp::whole(191));
+        startup.add(&[pod(100, 0, Phase::Pending)], Timestamp::whole(1_800));
+        startup.add(&[pod(100, 1_900, Phase::Ready)], Timestamp::whole(1_901));
+        assert!((startup.expected_s(Timestamp::whole(1_901)) - 90.0).abs() < 1e-9, "a probe failed for a moment");
+        let mut successor = Startup::default();
+        successor.add(&[pod(100, 1_900, Phase::Ready)], Timestamp::whole(9_000));
+        assert!(
+            (successor.expected_s(Timestamp::whole(9_000)) - START_WARM_S).abs() < 1e-9,
+            "nothing was seen to start"
+        );
     }
 
     #[test]

@@ -248,10 +248,12 @@ fn forecast(
     let running = f64::from(batch) * seen.workers * ready;
     let saturation =
         model.pod_regardless_of_latency(batch.min(model.times.largest())).map(|pod| pod.saturation * ready);
-    let excess = saturation.map_or(0.0, |most| (level - most).max(0.0));
+    // What the cache answers waits for no engine.
+    let engine = level * (1.0 - state.hits.measured());
+    let excess = saturation.map_or(0.0, |most| (engine - most).max(0.0));
     // What waits because ordered pods do not come would order more that do not come either (control.md §8).
     let counted = if seen.stuck > 0 { 0.0 } else { 1.0 };
-    let backlog = counted * ((seen.queued - running).max(0.0) + (excess * startup_s).min(OVERLOAD_S * level));
+    let backlog = counted * ((seen.queued - running).max(0.0) + (excess * startup_s).min(OVERLOAD_S * engine));
     let (newest, bound) = (state.forecasts.newest(), &state.forecasts.bound);
     let factor = if policy.margin == Margin::None { 1.0 } else { bound.factor() };
     let plan = state.arrivals.plan(level, newest.rate.max(level), factor);
