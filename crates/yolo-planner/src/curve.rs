@@ -241,6 +241,12 @@ impl Curve {
         self.measured.iter().filter(|size| size.calls >= CALLS_MIN)
     }
 
+    /// What was measured of `size`, if that is enough.
+    fn own(&self, size: u32) -> Option<&Size> {
+        let at = self.measured.binary_search_by_key(&size, |own| own.images.get()).ok()?;
+        self.measured.get(at).filter(|own| own.calls >= CALLS_MIN)
+    }
+
     /// The known sizes' times.
     pub(crate) fn times(&self) -> Times {
         let jitter = self.jitter();
@@ -269,7 +275,7 @@ impl Curve {
         let bend = shape.bend(images);
         let (time, doubt) = (straight * bend, line.variance(images).sqrt() * bend);
         // While the line itself may be old, so is what is relative to it.
-        let own = self.trusted().find(|own| own.images.get() == size).filter(|_| line.skips() == 0);
+        let own = self.own(size).filter(|_| line.skips() == 0);
         let Some(own) = own else { return (time, doubt) };
         let mean = own.ratio() * straight;
         let own_doubt = jitter.max(JITTER) * mean / own.calls.sqrt();
@@ -302,7 +308,7 @@ impl Curve {
         sizes.sort_unstable();
         sizes.dedup();
         let mean_of = |size: BatchSize| Seconds::try_from(times.mean(size.get())?).ok();
-        let own = |size: BatchSize| self.trusted().find(|own| own.images == size);
+        let own = |size: BatchSize| self.own(size.get());
         Some(LearnedCurve {
             alpha: Seconds::try_from(alpha).ok()?,
             beta: Seconds::try_from(beta).ok()?,

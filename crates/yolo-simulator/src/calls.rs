@@ -1,8 +1,9 @@
 //! What a planning call costs where everything is dear: 200 pods, every target, batches of 32 sizes whose times move,
 //! ghosts of all cache sizes, and tables that are cold at every tenth call.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use yolo_planner::histogram::Histogram;
 use yolo_planner::observation::{BatchCount, GhostSize, Ghosts, PerSecond, Phase, Pod, Sample, Signal};
 use yolo_planner::policy::{Accelerator, Knob, Policy, Provision, ThroughputTarget};
@@ -32,16 +33,15 @@ pub fn cost_s_p99() -> f64 {
 fn calls(api_millis: u32) -> Vec<Duration> {
     let policy = policy(api_millis);
     let (mut knobs, mut state, mut took) = (Knobs::initial(&policy), State::default(), Vec::new());
-    let begin = Instant::now();
     for call in 1..=CALLS {
         let now = timestamp(START_S + TICK_S * f64::from(call));
         let seen = look(knobs, now, libm::sin(f64::from(call)));
         if call % COLD_EVERY == 0 {
             state = State::seeded(&state.learned());
         }
-        let start = spent(begin);
+        let start = spent();
         let decision = plan(&policy, &seen, &state, now);
-        took.push(spent(begin).saturating_sub(start));
+        took.push(spent().saturating_sub(start));
         (state, knobs) = (decision.state, decision.desired);
     }
     took
@@ -117,12 +117,9 @@ fn latencies(millis: u32) -> Histogram {
     Histogram::from_cumulative(edges.into_iter().map(Seconds::millis).collect(), &cumulative).unwrap_or_default()
 }
 
-/// CPU time of this thread where the kernel tells it (Linux), else the wall's since `begin`: other work on the machine
-/// is no cost of a call.
-fn spent(begin: Instant) -> Duration {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    let nanoseconds = text.split_whitespace().next().and_then(|value| value.parse().ok());
-    nanoseconds.map_or_else(|| begin.elapsed(), Duration::from_nanos)
+/// CPU time of this thread: other work on the machine is no cost of a call.
+fn spent() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 fn seconds(value: f64) -> Seconds {

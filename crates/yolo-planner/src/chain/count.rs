@@ -16,29 +16,38 @@ const TAIL: f64 = 1e-12;
 /// Negative binomial of order r = m/(I - 1): p₀ = I^-r, p(k+1) = p(k)·(r + k)/(k + 1)·(1 - 1/I). Cut at
 /// m + 8√(m·I) + 12·I, or past the mean once the sum reaches 1 - 1e-12.
 pub(super) fn distribution(mean: f64, dispersion: f64) -> Vec<f64> {
-    if mean.is_nan() || mean <= 0.0 {
-        return vec![1.0];
-    }
-    let mean = mean.min(MEAN_MAX);
-    let last = mean + 8.0 * (mean * dispersion).sqrt() + 12.0 * dispersion;
-    let mut found = if dispersion <= POISSON_MAX {
-        run(-mean, mean, last, |k| mean / (k + 1.0))
-    } else {
-        let order = mean / (dispersion - 1.0);
-        let share = 1.0 - 1.0 / dispersion;
-        run(-order * libm::log(dispersion), mean, last, |k| (order + k) / (k + 1.0) * share)
-    };
-    let sum: f64 = found.iter().sum();
-    for probability in &mut found {
-        *probability /= sum;
-    }
+    let mut found = Vec::new();
+    append(&mut found, mean, dispersion);
     found
 }
 
-/// Probabilities from ln p₀ and the ratio p(k+1)/p(k), by logarithms while they are too small for a number.
-fn run(log_first: f64, mean: f64, last: f64, ratio: impl Fn(f64) -> f64) -> Vec<f64> {
+/// Appends [`distribution`] to `found`.
+pub(super) fn append(found: &mut Vec<f64>, mean: f64, dispersion: f64) {
+    if mean.is_nan() || mean <= 0.0 {
+        found.push(1.0);
+        return;
+    }
+    let mean = mean.min(MEAN_MAX);
+    let last = mean + 8.0 * (mean * dispersion).sqrt() + 12.0 * dispersion;
+    let begin = found.len();
+    let sum = if dispersion <= POISSON_MAX {
+        run(found, -mean, (mean, last), |k| mean / (k + 1.0))
+    } else {
+        let order = mean / (dispersion - 1.0);
+        let share = 1.0 - 1.0 / dispersion;
+        run(found, -order * libm::log(dispersion), (mean, last), |k| (order + k) / (k + 1.0) * share)
+    };
+    for probability in found.iter_mut().skip(begin) {
+        *probability /= sum;
+    }
+}
+
+/// Appends probabilities from ln p₀ and the ratio p(k+1)/p(k), by logarithms while they are too small for a number; their
+/// sum.
+fn run(found: &mut Vec<f64>, log_first: f64, (mean, last): (f64, f64), ratio: impl Fn(f64) -> f64) -> f64 {
     let (mut log, mut value) = (log_first, libm::exp(log_first));
-    let (mut found, mut sum, mut k) = (vec![value], value, 0.0);
+    let (mut sum, mut k) = (value, 0.0);
+    found.push(value);
     while k < last && (k < mean || sum < 1.0 - TAIL) {
         if log < LOG_MIN {
             log += libm::log(ratio(k));
@@ -50,7 +59,7 @@ fn run(log_first: f64, mean: f64, last: f64, ratio: impl Fn(f64) -> f64) -> Vec<
         k += 1.0;
         found.push(value);
     }
-    found
+    sum
 }
 
 #[cfg(test)]

@@ -65,11 +65,15 @@ impl Band {
                 }
             }
         }
-        let mut weights = vec![1.0];
-        for state in 1..=self.last {
-            let from = state.saturating_sub(above);
-            let weight = (from..state).map(|row| weights[row] * self.entries[self.at(row, state)]).sum();
-            weights.push(weight);
+        let mut weights = vec![0.0; self.last + 1];
+        weights[0] = 1.0;
+        for row in 0..self.last {
+            let above = above.min(self.last - row);
+            let start = self.at(row, row + 1);
+            let (known, later) = weights.split_at_mut(row + 1);
+            for (weight, share) in later.iter_mut().zip(&self.entries[start..start + above]) {
+                *weight += known[row] * share;
+            }
         }
         let sum: f64 = weights.iter().sum();
         weights.iter().map(|weight| weight / sum).collect()
@@ -86,8 +90,8 @@ pub(super) fn waiting(server: &Server, rate: f64, starters: &[Starter]) -> Vec<f
         let longest = counts[waiting.clamp(1, batch) - 1].len() - 1;
         (waiting.saturating_sub(batch) + longest).saturating_sub(waiting)
     };
-    let from_idle = counts.iter().map(Vec::len).max().unwrap_or(1);
-    let above = (1..=batch).map(jump).max().unwrap_or(0).max(from_idle).min(last);
+    let from_idle = starters.iter().map(|starter| counts[starter.size - 1].len() - 1).max().unwrap_or(0);
+    let above = (1..=batch).map(jump).max().unwrap_or(0).max(from_idle).clamp(1, last);
     let mut band = Band::new(last, batch, above);
     for starter in starters {
         band.add(0, 0, &counts[starter.size - 1], starter.weight);

@@ -1,13 +1,11 @@
 //! What a planning call costs: `cargo test -p yolo-planner --release --test planner cost -- --nocapture` prints it.
 
-use std::time::{Duration, Instant};
+use rustix::time::{ClockId, clock_gettime};
+use std::time::Duration;
 
-/// CPU time of this thread where the kernel tells it (Linux), else the wall's: other work on the machine is no cost of a
-/// call.
-fn spent(since: Instant) -> Duration {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    let nanoseconds = text.split_whitespace().next().and_then(|value| value.parse().ok());
-    nanoseconds.map_or_else(|| since.elapsed(), Duration::from_nanos)
+/// CPU time of this thread: other work on the machine is no cost of a call.
+fn spent() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap()
 }
 
 use crate::plain::Plain;
@@ -20,13 +18,12 @@ use yolo_planner::{State, plan};
 /// Calls of `ticks` ticks of a fleet whose load swings, so that cells grow old and searches begin anew.
 fn calls(policy: &Policy, kind: Kind, rate: f64, ticks: u32) -> Vec<Duration> {
     let (mut fleet, mut state, mut took) = (Fleet::new(kind, policy), State::default(), Vec::new());
-    let begin = Instant::now();
     for tick in 0..ticks {
         fleet.run(rate * (1.0 + 0.3 * f64::from(tick).sin()), 5.0);
         let seen = fleet.observe();
-        let start = spent(begin);
+        let start = spent();
         let decision = plan(policy, &seen, &state, at(fleet.now));
-        took.push(spent(begin).saturating_sub(start));
+        took.push(spent().saturating_sub(start));
         state = decision.state.clone();
         fleet.apply(decision.desired);
     }
@@ -86,7 +83,6 @@ fn a_planning_call_of_two_hundred_pods_is_short() {
     for api_millis in [30, 60, 200] {
         policy.targets.api.as_mut().unwrap().threshold = Seconds::millis(api_millis);
         let mut fleet = Plain::new(policy.clone(), 0.008, 5);
-        let begin = Instant::now();
         for tick in 0..150_u32 {
             let swing = f64::from(tick).sin();
             let mut seen = fleet.look(50_000.0 * (1.0 + 0.3 * swing));
@@ -94,9 +90,9 @@ fn a_planning_call_of_two_hundred_pods_is_short() {
             if tick % 10 == 9 {
                 fleet.state = State::seeded(&fleet.state.learned());
             }
-            let start = spent(begin);
+            let start = spent();
             let decision = plan(&policy, &seen, &fleet.state, at(fleet.now_s));
-            all.push(spent(begin).saturating_sub(start));
+            all.push(spent().saturating_sub(start));
             (fleet.state, fleet.knobs) = (decision.state, decision.desired);
         }
     }
