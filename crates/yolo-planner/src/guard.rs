@@ -143,7 +143,8 @@ impl Guard {
         let told =
             observation.pods.iter().filter(|pod| pod.phase == Phase::Ready && pod.sample.live().is_some()).count();
         if usize::try_from(observation.applied_pods).is_ok_and(|applied| applied < told) {
-            self.unapplied_from_s.get_or_insert(now_s + UNAPPLIED_S.max(UNAPPLIED_SCRAPES * policy.scrape.get()));
+            let patience_s = UNAPPLIED_S.max(UNAPPLIED_SCRAPES * policy.scrape.get());
+            self.unapplied_from_s.get_or_insert(now_s + patience_s);
         } else {
             self.unapplied_from_s = None;
         }
