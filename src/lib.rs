@@ -126,10 +126,13 @@ pub async fn run(config: Config, client: Client, shutdown: CancellationToken) ->
         failures: memory::Memory::default(),
     });
     let terms = Terms { ctx, config, trigger, triggers: Arc::new(Mutex::new(triggers)) };
-    let ended = shutdown.run_until_cancelled(terms.lead()).await;
-    // The lease is vacated before the process ends, so that a successor need not wait for it to run out.
+    if let Some(Err(error)) = shutdown.run_until_cancelled(terms.lead()).await {
+        return Err(error);
+    }
+    // The lease is vacated before the process ends, so that a successor need not wait for it to run out. Told to end, the
+    // election may have done so before this noticed.
     let vacated = election.await;
-    if ended.is_some() || vacated.is_err() { Err(RunError::Election) } else { Ok(()) }
+    if vacated.is_ok() && shutdown.is_cancelled() { Ok(()) } else { Err(RunError::Election) }
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
