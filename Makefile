@@ -90,16 +90,13 @@ fuzz-smoke: ## Fuzz every parser for FUZZ_SECONDS each (nightly Rust; corpora ar
 
 .PHONY: figures bench-operator bench-reality bench-scale-up bench-server bench-peers bench-vision bench-control soak
 CONTROL_SEEDS ?= 5
-SERVICES ?= 1000
 CONTROL_SCALE ?= 0.5
 REALITY ?=
 bench-control: ## The planner beside other autoscalers on a simulated fleet (20 minutes; CONTROL_SEEDS=1 CONTROL_SCALE=0.25: two)
 	cargo build --release --quiet -p yolo-simulator
 	$(STAGE) bench-control 1500 target/release/yolo-simulator bench --seeds $(CONTROL_SEEDS) --scale $(CONTROL_SCALE)
-bench-operator: cluster-binaries release ## What the operator costs: sampling 200 pods, a fleet of services (SERVICES=1000; 6 minutes)
+bench-operator: ## What the operator costs: sampling 200 pods
 	$(STAGE) bench-operator 600 cargo bench --quiet -p yolo-operator --bench sampler
-	YOLO_FIGURES=$(CURDIR)/target/figures YOLO_OPERATOR_PROGRAM=$(CURDIR)/target/release/yolo-operator \
-	  $(STAGE) bench-fleet 1800 cargo bench --quiet -p yolo-operator --bench fleet -- $(SERVICES)
 bench-reality: model pages release ## The planner's model against the real server: p95, curve, real faults (15 minutes, root and cgroup v1; REALITY='emulated real faults')
 	YOLO_FIGURES=$(CURDIR)/target/figures $(STAGE) bench-reality 1200 cargo bench --quiet -p yolo-operator --bench reality -- $(REALITY)
 bench-scale-up: cluster-binaries image pages ## A real scale-up on the local cluster beside its simulation (9 minutes, root)
