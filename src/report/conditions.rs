@@ -3,8 +3,10 @@
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use yolo_api::v1alpha1::conditions::{ConditionType, Reason, set};
+use yolo_planner::Observation;
 use yolo_planner::decision::{Action, HoldReason};
 use yolo_planner::explain::{Condition as Judged, ConditionReason, Tristate};
+use yolo_planner::observation::{NoData, Phase, Signal};
 
 use crate::call::Category;
 use crate::error::Error;
@@ -12,8 +14,6 @@ use crate::fleet::{PodPhase, PodView, Termination, Waiting};
 use crate::observe::Ownership;
 use crate::reconcile::Done;
 use crate::validate::Validated;
-
-use super::status;
 
 /// The conditions after a whole reconcile.
 pub fn conditions(done: &Done, before: &[Condition], now: &Time) -> Vec<Condition> {
@@ -27,7 +27,8 @@ pub fn conditions(done: &Done, before: &[Condition], now: &Time) -> Vec<Conditio
     put(ready, detail.as_deref());
     put(reconciling(done), None);
     put(Reason::NotStalled, None);
-    if !carried_on(&judged.targets_met, before, done.spec.generation) {
+    let carried = unlooked(&done.seen.observation) || judged.targets_met.reason == ConditionReason::Measuring;
+    if !(carried && is_verdict(before, done.spec.generation)) {
         put(targets_met(&judged.targets_met), sentence(&judged.targets_met));
     }
     put(targets_feasible(&judged.targets_feasible), sentence(&judged.targets_feasible));
@@ -133,7 +134,12 @@ fn refusal(why: &Termination) -> Reason {
 fn reconciling(done: &Done) -> Reason {
     let ready = done.seen.pods.iter().filter(|pod| pod.phase == PodPhase::Ready).count();
     let complete = u32::try_from(ready).is_ok_and(|ready| ready == done.decision.desired.replicas.get());
-    if complete && !status::rolling(done) { Reason::UpToDate } else { Reason::Progressing }
+    if complete && !rolling(done) { Reason::UpToDate } else { Reason::Progressing }
+}
+
+/// Pods of another template are there, or are about to be: the Deployment's controller has not looked at it yet.
+pub fn rolling(done: &Done) -> bool {
+    done.seen.observation.rolling || done.applied.unseen
 }
 
 /// The API server's words for why the Deployment's controller cannot make a pod: a quota, a policy.
@@ -144,13 +150,18 @@ fn denied(deployment: &Deployment) -> Option<&str> {
     failure.message.as_deref()
 }
 
-/// Whether a verdict of this spec stays until there is a new one: an operator that has just started has not measured for a
-/// whole window yet, which says nothing about the service.
-fn carried_on(judged: &Judged, before: &[Condition], generation: i64) -> bool {
+/// No ready pod was looked at twice: an operator that has just started knows nothing yet. A pod that does not answer is
+/// another matter.
+fn unlooked(observation: &Observation) -> bool {
+    let mut ready = observation.pods.iter().filter(|pod| pod.phase == Phase::Ready).peekable();
+    ready.peek().is_some() && ready.all(|pod| matches!(pod.sample, Signal::NoData(NoData::NeverSeen)))
+}
+
+/// Whether `before` has a verdict of this spec, which then stays until there is a new one: that an operator has just started
+/// says nothing about the service.
+fn is_verdict(before: &[Condition], generation: i64) -> bool {
     let known = before.iter().find(|condition| condition.type_ == ConditionType::TargetsMet.as_str());
-    judged.status == Tristate::Unknown
-        && judged.reason == ConditionReason::Measuring
-        && known.is_some_and(|known| known.status != "Unknown" && known.observed_generation == Some(generation))
+    known.is_some_and(|known| known.status != "Unknown" && known.observed_generation == Some(generation))
 }
 
 fn targets_met(judged: &Judged) -> Reason {
@@ -263,7 +274,11 @@ fn sentence(judged: &Judged) -> Option<&str> {
 mod tests {
     use super::*;
     use crate::fleet::ServiceId;
+    use crate::observe;
     use crate::validate::fixtures::checked;
+    use yolo_planner::observation::{Pod, Sample};
+    use yolo_planner::units::Timestamp;
+    use yolo_planner::{Knobs, Policy};
 
     fn pod(waiting: Option<Waiting>) -> PodView {
         PodView {
@@ -342,16 +357,22 @@ mod tests {
 
     #[test]
     fn verdict_of_before_a_restart_stays_until_there_is_a_new_one() {
-        let measuring =
-            Judged { status: Tristate::Unknown, reason: ConditionReason::Measuring, message: String::new() };
         let mut before = Vec::new();
         set(&mut before, Reason::TargetMissed, None, Some(3), &Time(jiff::Timestamp::UNIX_EPOCH));
-        assert!(carried_on(&measuring, &before, 3));
-        assert!(!carried_on(&measuring, &before, 4), "another spec");
-        let met = Judged { status: Tristate::True, reason: ConditionReason::Fresh, ..measuring.clone() };
-        assert!(!carried_on(&met, &before, 3));
+        assert!(is_verdict(&before, 3));
+        assert!(!is_verdict(&before, 4), "another spec");
         set(&mut before, Reason::TargetsNoData, None, Some(3), &Time(jiff::Timestamp::UNIX_EPOCH));
-        assert!(!carried_on(&measuring, &before, 3), "nothing was known");
+        assert!(!is_verdict(&before, 3), "nothing was known");
+
+        let looked = |sample: Option<Signal<Sample>>| {
+            let ready = PodView { phase: PodPhase::Ready, ..pod(None) };
+            let unread = observe::pod(&ready, None, Timestamp::ZERO);
+            let pods = vec![Pod { sample: sample.unwrap_or(unread.sample), ..unread }];
+            Observation { pods, ..Observation::new(Knobs::initial(&Policy::default())) }
+        };
+        assert!(unlooked(&looked(None)));
+        assert!(!unlooked(&looked(Some(Signal::NoData(NoData::Unreachable)))), "it does not answer");
+        assert!(!unlooked(&Observation { pods: Vec::new(), ..looked(None) }), "nobody is there");
     }
 
     #[test]

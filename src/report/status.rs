@@ -64,7 +64,7 @@ pub fn status(
         learned: None, // `report` decides when.
         rollout: Some(RolloutStatus {
             hash: applied.template.clone(),
-            phase: if rolling(done) { "Progressing" } else { "Complete" }.to_owned(),
+            phase: if conditions::rolling(done) { "Progressing" } else { "Complete" }.to_owned(),
             rejected_hash: None,
         }),
         conditions: conditions::conditions(done, &before.conditions, &time(now)),
@@ -83,11 +83,6 @@ pub fn failed(
         conditions: conditions::failed(error, &before.conditions, generation, &time(now)),
         ..before.clone()
     }
-}
-
-/// Pods of another template are there, or are about to be: the Deployment's controller has not looked at it yet.
-pub(super) fn rolling(done: &Done) -> bool {
-    done.seen.observation.rolling || done.applied.unseen
 }
 
 /// What the planner would order where it may not.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use yolo_api::v1alpha1::YoloInferenceServiceStatus;
 use yolo_api::v1alpha1::conditions::ConditionType;
+use yolo_api::v1alpha1::status::KnobValues;
 use yolo_planner::Explanation;
 use yolo_planner::units::Timestamp;
 
@@ -33,8 +34,6 @@ pub fn worth(
     }
     let Some((written, figures)) = shown.last else { return before != after };
     let rested = shown.now.since(written) >= Duration::as_secs_f64(&limits::STATUS_REFRESH);
-    let recommended =
-        |status: &YoloInferenceServiceStatus| status.knobs.as_ref().and_then(|knobs| knobs.recommended.clone());
     rested && (moved(figures, shown.next) || recommended(before) != recommended(after))
 }
 
@@ -49,6 +48,10 @@ pub fn shown(explanation: &Explanation) -> Vec<f64> {
         optional(load.p95.map(f64::from)),
     ];
     figures.into_iter().chain(explanation.targets.iter().map(|row| optional(row.observed))).collect()
+}
+
+fn recommended(status: &YoloInferenceServiceStatus) -> Option<&KnobValues> {
+    status.knobs.as_ref()?.recommended.as_ref()
 }
 
 fn moved(before: &[f64], after: &[f64]) -> bool {

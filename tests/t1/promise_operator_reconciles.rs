@@ -9,6 +9,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
+use yolo_api::v1alpha1::YoloInferenceService;
 use yolo_testkit::cluster::wait_for;
 
 use crate::operator::{self, Operator, PATIENCE, TestPod, apply, condition, loopback, manifest, until};
@@ -286,6 +287,40 @@ fn model_of_a_uri_is_fetched_before_the_server_and_a_refusal_is_told() {
             let writes = operator::writes(cluster, &user);
             let templates = writes.iter().filter(|write| write.resource == "deployments").count();
             assert_eq!(templates, 1, "{writes:#?}");
+            operator.stop().await;
+        })
+        .unwrap();
+}
+
+#[test]
+fn off_begins_at_the_minimum_a_fixed_count_wins_and_paused_lets_go() {
+    let Some(cluster) = operator::cluster() else { return };
+    let namespace = cluster.namespace("modes").unwrap();
+    cluster
+        .block_on(async |client| {
+            let operator = Operator::start(cluster, &namespace, &format!("{namespace}-a")).await;
+            let off = |replicas| manifest("fork", json!({"scaling": {"mode": "Off", "replicas": replicas}}));
+            apply(&client, &namespace, &off(json!({"min": 3}))).await;
+            assert_eq!(operator::replicas(&client, &namespace, "fork").await, 3, "not the API server's default");
+
+            apply(&client, &namespace, &off(json!({"min": 3, "fixed": 5}))).await;
+            let at_five = async || (operator::replicas(&client, &namespace, "fork").await == 5).then_some(());
+            wait_for("the fixed count", PATIENCE, at_five).await.unwrap();
+            let services: Api<YoloInferenceService> = Api::namespaced(client.clone(), &namespace);
+            let selected = async || services.get_scale("fork").await.ok()?.status?.selector;
+            let selector = wait_for("a selector for other autoscalers", PATIENCE, selected).await.unwrap();
+            assert!(selector.contains("app.kubernetes.io/instance=fork"), "{selector}");
+
+            apply(&client, &namespace, &manifest("fork", json!({"paused": true}))).await;
+            until(&client, &namespace, "fork", "paused", |object| condition(object, "ScalingActive").1 == "Paused")
+                .await;
+            // The second of two writes in ten minutes would end in hands off, the first be reverted.
+            scale(&client, &namespace, 7).await;
+            until(&client, &namespace, "fork", "the status to follow", |object| {
+                object.status.as_ref().unwrap().knobs.as_ref().unwrap().current.as_ref().unwrap().replicas == 7
+            })
+            .await;
+            assert_eq!(operator::replicas(&client, &namespace, "fork").await, 7);
             operator.stop().await;
         })
         .unwrap();

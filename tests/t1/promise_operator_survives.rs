@@ -10,6 +10,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
+use yolo_api::v1alpha1::YoloInferenceService;
 use yolo_testkit::cluster::{LocalCluster, Tier, wait_for};
 
 use crate::operator::{self, Operator, PATIENCE, TestPod, apply, condition, count, loopback, manifest, until, writes};
@@ -92,6 +93,33 @@ fn paused_leader_that_resumes_cannot_write_and_its_successor_does() {
             holder(&client, &namespace, &first).await;
             println!("takeover of a vacated lease: {:.1} s", vacated.elapsed().as_secs_f64());
             assert!(vacated.elapsed() < Duration::from_secs(6), "{:?}", vacated.elapsed());
+        })
+        .unwrap();
+}
+
+#[test]
+fn verdict_of_a_service_outlives_the_operator_that_made_it() {
+    let Some(cluster) = operator::cluster() else { return };
+    let namespace = cluster.namespace("successor").unwrap();
+    cluster
+        .block_on(async |client| {
+            let first = Operator::start(cluster, &namespace, &format!("{namespace}-a")).await;
+            apply(&client, &namespace, &manifest("fork", json!({}))).await;
+            let _pod = TestPod::start(&client, &namespace, "fork", loopback(6, 0)).await;
+            until(&client, &namespace, "fork", "a verdict", |object| condition(object, "TargetsMet").0 == "True").await;
+            first.stop().await;
+            let second = format!("{namespace}-b");
+            let successor = Operator::start(cluster, &namespace, &second).await;
+            holder(&client, &namespace, &second).await;
+            let services: Api<YoloInferenceService> = Api::namespaced(client.clone(), &namespace);
+            let led = Instant::now();
+            // Not a wait for something to happen: the promise is that nothing does, for two windows of the targets.
+            while led.elapsed() < Duration::from_secs(20) {
+                let told = condition(&services.get("fork").await.unwrap(), "TargetsMet");
+                assert_eq!(told, ("True".into(), "AllMet".into()), "after {:?}", led.elapsed());
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            successor.stop().await;
         })
         .unwrap();
 }
