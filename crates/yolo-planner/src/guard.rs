@@ -295,6 +295,7 @@ fn harmful(policy: &Policy, record: &Record) -> bool {
 mod tests {
     use super::*;
     use crate::histogram::Histogram;
+    use crate::observation::{NoData, Pod, Sample, Signal};
     use crate::units::Seconds;
 
     fn knobs(batch: u32, cache_mebi: u32) -> Knobs {
@@ -313,6 +314,33 @@ mod tests {
         let inference = Histogram::from_cumulative(vec![Seconds::millis(150)], &[20, 20]).unwrap();
         guard.slow_batch(&policy, &current, &Sums { inference, ..Sums::default() }, now_s);
         guard.narrow(&policy, &current, (false, now_s)).batch.max.get()
+    }
+
+    #[test]
+    fn only_pods_that_tell_can_be_without_the_knobs_and_are_waited_for_as_long_as_they_are_read() {
+        let pod = |id, sample| Pod {
+            id,
+            class: 0,
+            phase: Phase::Ready,
+            created: Timestamp::ZERO,
+            ready: Some(Timestamp::ZERO),
+            oom_killed: None,
+            sample,
+        };
+        let told = Signal::Live { value: Sample::default(), age: Seconds::ZERO };
+        let silent = Signal::NoData(NoData::Unreachable);
+        let unapplied = |others: &Signal<Sample>, scrape_s, after_s: u32| {
+            let pods = vec![pod(1, told.clone()), pod(2, others.clone())];
+            let seen = Observation { pods, applied_pods: 1, ..Observation::new(knobs(4, 0)) };
+            let policy = Policy { scrape: Seconds::whole(scrape_s), ..Policy::default() };
+            let mut guard = Guard::default();
+            guard.applied(&policy, &seen, 1000.0);
+            guard.applied(&policy, &seen, 1000.0 + f64::from(after_s));
+            guard.unapplied(1000.0 + f64::from(after_s))
+        };
+        assert!(unapplied(&told, 5, 30) && !unapplied(&told, 5, 29));
+        assert!(unapplied(&told, 30, 90) && !unapplied(&told, 30, 89), "its next reading tells");
+        assert!(!unapplied(&silent, 5, 3600), "it says nothing of its knobs");
     }
 
     #[test]

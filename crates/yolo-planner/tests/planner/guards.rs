@@ -391,6 +391,27 @@ fn pods_that_do_not_take_the_knobs_get_no_others() {
 }
 
 #[test]
+fn what_the_cache_answers_is_no_backlog() {
+    let mut scene = Scene::new(GPU, policy(Accelerator::Gpu));
+    scene.run(200.0, 24, nothing);
+    // Ten times as many arrive, and nine of ten find their answer there: the engines have what they had.
+    let repeated = |seen: &mut Observation| {
+        samples(seen, |sample| {
+            (sample.cache.hits, sample.cache.misses) = (9 * sample.arrivals, sample.arrivals);
+            sample.arrivals *= 10;
+            sample.per_second.sum *= 10;
+            sample.per_second.sum_sq *= 100;
+        });
+    };
+    scene.policy.replicas = Knob::auto(Replicas::new(scene.replicas()), Replicas::new(scene.replicas()));
+    let waiting: Vec<f64> =
+        scene.run(200.0, 24, repeated).iter().map(|decision| decision.explanation.forecast.backlog).collect();
+    let level = scene.run(200.0, 1, repeated)[0].explanation.forecast.level.get();
+    assert!(level > 388.0 * f64::from(scene.replicas()), "more than the engines carry: {level}");
+    assert!(waiting.iter().skip(2).all(|images| *images < 1.0), "{waiting:?}");
+}
+
+#[test]
 fn a_rollout_takes_no_pod() {
     let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
     scene.run(100.0, 24, nothing);
