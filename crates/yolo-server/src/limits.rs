@@ -178,8 +178,8 @@ pub const SESSIONS_PER_GPU: usize = 2;
 
 /// Tasks that have not ended.
 pub const TASKS_MAX: usize = 1_000;
-/// Pictures and results of tasks in memory. Pictures leave [`TASK_RESULT_BYTES_MAX`] of it: the newest result always fits,
-/// and the oldest ones give way to it.
+/// Pictures and results of tasks in memory; in a shared store so many of each. In memory pictures leave
+/// [`TASK_RESULT_BYTES_MAX`] of it: the newest result always fits, and the oldest ones give way to it.
 pub const TASKS_BYTES_MAX: usize = 64 << 20;
 /// Largest result of a task: ten times that of 3 000 boxes.
 pub const TASK_RESULT_BYTES_MAX: usize = 4 << 20;

@@ -30,6 +30,9 @@ use shared::{Lease, SharedTasks, Times};
 pub(crate) use id::host;
 pub use run::run;
 
+/// Book-keeping of a task besides its picture or result, about.
+const TASK_OVERHEAD_BYTES: usize = 512;
+
 /// A picture to be run later, with everything that its request said.
 #[derive(Debug, Clone)]
 pub struct Work {

@@ -8,12 +8,9 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::id::Names;
-use super::{Claim, End, Status, TaskError, View, Work};
+use super::{Claim, End, Status, TASK_OVERHEAD_BYTES, TaskError, View, Work};
 use crate::limits;
 use crate::metrics::TaskMetrics;
-
-/// Book-keeping of a task besides its picture or result, about.
-const TASK_OVERHEAD_BYTES: usize = 512;
 
 #[derive(Debug)]
 enum Stage {

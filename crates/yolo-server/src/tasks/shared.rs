@@ -13,7 +13,7 @@ use redis::{AsyncCommands, Client, Script};
 use serde_json::value::RawValue;
 
 use super::id::{self, Names};
-use super::{End, Status, TaskError, View, Work};
+use super::{End, Status, TASK_OVERHEAD_BYTES, TaskError, View, Work};
 use crate::limits;
 use crate::metrics::{StoreMetrics, TaskMetrics};
 use crate::random;
@@ -61,13 +61,19 @@ pub struct SharedTasks {
 struct Keys {
     prefix: String,
     queue: String,
+    /// Sum of what waits or runs.
     bytes: String,
+    /// Ended tasks, in order.
+    ended: String,
+    /// Sum of theirs.
+    ended_bytes: String,
 }
 
 impl Keys {
     fn new(scope: &str) -> Self {
         let prefix = format!("yolo:{{{scope}}}:");
-        Self { queue: format!("{prefix}q"), bytes: format!("{prefix}b"), prefix }
+        let key = |name| format!("{prefix}{name}");
+        Self { queue: key("q"), bytes: key("b"), ended: key("e"), ended_bytes: key("eb"), prefix }
     }
 
     fn task(&self, id: &str) -> String {
@@ -186,7 +192,10 @@ impl SharedTasks {
         };
         let mut script = self.scripts.end.prepare_invoke();
         script.key(self.keys.task(id)).key(&self.keys.queue).key(&self.keys.bytes);
+        script.key(&self.keys.ended).key(&self.keys.ended_bytes);
+        let bytes = answer.len() + TASK_OVERHEAD_BYTES;
         script.arg(GROUP).arg(end.status().as_str()).arg(answer).arg(self.times.ttl.as_secs().max(1));
+        script.arg(bytes).arg(limits::TASKS_BYTES_MAX);
         let status = self.store.call("task_end", async |mut connection: ConnectionManager| {
             script.invoke_async::<Option<String>>(&mut connection).await
         });

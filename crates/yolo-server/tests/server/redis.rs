@@ -131,6 +131,21 @@ impl Redis {
         }
     }
 
+    /// Pretends that the task which ended first has a result of so many bytes.
+    pub async fn inflate_first_ended(&self, bytes: usize) {
+        let (ended, sum) = (format!("yolo:{{{SCOPE}}}:e"), format!("yolo:{{{SCOPE}}}:eb"));
+        let mut connection = self.connection().await;
+        let first: String = redis::cmd("LINDEX").arg(&ended).arg(0).query_async(&mut connection).await.unwrap();
+        let (was, task) = first.split_once(' ').unwrap();
+        let more = bytes - was.parse::<usize>().unwrap();
+        let () = redis::pipe()
+            .lset(&ended, 0, format!("{bytes} {task}"))
+            .incr(&sum, more)
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+    }
+
     async fn connection(&self) -> redis::aio::MultiplexedConnection {
         let client = redis::Client::open(("127.0.0.1", self.port)).unwrap();
         client.get_multiplexed_async_connection().await.unwrap()

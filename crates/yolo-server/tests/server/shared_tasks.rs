@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
-use yolo_server::Config;
+use yolo_server::{Config, limits};
 
 use crate::redis::Redis;
 use crate::support::{call, emulated, eventually, metric, png, post, predict, start};
@@ -62,6 +62,50 @@ async fn a_withdrawn_or_expired_task_leaves_nothing_behind() {
     assert_eq!(redis.other_keys().await, left, "the empty queue and its sum");
     assert!((metric(&server, "yolo_batched_images_total").await - 5.0).abs() < 1e-9);
     server.stop().await;
+}
+
+#[tokio::test]
+async fn results_that_need_more_than_their_room_push_out_the_oldest() {
+    let test = "results_that_need_more_than_their_room_push_out_the_oldest";
+    let Some(redis) = Redis::start(test).await else { return };
+    let server = start(quick(&redis)).await;
+    let first = call(&server, with_key(&png(8, 8, [1; 3]), "k")).await.headers["location"].to_str().unwrap().to_owned();
+    ended(&server, &first).await;
+    let second = submit(&server, &png(8, 8, [2; 3])).await;
+    ended(&server, &second).await;
+    redis.inflate_first_ended(limits::TASKS_BYTES_MAX).await;
+    assert_eq!(get(&server, &first).await.body["status"], "succeeded");
+    let third = submit(&server, &png(8, 8, [3; 3])).await;
+    eventually("the first one gives way", async || get(&server, &first).await.code() == "task_expired").await;
+    assert_eq!(get(&server, &second).await.body["status"], "succeeded");
+    assert_eq!(ended(&server, &third).await.body["status"], "succeeded");
+    let other = call(&server, with_key(&png(8, 8, [4; 3]), "k")).await;
+    assert_eq!(other.status, StatusCode::ACCEPTED, "its key is free again: {}", other.body);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_running_task_is_stopped_by_a_delete_at_any_server() {
+    let Some(redis) = Redis::start("a_running_task_is_stopped_by_a_delete_at_any_server").await else { return };
+    let runs = start(slow(&redis, 2_000)).await;
+    let tasks = [submit(&runs, &png(8, 8, [1; 3])).await, submit(&runs, &png(8, 8, [2; 3])).await];
+    for task in &tasks {
+        eventually("it is taken on", async || get(&runs, task).await.body["status"] == "running").await;
+    }
+    let other = start(quick(&redis)).await;
+    for task in &tasks {
+        assert_eq!(delete(&other, task).await.body["status"], "cancelled");
+    }
+    // At most the one in the engine is run to its end; what waits is never run.
+    eventually("the other one leaves the queue", async || {
+        metric(&runs, r#"yolo_cancelled_total{where="queue"}"#).await >= 1.0
+    })
+    .await;
+    let cancelled = r#"yolo_images_total{outcome="cancelled",source="async"}"#;
+    eventually("neither is awaited", async || (metric(&runs, cancelled).await - 2.0).abs() < 1e-9).await;
+    assert!(metric(&runs, "yolo_batched_images_total").await < 1.5);
+    runs.stop().await;
+    other.stop().await;
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Taking tasks on from the queue, and keeping them this server's own while it runs them.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use redis::{AsyncCommands, RedisResult};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{AWAY_PAUSE, GROUP, SharedTasks, millis, unix_ms};
+use super::{AWAY_PAUSE, GROUP, SharedTasks, millis, parse, unix_ms};
 use crate::store::Away;
 use crate::tasks::{Claim, End, Failure, Status, Work};
 
@@ -21,14 +21,21 @@ use crate::tasks::{Claim, End, Failure, Status, Work};
 pub(super) const READ_WAIT: Duration = Duration::from_secs(1);
 /// Pods that may die over a task before it is given up: it may be what kills them.
 const ATTEMPTS_MAX: u32 = 3;
-/// The service's tasks are counted this often.
-const COUNT_INTERVAL: Duration = Duration::from_secs(5);
+/// The service's tasks are counted, and withdrawn ones noticed, this often.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Times that a pod says it is at work, within the time after which it would be believed dead.
 const SIGNS_OF_LIFE: u32 = 3;
 
-/// Queue entries that this process is at work on.
+/// The tasks that this process is at work on, by their entries in the queue.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Leases(Arc<watch::Sender<HashSet<String>>>);
+pub(super) struct Leases(Arc<watch::Sender<HashMap<String, Running>>>);
+
+/// A task that this process runs.
+#[derive(Debug, Clone)]
+struct Running {
+    id: String,
+    withdrawn: CancellationToken,
+}
 
 /// Keeps a task this process' own while it lives.
 #[derive(Debug)]
@@ -38,9 +45,9 @@ pub struct Lease {
 }
 
 impl Leases {
-    fn take(&self, entry: &str) -> Lease {
+    fn take(&self, entry: &str, running: Running) -> Lease {
         self.0.send_modify(|entries| {
-            entries.insert(entry.to_owned());
+            entries.insert(entry.to_owned(), running);
         });
         Lease { entry: entry.to_owned(), leases: self.clone() }
     }
@@ -150,7 +157,9 @@ impl SharedTasks {
 
     async fn begin(&self, entry: &StreamId) -> Option<Claim> {
         let id: String = entry.get("id")?;
-        let lease = self.leases.take(&entry.id);
+        let running = Running { id: id.clone(), withdrawn: CancellationToken::new() };
+        let withdrawn = running.withdrawn.clone();
+        let lease = self.leases.take(&entry.id, running);
         let mut script = self.scripts.begin.prepare_invoke();
         script.key(self.keys.task(&id)).key(&self.keys.queue).arg(GROUP).arg(&entry.id).arg(FIELDS.as_slice());
         let fields = self.store.call("task_claim", async |mut connection: ConnectionManager| {
@@ -173,34 +182,44 @@ impl SharedTasks {
             bypass_cache,
         };
         let age = Duration::from_millis(unix_ms().saturating_sub(submitted_ms));
-        Some(Claim { id, work, age, withdrawn: CancellationToken::new(), _lease: Some(lease) })
+        Some(Claim { id, work, age, withdrawn, _lease: Some(lease) })
     }
 
-    /// Says, for ever, that this process is at work on its tasks, and counts those of the service.
+    /// Says, for ever, that this process is at work on its tasks, stops those that were withdrawn, and counts those of
+    /// the service.
     pub(in crate::tasks) async fn keep(&self) {
-        let mut ticks = tokio::time::interval((self.times.reclaim / SIGNS_OF_LIFE).min(COUNT_INTERVAL));
+        let mut ticks = tokio::time::interval((self.times.reclaim / SIGNS_OF_LIFE).min(LOOK_INTERVAL));
         loop {
             ticks.tick().await;
-            let entries: Vec<String> = self.leases.0.borrow().iter().cloned().collect();
-            let running = entries.len();
-            let waiting = self.store.call("task_claim", async |mut connection: ConnectionManager| {
+            let (entries, running): (Vec<String>, Vec<Running>) = self.leases.0.borrow().clone().into_iter().unzip();
+            let seen = self.store.call("task_claim", async |mut connection: ConnectionManager| {
+                let (mut statuses, mut pipeline) = (Vec::new(), redis::pipe());
                 if !entries.is_empty() {
                     let options = StreamClaimOptions::default().with_justid();
                     let (queue, consumer) = (&self.keys.queue, &self.consumer);
                     let _: Vec<String> =
                         connection.xclaim_options(queue, GROUP, consumer, 0, &entries, options).await?;
+                    running.iter().for_each(|task| {
+                        pipeline.hget(self.keys.task(&task.id), "status");
+                    });
+                    statuses = pipeline.query_async::<Vec<Option<String>>>(&mut connection).await?;
                 }
-                connection.xlen::<_, usize>(&self.keys.queue).await
+                Ok((connection.xlen::<_, usize>(&self.keys.queue).await?, statuses))
             });
-            if let Ok(unfinished) = waiting.await {
-                self.metrics.set_kept(Status::Running, running);
-                self.metrics.set_kept(Status::Queued, unfinished.saturating_sub(running));
+            let Ok((unfinished, statuses)) = seen.await else { continue };
+            for (task, status) in running.iter().zip(statuses) {
+                // One that the store has lost has nowhere to put its result either.
+                if !matches!(status.as_deref().and_then(parse), Some(Status::Queued | Status::Running)) {
+                    task.withdrawn.cancel();
+                }
             }
+            self.metrics.set_kept(Status::Running, entries.len());
+            self.metrics.set_kept(Status::Queued, unfinished.saturating_sub(entries.len()));
         }
     }
 
     pub(in crate::tasks) async fn settled(&self) {
         // The sender lives as long as `self`, so waiting cannot fail.
-        let _ = self.leases.0.subscribe().wait_for(HashSet::is_empty).await;
+        let _ = self.leases.0.subscribe().wait_for(HashMap::is_empty).await;
     }
 }
