@@ -15,6 +15,8 @@ const SETTLED_RUNS: u32 = 10;
 const GAIN_MIN: f64 = 0.03;
 /// Timed sizes in a row without that gain after which timing stops.
 const MISSES_MAX: u32 = 2;
+/// Failures in a row after which a size that once ran is not tried any more.
+const FAILURES_MAX: u32 = 3;
 /// Standard deviations from the mean to the 95th percentile of a normal distribution.
 const P95_DEVIATIONS: f64 = 1.645;
 
@@ -42,18 +44,23 @@ pub struct Curve {
     largest: usize,
     /// Whether only [`BATCH_SIZES`] are run; others are padded.
     fixed: bool,
+    /// The size that failed last, and how often in a row.
+    failures: (usize, u32),
 }
 
 impl Curve {
     /// Nothing is known; `largest` is the engine's bound, `fixed` whether it only runs [`BATCH_SIZES`].
     pub fn new(largest: usize, fixed: bool) -> Self {
-        Self { estimates: [None; BATCH_MAX + 1], largest: largest.clamp(1, BATCH_MAX), fixed }
+        let largest = largest.clamp(1, BATCH_MAX);
+        Self { estimates: [None; BATCH_MAX + 1], largest, fixed, failures: (0, 0) }
     }
 
-    /// The engine failed to run a batch of `size`: no such one, and no larger one, is taken any more, unless it ran
-    /// before.
-    pub fn rule_out(&mut self, size: usize) {
-        if !self.is_known(size) {
+    /// The engine failed to run a batch of `size`, not for one of its images: no such one, and no larger one, is taken
+    /// any more; one that ran before only after three failures in a row.
+    pub fn failed(&mut self, size: usize) {
+        let in_a_row = if self.failures.0 == size { self.failures.1 + 1 } else { 1 };
+        self.failures = (size, in_a_row);
+        if !self.is_known(size) || in_a_row >= FAILURES_MAX {
             self.largest = self.largest.min(size.saturating_sub(1)).max(1);
         }
     }
@@ -64,6 +71,9 @@ impl Curve {
 
     /// Takes the engine time of a batch.
     pub fn record(&mut self, size: usize, time: Duration) {
+        if self.failures.0 == size {
+            self.failures = (0, 0);
+        }
         let time_s = time.as_secs_f64();
         let slot = &mut self.estimates[Self::slot(size)];
         *slot = Some(match *slot {
@@ -225,11 +235,19 @@ mod tests {
     #[test]
     fn a_size_that_cannot_be_run_bounds_every_later_batch() {
         let mut curve = Curve::new(16, true);
-        curve.rule_out(8);
+        curve.failed(8);
         assert_eq!(time_all(&mut curve, 16, |size| 30.0 + 2.0 * ratio(size, 1)), [1, 2, 4]);
         assert_eq!((curve.effective(16), curve.runnable(7), curve.runnable(16)), (4, 4, 4));
-        curve.rule_out(4);
-        assert_eq!(curve.effective(16), 4, "one failure of a size that ran is an accident");
+        for _ in 0..4 {
+            curve.failed(4);
+            curve.failed(4);
+            assert_eq!(curve.effective(16), 4, "failures of a size that runs are accidents");
+            curve.record(4, Duration::from_millis(38));
+        }
+        for _ in 0..3 {
+            curve.failed(4);
+        }
+        assert_eq!((curve.effective(16), curve.runnable(7)), (2, 2), "it does not run any more");
     }
 
     #[test]

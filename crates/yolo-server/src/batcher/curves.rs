@@ -52,11 +52,11 @@ impl Curves {
         }
     }
 
-    /// The engine failed to run a batch of `images` of the size.
-    pub(super) fn rule_out(&mut self, size: Size, images: usize) {
+    /// The engine failed to run a batch of `images` of the size, not for one of them.
+    pub(super) fn failed(&mut self, size: Size, images: usize) {
         let sizes = std::iter::once(&mut self.first).chain(&mut self.others);
         for known in sizes.filter(|known| known.size == size) {
-            known.curve.rule_out(images);
+            known.curve.failed(images);
         }
     }
 

@@ -35,6 +35,24 @@ impl Item {
     pub(super) fn in_time(&self, now: Instant) -> bool {
         self.job.answer_by.is_none_or(|answer_by| now < answer_by)
     }
+
+    /// Whether it is too late to start on it.
+    pub(super) fn late(&self, now: Instant) -> bool {
+        self.job.start_by.is_some_and(|start_by| now > start_by) || !self.in_time(now)
+    }
+
+    /// Whether to start on it would be in vain: it is late, or its client left.
+    pub(super) fn dead(&self, now: Instant) -> bool {
+        self.reply.is_closed() || self.late(now)
+    }
+
+    /// Ends it without starting on it.
+    pub(super) fn expire(self, now: Instant, metrics: &Metrics) {
+        if self.reply.is_closed() && self.in_time(now) {
+            metrics.images.cancelled.of("queue").inc();
+        }
+        let _ = self.reply.send(Err(JobError::Expired));
+    }
 }
 
 /// What a worker does next.
@@ -278,9 +296,9 @@ impl Shared {
         self.changed.notify_one();
     }
 
-    /// A batch of `size` images of `input` failed, and not for one of them: unless it ran before, it is not tried again.
-    pub(super) fn rule_out(&self, input: Size, size: usize) {
-        self.state().curves.rule_out(input, size);
+    /// A batch of `size` images of `input` failed, and not for one of them.
+    pub(super) fn failed(&self, input: Size, size: usize) {
+        self.state().curves.failed(input, size);
     }
 
     /// Ends worker `index`'s run at idle; publishes the size's time once it is known.
@@ -441,12 +459,8 @@ impl State {
 
     /// Drops images whose client left and answers those whose deadline has passed.
     fn drop_dead(&mut self, now: Instant, metrics: &Metrics) {
-        let late = |item: &Item| item.job.start_by.is_some_and(|start_by| now > start_by) || !item.in_time(now);
-        for item in self.queue.remove(|item| item.reply.is_closed() || late(item)) {
-            if item.reply.is_closed() && item.in_time(now) {
-                metrics.images.cancelled.of("queue").inc();
-            }
-            let _ = item.reply.send(Err(JobError::Expired));
+        for item in self.queue.remove(|item| item.dead(now)) {
+            item.expire(now, metrics);
         }
     }
 }

@@ -65,7 +65,7 @@ impl Worker {
                 // It does not fit into the device's memory. Tried with requests' images, each of its batches would fail
                 // first and be run one by one then.
                 tracing::warn!(%input, size, %error, "A batch size cannot be prepared: it is not used.");
-                self.shared.rule_out(input, size);
+                self.shared.failed(input, size);
                 return;
             }
         }
@@ -119,7 +119,7 @@ impl Worker {
         Ok(start.elapsed())
     }
 
-    /// Runs a batch; if it fails, each image by itself, once.
+    /// Runs a batch; if it fails, each image by itself, once, unless its time has passed meanwhile.
     fn run_items(&mut self, items: Vec<Item>) -> Outcome {
         let (input, size) = (items.first().map_or_else(|| self.shared.model.info.size(), Item::size), items.len());
         match self.attempt(&items) {
@@ -134,12 +134,19 @@ impl Worker {
                     self.answer(items, vec![Err(JobError::Failed(error.0))]);
                     return Outcome { times: Vec::new(), failed: true };
                 }
-                let outcomes: Vec<_> = items.into_iter().map(|item| self.run_items(vec![item])).collect();
+                let mut outcomes = Vec::with_capacity(size);
+                for item in items {
+                    let now = Instant::now();
+                    if item.dead(now) {
+                        item.expire(now, &self.shared.metrics);
+                    } else {
+                        outcomes.push(self.run_items(vec![item]));
+                    }
+                }
                 // One bad image is not a bad engine: it fails only if no image ran.
                 let failed = outcomes.iter().all(|outcome| outcome.failed);
-                // The default size's batches are timed at idle, and found out there.
-                if input != self.shared.model.info.size() && !outcomes.iter().any(|outcome| outcome.failed) {
-                    self.shared.rule_out(input, size);
+                if !outcomes.is_empty() && !outcomes.iter().any(|outcome| outcome.failed) {
+                    self.shared.failed(input, size);
                 }
                 Outcome { times: outcomes.into_iter().flat_map(|outcome| outcome.times).collect(), failed }
             }
@@ -203,6 +210,9 @@ impl Shared {
         batch.seconds_squared.of(size).inc_by(time_s * time_s);
         batch.images.inc_by(size as u64);
         for item in items {
+            if item.late(start) {
+                images.started_late.inc();
+            }
             images.inference_duration.observe(time_s);
             images.stage.of("inference").observe(time_s);
             images.stage.of("queue").observe(start.saturating_duration_since(item.enqueued).as_secs_f64());
@@ -234,5 +244,35 @@ impl Shared {
             inference: Duration::ZERO,
             postprocess,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Config;
+    use crate::batcher::{Job, Place};
+    use crate::engine::emulated;
+    use crate::knobs::Knobs;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn a_batch_that_begins_too_late_is_counted() {
+        let model = emulated::load(&Config::new("pretended.onnx")).unwrap();
+        let size = model.info.size();
+        let shared = Shared::new(model, 1, Knobs::default(), Arc::new(Metrics::new()));
+        let now = Instant::now();
+        let soon = now + Duration::from_secs(1);
+        let mut count = 0;
+        for (start_by, answer_by, late) in
+            [(None, None, 0), (Some(soon), Some(soon), 0), (Some(now), None, 1), (None, Some(now), 1)]
+        {
+            let (wanted, place, begun) = (Wanted::Tensors, Place::of_new_request(), Arc::default());
+            let job = Job { input: blank(size), wanted, place, start_by, answer_by, begun };
+            let item = Item { job, enqueued: now, reply: tokio::sync::oneshot::channel().0 };
+            shared.count_batch(&[item], now + Duration::from_millis(1), Duration::ZERO);
+            count += late;
+            assert_eq!(shared.metrics.images.started_late.get(), count);
+        }
     }
 }

@@ -90,6 +90,8 @@ pub struct ImageMetrics {
     pub inference_duration: Histogram,
     /// Detections returned.
     pub detections: Counter,
+    /// Images whose batch began after they had to be started.
+    pub started_late: Counter,
     /// Images past their deadline, by where they were.
     pub deadline_exceeded: Labelled<Counter>,
     /// Images whose client left, by where they were.
@@ -139,6 +141,7 @@ impl ImageMetrics {
                 latency_histogram(),
             ),
             detections: register.counter("detections", "Detections returned"),
+            started_late: register.counter("images_started_late", "Images whose batch began after their deadline"),
             deadline_exceeded: register.counters(("deadline_exceeded", "Images past their deadline"), "where", places),
             cancelled: register.counters(("cancelled", "Images whose client left"), "where", places),
             rejected: register.counters(

@@ -1,7 +1,7 @@
 //! An engine that fails: only the guilty image suffers, and the server heals.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use yolo_server::batcher::{Batcher, Inferred, Job, JobError, Place, Wanted};
@@ -17,6 +17,9 @@ const GOOD: u8 = 1;
 const BAD: u8 = 2;
 /// A picture that crashes it.
 const CRASHES: u8 = 3;
+/// A picture that it can run only alone, which takes it a while to find out.
+const ALONE: u8 = 4;
+const A_WHILE: Duration = Duration::from_millis(400);
 
 /// A real (emulated) engine in which some pictures, or all while `broken`, fail.
 struct Fragile {
@@ -41,6 +44,10 @@ impl Engine for FragileEngine {
     fn run(&mut self, inputs: &[&EngineInput], memory: Memory) -> Result<Box<dyn BatchOutput + '_>, EngineError> {
         let any = |kind: u8| inputs.iter().any(|input| input.content[31] == kind);
         assert!(!any(CRASHES), "a picture that crashes the engine");
+        if any(ALONE) && inputs.len() > 1 {
+            std::thread::sleep(A_WHILE);
+            return Err(EngineError("not with others".to_owned()));
+        }
         if any(BAD) || self.broken.load(Ordering::SeqCst) {
             return Err(EngineError("no".to_owned()));
         }
@@ -76,8 +83,13 @@ async fn run(batcher: &Batcher, kinds: &[u8]) -> Vec<Result<Inferred, JobError>>
 }
 
 async fn run_at(batcher: &Batcher, side_px: u32, kinds: &[u8]) -> Vec<Result<Inferred, JobError>> {
+    run_within(batcher, side_px, &kinds.iter().map(|kind| (*kind, support::PATIENCE)).collect::<Vec<_>>()).await
+}
+
+/// Each of the pictures has its time to be started in.
+async fn run_within(batcher: &Batcher, side_px: u32, pictures: &[(u8, Duration)]) -> Vec<Result<Inferred, JobError>> {
     let side = Size::new(side_px, side_px);
-    let job = |kind: u8| Job {
+    let job = |(kind, time): (u8, Duration)| Job {
         input: EngineInput {
             pixels: vec![0; 3 * (side_px * side_px) as usize].into(),
             size: side,
@@ -88,12 +100,13 @@ async fn run_at(batcher: &Batcher, side_px: u32, kinds: &[u8]) -> Vec<Result<Inf
             parameters: Parameters::default(),
         },
         place: Place::of_new_request(),
-        start_by: Some(Instant::now() + support::PATIENCE),
+        start_by: Some(Instant::now() + time),
         answer_by: None,
         begun: Arc::default(),
     };
     let admit = |place: &Place| batcher.admit(place, Duration::ZERO).unwrap();
-    let replies: Vec<_> = kinds.iter().map(|kind| job(*kind)).map(|job| admit(&job.place).enqueue(job)).collect();
+    let replies: Vec<_> =
+        pictures.iter().map(|picture| job(*picture)).map(|job| admit(&job.place).enqueue(job)).collect();
     futures::future::join_all(replies).await.into_iter().map(|reply| reply.unwrap()).collect()
 }
 
@@ -114,6 +127,17 @@ async fn a_failed_batch_is_rerun_and_only_the_guilty_image_fails() {
     assert_eq!(failed, [false, true, false, false]);
     assert!(matches!(&results[1], Err(JobError::Failed(reason)) if reason == "no"), "{results:?}");
     assert!(batcher.sound());
+    batcher.stop();
+}
+
+#[tokio::test]
+async fn an_image_whose_time_passes_while_its_batch_fails_is_not_run_again() {
+    let Setup { batcher, .. } = start();
+    learned_to_batch(&batcher).await;
+    let (short, long) = (A_WHILE / 2, support::PATIENCE);
+    let results = run_within(&batcher, 64, &[(ALONE, long), (GOOD, short), (ALONE, short), (GOOD, long)]).await;
+    let expired = [1, 2].map(|late| matches!(results[late], Err(JobError::Expired)));
+    assert_eq!((expired, results[0].is_ok(), results[3].is_ok()), ([true; 2], true, true), "{results:?}");
     batcher.stop();
 }
 
@@ -173,26 +197,29 @@ fn a_session_that_crashes_while_it_is_warmed_is_an_error_and_no_endless_wait() {
     assert!(started.unwrap_err().to_string().contains("panicked at its start"));
 }
 
-/// Its memory holds four pictures of the larger size.
+/// Its memory holds so many pixels.
 struct Small {
     inner: Arc<dyn Sessions>,
+    pixels_max: Arc<AtomicU64>,
     failed: Arc<AtomicU32>,
 }
 
 struct SmallEngine {
     inner: Box<dyn Engine>,
+    pixels_max: Arc<AtomicU64>,
     failed: Arc<AtomicU32>,
 }
 
 impl Sessions for Small {
     fn open(&self) -> Result<Box<dyn Engine>, EngineError> {
-        Ok(Box::new(SmallEngine { inner: self.inner.open()?, failed: Arc::clone(&self.failed) }))
+        let (pixels_max, failed) = (Arc::clone(&self.pixels_max), Arc::clone(&self.failed));
+        Ok(Box::new(SmallEngine { inner: self.inner.open()?, pixels_max, failed }))
     }
 }
 
 impl Engine for SmallEngine {
     fn run(&mut self, inputs: &[&EngineInput], memory: Memory) -> Result<Box<dyn BatchOutput + '_>, EngineError> {
-        if inputs.len() > 4 && inputs[0].size.width_px > 64 {
+        if inputs.iter().map(|input| input.size.pixels()).sum::<u64>() > self.pixels_max.load(Ordering::SeqCst) {
             self.failed.fetch_add(1, Ordering::SeqCst);
             return Err(EngineError("out of memory".to_owned()));
         }
@@ -206,7 +233,8 @@ async fn a_batch_size_that_does_not_fit_at_another_input_size_is_tried_once() {
         let mut config = support::emulated(5, 0);
         config.imgsz = vec![64, 128];
         let (model, failed) = (emulated::load(&config).unwrap(), Arc::new(AtomicU32::new(0)));
-        let sessions = Arc::new(Small { inner: Arc::clone(&model.sessions), failed: Arc::clone(&failed) });
+        let (inner, pixels_max) = (Arc::clone(&model.sessions), Arc::new(AtomicU64::new(4 * 128 * 128)));
+        let sessions = Arc::new(Small { inner, pixels_max, failed: Arc::clone(&failed) });
         let model = LoadedModel { sessions, batches_fixed, batch_max: 8, ..model };
         let knobs = Knobs { batch_max: 8, timed_batch_max: 8, deadline: support::PATIENCE, ..Knobs::default() };
         let batcher = Batcher::start(&model, 1, knobs, &Arc::new(Metrics::new())).unwrap();
@@ -225,4 +253,22 @@ async fn a_batch_size_that_does_not_fit_at_another_input_size_is_tried_once() {
         learned(&batcher, 8).await; // the default size has room for them
         batcher.stop();
     }
+}
+
+#[tokio::test]
+async fn a_batch_size_that_fits_no_more_is_given_up_after_three_failures_however_busy_the_server() {
+    let (model, failed) = (emulated::load(&support::emulated(5, 0)).unwrap(), Arc::new(AtomicU32::new(0)));
+    let (inner, pixels_max) = (Arc::clone(&model.sessions), Arc::new(AtomicU64::new(u64::MAX)));
+    let sessions = Arc::new(Small { inner, pixels_max: Arc::clone(&pixels_max), failed: Arc::clone(&failed) });
+    let model = LoadedModel { sessions, batch_max: 8, ..model };
+    let knobs = Knobs { batch_max: 8, timed_batch_max: 8, deadline: support::PATIENCE, ..Knobs::default() };
+    let batcher = Batcher::start(&model, 1, knobs, &Arc::new(Metrics::new())).unwrap();
+    learned(&batcher, 8).await;
+    pixels_max.store(4 * 64 * 64, Ordering::SeqCst);
+    for _ in 0..3 {
+        assert!(run(&batcher, &[GOOD; 48]).await.iter().all(Result::is_ok));
+    }
+    assert_eq!(failed.load(Ordering::SeqCst), 3);
+    assert_eq!(batcher.load().batch_effective, 4);
+    batcher.stop();
 }
