@@ -1,4 +1,4 @@
-//! What fuzz targets share: a request's body on its way through the server.
+//! What fuzz targets share: a request's body on its way through the server, and what must hold of its outcome.
 
 use std::cell::RefCell;
 
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::runtime::{Builder, Runtime};
 use yolo_server::http::body::{BodyMemory, Bounds, Form, receive_all};
 use yolo_server::http::error::ApiError;
+use yolo_server::http::oip::tensor::{Datatype, Tensor};
 use yolo_server::metrics::Metrics;
 
 thread_local! {
@@ -42,4 +43,20 @@ pub fn receive(content_type: &str, body: &[u8]) {
 pub fn blames_the_client(error: &ApiError) {
     assert!(error.code.status().is_client_error(), "{error:?}");
     assert!(error.message.len() < 2_000, "{} bytes of message", error.message.len());
+}
+
+/// Fails unless a tensor has as many bytes, or byte strings, as its shape says.
+pub fn fills_its_shape(tensor: &Tensor) {
+    if tensor.datatype != Datatype::Bytes {
+        let bytes = tensor.elements().and_then(|n| n.checked_mul(tensor.datatype.element_bytes()?));
+        assert_eq!(bytes, Some(tensor.data.len()), "{} {:?}", tensor.name, tensor.shape);
+        return;
+    }
+    match tensor.byte_strings() {
+        Err(error) => blames_the_client(&error),
+        Ok(strings) => {
+            assert_eq!(Some(strings.len()), tensor.elements());
+            assert!(strings.iter().map(Bytes::len).sum::<usize>() <= tensor.data.len());
+        }
+    }
 }

@@ -6,7 +6,7 @@
 
 mod config;
 mod detections;
-pub(crate) mod grpc;
+pub mod grpc;
 mod infer;
 mod metadata;
 mod raw;

@@ -20,6 +20,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use super::infer::{self, Answered, Asked};
+use super::tensor::invalid;
 use super::{config, metadata, repository, statistics};
 use crate::app::App;
 use crate::http::Received;
@@ -33,6 +34,7 @@ use deadline::Deadline;
 use unread::Unread;
 use upload::Held;
 
+pub use convert::Tensors;
 pub(crate) use listener::serve;
 
 /// Messages of one stream that are worked on at a time; answers keep their order.
@@ -144,6 +146,16 @@ impl GrpcInferenceService for Service {
     }
 }
 
+/// The tensors and parameters in the bytes of a `ModelInferRequest`, as the server reads one.
+///
+/// # Errors
+/// [`Code::InvalidRequest`](crate::http::error::Code::InvalidRequest) if they are none, or take more memory than they may.
+pub fn decode(message: &[u8]) -> Result<Tensors, ApiError> {
+    codec::check(message)?;
+    let message = ModelInferRequest::decode(message).map_err(|error| invalid(error.to_string()))?;
+    convert::request(message)
+}
+
 /// What all messages of a call share.
 struct Call {
     method: &'static str,
@@ -242,7 +254,7 @@ fn ask(app: &App, call: &Call, message: ModelInferRequest) -> Result<(Arc<Predic
     let received = Instant::now();
     let memory = call.held.take(&app.bodies, message.encoded_len())?.map(Arc::new);
     let predictor = infer::model(app, &message.model_name, &message.model_version)?;
-    let convert::Tensors { inputs, outputs, parameters } = convert::request(message)?;
+    let Tensors { inputs, outputs, parameters } = convert::request(message)?;
     let mut wishes = infer::wishes(&axum::http::Uri::default(), &call.headers, parameters, &predictor)?;
     let left = call.deadline.map(|deadline| deadline.saturating_duration_since(received));
     wishes.timeout = wishes.timeout.into_iter().chain(left).min();

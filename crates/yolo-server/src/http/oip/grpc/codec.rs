@@ -8,6 +8,7 @@ use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 use super::convert::status;
+use crate::http::error::ApiError;
 use crate::http::oip::tensor::invalid;
 
 /// Most fields of one message, those of its inputs and their contents included.
@@ -77,18 +78,24 @@ impl<U: prost::Message + Default> Decoder for BoundedDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        let mut fields = 0;
-        // A message's buffer is contiguous. What is no message is left to the decoder, which says so.
-        if count(source.chunk(), 0, &mut fields).is_none() && fields > FIELDS_MAX {
-            let message = "the message holds too many elements: send tensors in raw_input_contents";
-            return Err(status(&invalid(message)));
-        }
+        // A message's buffer is contiguous.
+        check(source.chunk()).map_err(|error| status(&error))?;
         self.0.decode(source)
     }
 
     fn buffer_settings(&self) -> BufferSettings {
         self.0.buffer_settings()
     }
+}
+
+/// Refuses a message that would take far more memory than its bytes. What is no message is left to the decoder, which
+/// says so.
+pub(super) fn check(message: &[u8]) -> Result<(), ApiError> {
+    let mut fields = 0;
+    if count(message, 0, &mut fields).is_none() && fields > FIELDS_MAX {
+        return Err(invalid("the message holds too many elements: send tensors in raw_input_contents"));
+    }
+    Ok(())
 }
 
 /// Adds the fields of `message` and of those in it; ends early where there are too many, or where it is no message.

@@ -26,7 +26,9 @@ use crate::http::oip::statistics::{BatchStatistics, ModelStatistics, Statistics,
 use crate::http::oip::tensor::{self, Datatype, Tensor, invalid};
 
 /// What a request holds.
-pub(super) struct Tensors {
+#[derive(Debug)]
+pub struct Tensors {
+    /// In their order.
     pub inputs: Vec<Tensor>,
     /// Names of the wanted outputs.
     pub outputs: Vec<String>,
