@@ -199,9 +199,9 @@ impl SharedTasks {
                     let (queue, consumer) = (&self.keys.queue, &self.consumer);
                     let _: Vec<String> =
                         connection.xclaim_options(queue, GROUP, consumer, 0, &entries, options).await?;
-                    running.iter().for_each(|task| {
+                    for task in &running {
                         pipeline.hget(self.keys.task(&task.id), "status");
-                    });
+                    }
                     statuses = pipeline.query_async::<Vec<Option<String>>>(&mut connection).await?;
                 }
                 Ok((connection.xlen::<_, usize>(&self.keys.queue).await?, statuses))
