@@ -31,6 +31,7 @@ pub mod metrics;
 mod permits;
 pub mod predictor;
 pub mod prepare;
+mod priority;
 mod random;
 mod refusals;
 pub mod reload;

@@ -16,6 +16,7 @@ use crate::http::body::Upload;
 use crate::http::error::{ApiError, Code};
 use crate::metrics::ImageMetrics;
 use crate::permits::{FairPermits, Permit};
+use crate::priority;
 
 /// A picture ready to be queued.
 #[derive(Debug)]
@@ -111,6 +112,7 @@ impl Preparer {
         drop(waiting);
         let mean_micros = Arc::clone(&self.mean_micros);
         let work = tokio::task::spawn_blocking(move || {
+            priority::give_way();
             let start = Instant::now();
             let done = work();
             if done.is_ok() {

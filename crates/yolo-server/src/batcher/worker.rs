@@ -11,13 +11,12 @@ use super::{Found, ImageTensor, Inferred, JobError, Wanted};
 use crate::engine::{BatchOutput, Engine, EngineError, EngineInput, Memory};
 use crate::limits::BATCH_SIZES;
 use crate::metrics::add_seconds;
+use crate::priority;
 
 /// Runs of one image of each input size before a session counts as warm.
 const WARM_RUNS: usize = 3;
 /// A size that cannot be run counts as slow as can be: known, and never chosen.
 const TIME_OF_A_FAILURE: Duration = Duration::from_hours(1);
-/// Steps by which inference is nicer than the rest, so that a refusal is quick however busy the engine is.
-const NICENESS: i32 = 5;
 /// A grey of no meaning, for runs without a picture.
 const BLANK: u8 = 114;
 
@@ -72,10 +71,7 @@ impl Worker {
     }
 
     pub(super) fn run(mut self) {
-        // On Linux niceness belongs to the thread. Refused at worst: then inference competes as an equal.
-        if let Err(error) = rustix::process::nice(NICENESS) {
-            tracing::debug!(%error, "Inference thread keeps its priority.");
-        }
+        priority::give_way();
         loop {
             match self.shared.pull(self.index) {
                 Pull::Batch(items) => {
