@@ -16,6 +16,10 @@ pub(crate) struct Open {
     pub(crate) record: Record,
     /// Arrivals when it was made, images/s.
     pub(crate) level: f64,
+    /// More arrived than the ready pods carried: what waited is served within the window that is compared, and no
+    /// prediction knows of it.
+    #[serde(default)]
+    pub(crate) overloaded: bool,
 }
 
 /// Closes the open record if its time has come, or if a new change supersedes it.
@@ -36,7 +40,10 @@ pub(crate) fn close(
         (false, _) => RecordVerdict::Superseded,
         (true, Some((actual, predicted))) if (level - waiting.level).abs() <= LEVEL_TOLERANCE * waiting.level => {
             let ratio = actual.get() / predicted.get().max(1e-6);
-            if ratio > 1.0 + P95_TOLERANCE {
+            let off = !(1.0 - P95_TOLERANCE..=1.0 + P95_TOLERANCE).contains(&ratio);
+            if off && waiting.overloaded {
+                RecordVerdict::Unmeasured
+            } else if ratio > 1.0 + P95_TOLERANCE {
                 RecordVerdict::Worse
             } else if ratio < 1.0 - P95_TOLERANCE {
                 RecordVerdict::Better
@@ -47,4 +54,45 @@ pub(crate) fn close(
         (true, _) => RecordVerdict::Unmeasured,
     };
     vec![Record { actual: due.then_some(actual), verdict: Some(verdict), ..waiting.record }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decision::Trigger;
+    use crate::observation::Knobs;
+    use crate::policy::Policy;
+    use crate::units::Seconds;
+
+    #[test]
+    fn change_that_ends_an_overload_can_be_confirmed_but_not_refuted() {
+        let p95 = |millis| Outcome { p95: Some(Seconds::millis(millis)), ..Outcome::default() };
+        let verdict = |overloaded: bool, came_ms: u32| {
+            let knobs = Knobs::initial(&Policy::default());
+            let record = Record {
+                id: 1000,
+                time: Timestamp::whole(1000),
+                trigger: Trigger::Load,
+                from: knobs,
+                to: knobs,
+                reason: String::new(),
+                constraints: Vec::new(),
+                predicted: p95(100),
+                actual: None,
+                verdict: None,
+            };
+            let mut open = Some(Open { record, level: 50.0, overloaded });
+            close(&mut open, p95(came_ms), 50.0, false, (Timestamp::whole(1090), 90.0))[0].verdict.unwrap()
+        };
+        assert_eq!([20, 110, 900].map(|ms| verdict(false, ms)), [
+            RecordVerdict::Better,
+            RecordVerdict::Confirmed,
+            RecordVerdict::Worse
+        ]);
+        assert_eq!([20, 110, 900].map(|ms| verdict(true, ms)), [
+            RecordVerdict::Unmeasured,
+            RecordVerdict::Confirmed,
+            RecordVerdict::Unmeasured
+        ]);
+    }
 }

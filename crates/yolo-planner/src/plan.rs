@@ -244,6 +244,6 @@ fn keep_record(
         actual: None,
         verdict: None,
     };
-    state.open = Some(Open { record: record.clone(), level });
+    state.open = Some(Open { record: record.clone(), level, overloaded: view.overloaded(&from) });
     (Some(record), judged)
 }

@@ -97,6 +97,12 @@ impl View {
         self.model.pod(self.known(batch), self.seen.ready)
     }
 
+    /// Whether more arrives than the ready pods, set to `current`, carry within the targets, or some was refused.
+    pub(crate) fn overloaded(&self, current: &Knobs) -> bool {
+        let carried = self.pod_now(current.max_batch_size.get()).map(|pod| pod.carried * f64::from(self.seen.ready));
+        self.seen.shed > 0.0 || carried.is_some_and(|carried| self.engine_rate() > carried)
+    }
+
     /// The knobs as they would be if all were in Auto: as desired where they are.
     pub(crate) fn recommended(&self, policy: &Policy, observation: &Observation, desired: Knobs) -> Knobs {
         let mut knobs = desired;
