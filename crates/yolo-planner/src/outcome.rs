@@ -18,24 +18,27 @@ pub(crate) struct Open {
     pub(crate) level: f64,
     /// More arrived than the ready pods carried: what waited is served within the window that is compared, and no
     /// prediction knows of it.
-    #[serde(default)]
     pub(crate) overloaded: bool,
+    /// [`crate::Policy::revision`] of the pods that it was made for.
+    pub(crate) revision: u64,
 }
 
-/// Closes the open record if its time has come, or if a new change supersedes it.
+/// Closes the open record if its time has come, if a new change supersedes it, or if the pods are of another `revision`.
 ///
 /// `actual`: what is measured now. `after_s`: how long a change needs to show, start-up and window.
 pub(crate) fn close(
     open: &mut Option<Open>,
     actual: Outcome,
     level: f64,
-    superseded: bool,
+    (superseded, revision): (bool, u64),
     (now, after_s): (Timestamp, f64),
 ) -> Vec<Record> {
-    let Some(waiting) = open.take_if(|open| superseded || now.since(open.record.time) >= after_s) else {
+    let other = |open: &Open| open.revision != revision;
+    let waited = |open: &Open| now.since(open.record.time) >= after_s;
+    let Some(waiting) = open.take_if(|open| superseded || other(open) || waited(open)) else {
         return Vec::new();
     };
-    let due = now.since(waiting.record.time) >= after_s;
+    let due = waited(&waiting) && !other(&waiting);
     let verdict = match (due, actual.p95.zip(waiting.record.predicted.p95)) {
         (false, _) => RecordVerdict::Superseded,
         (true, Some((actual, predicted))) if (level - waiting.level).abs() <= LEVEL_TOLERANCE * waiting.level => {
@@ -81,8 +84,8 @@ mod tests {
                 actual: None,
                 verdict: None,
             };
-            let mut open = Some(Open { record, level: 50.0, overloaded });
-            close(&mut open, p95(came_ms), 50.0, false, (Timestamp::whole(1090), 90.0))[0].verdict.unwrap()
+            let mut open = Some(Open { record, level: 50.0, overloaded, revision: 0 });
+            close(&mut open, p95(came_ms), 50.0, (false, 0), (Timestamp::whole(1090), 90.0))[0].verdict.unwrap()
         };
         assert_eq!([20, 110, 900].map(|ms| verdict(false, ms)), [
             RecordVerdict::Better,

@@ -42,7 +42,10 @@ pub fn plan(policy: &Policy, observation: &Observation, state: &State, now: Time
     }
     let mut next = state.clone();
     next.last = Some(now);
-    next.verdicts.notice_policy(policy, now);
+    if next.verdicts.revised(policy) {
+        next.forget_revision();
+    }
+    next.verdicts.notice_policy(policy, observation.rolling, now);
     next.control.notice_fleet(observation, now);
     let seen = intake::take(policy, observation, &mut next, now);
     learn_overhead(policy, observation, &mut next, &seen);
@@ -217,7 +220,7 @@ fn keep_record(
     // A window that begins before the new pods serve would measure the load, not the change.
     let after_s = view.startup_s + policy.window_s();
     let mut open = state.open.take();
-    let judged = outcome::close(&mut open, actual, level, changed, (now, after_s));
+    let judged = outcome::close(&mut open, actual, level, (changed, policy.revision), (now, after_s));
     let hold_s = state.control.hold_s(policy, view.startup_s);
     for record in &judged {
         state.guard.judged(policy, record, hold_s, now.get());
@@ -244,6 +247,6 @@ fn keep_record(
         actual: None,
         verdict: None,
     };
-    state.open = Some(Open { record: record.clone(), level, overloaded: view.overloaded(&from) });
+    state.open = Some(Open { record: record.clone(), level, overloaded: view.overloaded(&from), revision: policy.revision });
     (Some(record), judged)
 }
