@@ -97,6 +97,7 @@ pub(crate) fn take(policy: &Policy, observation: &Observation, state: &mut State
     let ready = observation.pods.iter().filter(|pod| pod.phase == Phase::Ready);
     if let Some(pod) = ready.max_by(|a, b| a.created.get().total_cmp(&b.created.get()).then(a.id.cmp(&b.id))) {
         state.curve.succeed(pod.class);
+        state.memory.succeed(pod.class);
     }
     let look_s = look_s(policy, &fresh);
     for (pod, sample) in &fresh {
@@ -199,7 +200,7 @@ fn learn(policy: &Policy, (class, sample): (u32, &Sample), state: &mut State) {
     state.hits.add(&sample.ghosts, sample.cache);
     state.cpu.add(sample, engine_images);
     state.stages.add(&sample.stages);
-    state.memory.add(sample, largest);
+    state.memory.add(class, sample, largest);
     state.window.add(sample);
     state.burn.add(policy, sample);
 }
