@@ -4,7 +4,7 @@ use crate::forecast;
 use crate::observation::{Observation, Phase, Pod, Sample, Signal};
 use crate::policy::{Accelerator, Policy};
 use crate::state::State;
-use crate::units::{Timestamp, ceil_u32, real};
+use crate::units::{Bytes, Timestamp, ceil_u32, real};
 
 /// Shortest and longest useful sample, seconds: below, rates are noise; above, they are history.
 const SPAN_S: (f64, f64) = (0.1, 600.0);
@@ -47,6 +47,8 @@ pub(crate) struct Seen {
     pub(crate) workers: f64,
     /// CPU quota of a pod, cores; 0: none.
     pub(crate) quota_cores: f64,
+    /// Largest working set of a pod now.
+    pub(crate) rss: Bytes,
     /// Ready pods that have served long enough for their cache to be warm.
     pub(crate) warm: u32,
     /// Whether a series tick ended with this call.
@@ -227,6 +229,7 @@ fn survey(policy: &Policy, observation: &Observation, state: &State, now: Timest
             seen.queued += real(sample.queued);
             seen.shed += real(sample.shed);
             seen.tasks = seen.tasks.max(real(sample.task_queue));
+            seen.rss = seen.rss.max(sample.rss);
             seen.quota_cores = seen.quota_cores.max(sample.cpu_quota.get());
             if policy.accelerator == Accelerator::Cpu {
                 seen.workers = seen.workers.max(f64::from(sample.workers.min(1024)));
