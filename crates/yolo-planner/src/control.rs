@@ -170,7 +170,6 @@ impl Control {
         let mut knobs = Knobs {
             max_batch_size: choice.batch,
             max_queue_delay_micros: 0,
-            cache_ttl_seconds: whole_seconds(policy.cache_ttl),
             ..current
         };
         let (cache, cache_barred) = self.cache(policy, observation, choice.cache, (now_s, hold_s));
@@ -284,7 +283,8 @@ impl Control {
     }
 }
 
-/// Knobs moved into their ranges; those that are not in Auto as observed.
+/// Knobs moved into their ranges; those that are not in Auto as observed. The TTL is no knob: what a person set holds in
+/// every mode.
 pub(crate) fn restrain(policy: &Policy, current: &Knobs, mut knobs: Knobs) -> Knobs {
     if policy.replicas.mode == Mode::Auto {
         knobs.replicas = policy.replicas.clamp(knobs.replicas);
@@ -301,8 +301,8 @@ pub(crate) fn restrain(policy: &Policy, current: &Knobs, mut knobs: Knobs) -> Kn
         knobs.cache_bytes = policy.cache.clamp(knobs.cache_bytes);
     } else {
         knobs.cache_bytes = current.cache_bytes;
-        knobs.cache_ttl_seconds = current.cache_ttl_seconds;
     }
+    knobs.cache_ttl_seconds = whole_seconds(policy.cache_ttl);
     knobs
 }
 

@@ -128,8 +128,7 @@ fn decide(
     let feasible = state.feasibility.take(found, now.get());
     let wait_s = spare_s.filter(|_| feasible).map(|(budget_s, batch_s)| budget_s - batch_s);
     desired.deadline_millis = control::deadline_millis(policy, &current, wait_s);
-    if desired == current || matches!(reason, HoldReason::ModeOff | HoldReason::ModeRecommend) {
-        let desired = if matches!(reason, HoldReason::ModeOff | HoldReason::ModeRecommend) { current } else { desired };
+    if desired == current {
         return (Action::Hold { reason }, desired);
     }
     let repeated = state.control.previous == Some(desired);
@@ -238,10 +237,7 @@ fn keep_record(
         trigger,
         from,
         to: desired,
-        reason: view.facts(policy, state).map_or_else(
-            || reason::hold(HoldReason::CurveUnknown, None, &desired),
-            |facts| reason::change(facts, trigger, &from, &desired),
-        ),
+        reason: reason::change(view.facts(policy, state), trigger, &from, &desired),
         constraints: view.choice.as_ref().map(|choice| choice.constraints.clone()).unwrap_or_default(),
         predicted: view.expect(state, &desired),
         actual: None,

@@ -30,7 +30,16 @@ pub(crate) struct Facts<'a> {
 }
 
 /// Why the knobs move from one setting to another.
-pub(crate) fn change(facts: Facts, trigger: Trigger, from: &Knobs, to: &Knobs) -> String {
+pub(crate) fn change(facts: Option<Facts>, trigger: Trigger, from: &Knobs, to: &Knobs) -> String {
+    let knobs = |knobs: &Knobs| (knobs.replicas, knobs.max_batch_size, knobs.cache_bytes);
+    if knobs(from) == knobs(to) {
+        // What a person set, in whatever mode the knobs are.
+        return format!(
+            "queue delay {} µs, cache TTL {} s, deadline {} ms",
+            to.max_queue_delay_micros, to.cache_ttl_seconds, to.deadline_millis
+        );
+    }
+    let Some(facts) = facts else { return hold(HoldReason::CurveUnknown, None, to) };
     let mut parts = Vec::new();
     if to.max_batch_size != from.max_batch_size {
         parts.push(batch(facts, from.max_batch_size.get(), to.max_batch_size.get()));
@@ -40,12 +49,6 @@ pub(crate) fn change(facts: Facts, trigger: Trigger, from: &Knobs, to: &Knobs) -
     }
     if to.replicas != from.replicas {
         parts.push(replicas(facts, trigger, (from.replicas.get(), to.replicas.get())));
-    }
-    if parts.is_empty() {
-        parts.push(format!(
-            "queue delay {} µs, cache TTL {} s, deadline {} ms",
-            to.max_queue_delay_micros, to.cache_ttl_seconds, to.deadline_millis
-        ));
     }
     let back = if trigger == Trigger::BackOff { "an earlier change made it worse; " } else { "" };
     format!("{back}{}", parts.join("; "))

@@ -58,10 +58,9 @@ pub(crate) fn explain(
         diagnose::blind()
     };
     let facts = view.facts(policy, state);
-    let reason = match (action, facts) {
-        (Action::Change { trigger }, Some(facts)) => reason::change(facts, trigger, &current, &desired),
-        (Action::Change { .. }, None) => reason::hold(HoldReason::CurveUnknown, None, &desired),
-        (Action::Hold { reason }, facts) => reason::hold(reason, facts, &current),
+    let reason = match action {
+        Action::Change { trigger } => reason::change(facts, trigger, &current, &desired),
+        Action::Hold { reason } => reason::hold(reason, facts, &current),
     };
     Explanation {
         reason,

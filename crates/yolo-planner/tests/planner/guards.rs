@@ -3,7 +3,7 @@
 use crate::plain::Plain;
 use crate::support::{CPU, Fleet, GPU, Kind, at, batch, histogram, seconds};
 use yolo_planner::explain::{Condition, ConditionReason, Tristate};
-use yolo_planner::observation::{BatchCount, CurvePoint, Entry, NoData, Observation, Phase, Sample, Signal};
+use yolo_planner::observation::{BatchCount, CurvePoint, Entry, Knobs, NoData, Observation, Phase, Sample, Signal};
 use yolo_planner::policy::{Accelerator, Knob, Mode, OverloadPolicy, Policy, Targets};
 use yolo_planner::units::{BatchSize, Bytes, Ratio, Replicas, Seconds};
 use yolo_planner::{Action, Decision, HoldReason, State, Trigger, plan};
@@ -451,6 +451,26 @@ fn hands_off_means_hands_off_but_still_an_opinion() {
         is(&last.explanation.conditions.scaling_active, Tristate::False, condition);
         assert!(last.recommended.replicas.get() >= 3, "{reason:?}: {:?}", last.recommended);
     }
+}
+
+#[test]
+fn what_a_person_set_reaches_the_pods_in_every_mode() {
+    for mode in [Mode::Off, Mode::Recommend] {
+        let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+        modes(&mut scene.policy, mode);
+        scene.run(100.0, 12, nothing);
+        let before = scene.fleet.knobs;
+        (scene.policy.overload.queue_timeout, scene.policy.cache_ttl) = (Seconds::whole(3), Seconds::whole(60));
+        let told = scene.run(100.0, 2, nothing);
+        let set = Knobs { deadline_millis: 3000, cache_ttl_seconds: 60, ..before };
+        assert_eq!(scene.fleet.knobs, set, "and nothing else");
+        assert_eq!(told[0].explanation.reason, "queue delay 0 µs, cache TTL 60 s, deadline 3000 ms");
+        assert!(matches!(told[1].action, Action::Hold { reason: HoldReason::ModeOff | HoldReason::ModeRecommend }));
+    }
+    let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+    (scene.policy.cache.mode, scene.policy.cache_ttl) = (Mode::Off, Seconds::whole(60));
+    scene.run(20.0, 12, nothing);
+    assert_eq!(scene.fleet.knobs.cache_ttl_seconds, 60, "the cache's size is off, its answers' age is none of it");
 }
 
 fn modes(policy: &mut Policy, mode: Mode) {
