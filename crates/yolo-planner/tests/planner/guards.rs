@@ -580,6 +580,21 @@ fn a_pod_that_is_unschedulable_says_so_at_once() {
 }
 
 #[test]
+fn a_sentence_names_the_pods_that_are_needed_not_those_that_are_allowed() {
+    let said = |min: u32, max: u32, rate: f64| {
+        let range = Knob::auto(Replicas::new(min), Replicas::new(max));
+        let mut fleet = Plain::new(Policy { replicas: range, ..policy(Accelerator::Cpu) }, 0.016, 1);
+        fleet.run(|_| rate, 30).pop().unwrap().explanation.reason
+    };
+    let many = said(1, 2, 400.0);
+    assert!(many.contains(" pods (2 at most)") && !many.contains("need 2 pods"), "{many}");
+    let few = said(3, 5, 10.0);
+    assert!(few.contains("need 1 pod (3 at least)"), "{few}");
+    let between = said(1, 5, 100.0);
+    assert!(!between.contains("at most") && !between.contains("at least"), "{between}");
+}
+
+#[test]
 fn batch_starts_where_it_is_allowed() {
     let mut bounded = policy(Accelerator::Gpu);
     bounded.batch = Knob::auto(batch(2), batch(2));
