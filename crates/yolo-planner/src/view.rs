@@ -303,7 +303,9 @@ fn delay_s(knobs: &Knobs) -> f64 {
     real(knobs.max_queue_delay_micros) / 1e6
 }
 
-/// Images/s that `replicas.max` pods would carry with the chosen batch.
+/// Images/s that the most pods would carry with the chosen batch.
+///
+/// `policy`: with the knobs that the planner does not move fixed.
 pub(crate) fn reachable_rate(policy: &Policy, view: &View) -> Option<f64> {
     let max = policy.replicas.max.max(policy.replicas.min).get();
     let batch = view.known(view.choice.as_ref()?.batch.get());

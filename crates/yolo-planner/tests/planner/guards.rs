@@ -595,6 +595,30 @@ fn a_sentence_names_the_pods_that_are_needed_not_those_that_are_allowed() {
 }
 
 #[test]
+fn what_pinned_pods_cannot_carry_names_who_pins_them() {
+    let told = |mode: Mode, min: u32, max: u32| {
+        let knob = Knob { mode, min: Replicas::new(min), max: Replicas::new(max) };
+        let mut fleet = Plain::new(Policy { replicas: knob, ..policy(Accelerator::Cpu) }, 0.016, 1);
+        fleet.knobs.replicas = Replicas::new(2);
+        let last = fleet.run(|_| 400.0, 30).pop().unwrap().explanation;
+        is(&last.conditions.targets_feasible, Tristate::False, ConditionReason::ReplicasMax);
+        is(&last.conditions.scaling_limited, Tristate::True, ConditionReason::AtMaximum);
+        (last.conditions.targets_feasible.message, last.conditions.scaling_limited.message)
+    };
+    let rows = [
+        (Mode::Auto, 1, 2, "replicas.max pods cannot carry", "replicas.max ≥ ", "replicas.max is 2."),
+        (Mode::Auto, 2, 2, "the fixed 2 pods cannot carry", "replicas ≥ ", "more than the fixed 2 pods."),
+        (Mode::Off, 1, 40, "the 2 pods that replicas.mode Off leaves cannot carry", "replicas ≥ ", "mode Off leaves."),
+        (Mode::Recommend, 1, 40, "mode Recommend leaves cannot carry", "replicas ≥ ", "mode Recommend leaves."),
+    ];
+    for (mode, min, max, what, remedy, limited) in rows {
+        let (feasible, scaling) = told(mode, min, max);
+        assert!(feasible.contains(what) && feasible.contains(remedy), "{feasible}");
+        assert!(scaling.ends_with(limited), "{scaling}");
+    }
+}
+
+#[test]
 fn batch_starts_where_it_is_allowed() {
     let mut bounded = policy(Accelerator::Gpu);
     bounded.batch = Knob::auto(batch(2), batch(2));
