@@ -111,6 +111,7 @@ pub(crate) fn take(policy: &Policy, observation: &Observation, state: &mut State
     }
     let minute_ended = state.diagnosis.watch.look(&fresh, &observation.pods, now);
     let mut seen = Seen { minute_ended, ..survey(policy, observation, state, now) };
+    state.arrivals.add_bins(fresh.iter().map(|(_, sample)| sample.per_second), f64::from(seen.sources));
     // Pods too young for a sample end no blindness.
     let blind = f64::from(seen.sampled) < COVERAGE_MIN * f64::from(seen.ready);
     state.blind_since = blind.then(|| state.blind_since.unwrap_or(now));
@@ -198,7 +199,6 @@ fn learn(policy: &Policy, (class, sample): (u32, &Sample), state: &mut State) {
         engine_images += real(batch.count) * f64::from(batch.size.get());
         largest = if batch.count > 0 { largest.max(batch.size.get()) } else { largest };
     }
-    state.arrivals.add_bins(sample.per_second);
     state.hits.add(&sample.ghosts, sample.cache);
     state.cpu.add(sample, engine_images);
     state.stages.add(&sample.stages);
