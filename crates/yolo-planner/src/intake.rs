@@ -39,7 +39,7 @@ pub(crate) struct Seen {
     pub(crate) shed: f64,
     /// Images of tasks that wait. With a shared store each pod tells the whole service's, without one there is one pod.
     pub(crate) tasks: f64,
-    /// Pods that have been on their way for longer than [`STUCK_STARTS`] start-up times.
+    /// Pods that have been on their way to their first readiness for longer than [`STUCK_STARTS`] start-up times.
     pub(crate) stuck: u32,
     /// Images that wait for an engine now.
     pub(crate) queued: f64,
@@ -215,7 +215,7 @@ fn survey(policy: &Policy, observation: &Observation, state: &State, now: Timest
         seen.unschedulable |= pod.phase == Phase::Unschedulable;
         let sample = usable(policy, pod, now);
         seen.sources += u32::from(sample.is_some());
-        let waiting = matches!(pod.phase, Phase::Pending | Phase::Unschedulable);
+        let waiting = matches!(pod.phase, Phase::Pending | Phase::Unschedulable) && state.startup.never_ready(pod);
         seen.stuck += u32::from(waiting && now.since(pod.created) > STUCK_STARTS * start_s);
         if pod.phase != Phase::Ready {
             continue;

@@ -256,6 +256,12 @@ impl Startup {
         (self.counted, self.starting) = (newest, still);
     }
 
+    /// Whether `pod`, which is not ready, has never been: no node has room for it, or it was young when first seen. Of another
+    /// one nothing is known, and most of those have served before.
+    pub(crate) fn never_ready(&self, pod: &Pod) -> bool {
+        pod.phase == Phase::Unschedulable || self.starting.contains(&pod.id)
+    }
+
     /// How long a pod ordered now takes to serve, seconds.
     pub(crate) fn expected_s(&self, now: Timestamp) -> f64 {
         if self.unschedulable.is_some_and(|at| now.since(at) < COLD_FOR_S) {

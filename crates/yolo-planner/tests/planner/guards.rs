@@ -297,6 +297,21 @@ fn pods_on_their_way_are_counted_and_named_after_three_starts() {
 }
 
 #[test]
+fn a_pod_that_was_ready_before_is_not_stuck_on_its_way() {
+    let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+    scene.run(60.0, 60, nothing);
+    assert_eq!(scene.replicas(), 2);
+    let unready = |seen: &mut Observation| {
+        let pod = &mut seen.pods[1];
+        (pod.phase, pod.ready, pod.sample) = (Phase::Pending, None, Signal::NoData(NoData::Unreachable));
+    };
+    for decision in scene.run(60.0, 24, unready) {
+        let limited = &decision.explanation.conditions.scaling_limited;
+        assert_ne!(limited.reason, ConditionReason::Unschedulable, "its probe fails: {}", limited.message);
+    }
+}
+
+#[test]
 fn six_turns_within_an_hour_double_the_hold() {
     let ten = Policy { stabilization: Some(Seconds::whole(10)), ..policy(Accelerator::Cpu) };
     let mut fleet = Plain::new(Policy { max_down: Ratio::whole(1), ..ten }, 0.016, 1);
