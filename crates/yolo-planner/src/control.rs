@@ -86,7 +86,8 @@ pub(crate) struct Tick {
     /// How long a pod ordered now takes to serve, seconds.
     pub(crate) startup_s: f64,
     pub(crate) ticks: u32,
-    /// No pod may go, whatever the need: a rollout is under way, images wait, or the budget of bad minutes burns.
+    /// No pod may go, whatever the need: a rollout is under way, images wait, the curve is not known well enough, or the budget
+    /// of bad minutes burns.
     /// (After any bad minute, as control.md §7 has it, one burst would hold its pods for five minutes of silence.)
     pub(crate) frozen: bool,
 }

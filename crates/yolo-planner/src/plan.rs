@@ -188,6 +188,7 @@ fn tick(
     let backlog = carried(without_backlog) < choice.replicas && view.raised.is_none();
     // Where requests find their pods at random, some wait at any moment: only more than the target endures is a queue.
     let waits_s = view.forecast.backlog / (choice.pod.saturation * f64::from(view.seen.ready)).max(1e-9);
+    let unsure = plan > 0.0 && !state.curve.sure(view.known(choice.batch.get()));
     let endured_s = policy.targets.api.map_or(policy.overload.queue_timeout, |target| target.threshold).get();
     Tick {
         now,
@@ -196,7 +197,10 @@ fn tick(
         backlog,
         startup_s: view.startup_s,
         ticks: state.arrivals.ticks,
-        frozen: observation.rolling || waits_s > endured_s || (choice.needed.is_some() && state.burn.burning(policy)),
+        frozen: observation.rolling
+            || unsure
+            || waits_s > endured_s
+            || (choice.needed.is_some() && state.burn.burning(policy)),
     }
 }
 

@@ -438,6 +438,28 @@ fn a_rollout_takes_no_pod() {
     assert_eq!(scene.replicas(), 1);
 }
 
+#[test]
+fn another_model_takes_no_pod_before_its_own_batches_have_been_timed() {
+    let mut fleet = Plain::new(policy(Accelerator::Cpu), 0.016, 1);
+    fleet.run(|_| 150.0, 24);
+    let before = fleet.knobs.replicas;
+    assert!(before.get() > 3);
+    for tick in 0..90 {
+        let mut seen = fleet.look(20.0);
+        for pod in &mut seen.pods {
+            pod.class = 1;
+        }
+        if tick < 60 {
+            samples(&mut seen, |sample| sample.batches = Vec::new());
+        }
+        let decision = fleet.decide(&seen);
+        if tick < 60 {
+            assert_eq!(decision.desired.replicas, before, "{}", decision.explanation.reason);
+        }
+    }
+    assert!(fleet.knobs.replicas < before);
+}
+
 /// What takes the knobs out of the planner's hands.
 type Release = fn(&mut Policy, &mut Observation);
 
