@@ -168,11 +168,7 @@ impl Control {
         let now_s = tick.now.get();
         self.need(now_s, tick.need_to_shrink, hold_s);
         let cold = tick.ticks < if self.existing == Some(true) { COLD_TICKS_EXISTING } else { COLD_TICKS };
-        let mut knobs = Knobs {
-            max_batch_size: choice.batch,
-            max_queue_delay_micros: 0,
-            ..current
-        };
+        let mut knobs = Knobs { max_batch_size: choice.batch, max_queue_delay_micros: 0, ..current };
         let (cache, cache_barred) = self.cache(policy, observation, choice.cache, (now_s, hold_s));
         knobs.cache_bytes = cache;
         let (replicas, replicas_barred) = self.replicas(policy, observation, choice, (tick, hold_s, cold));

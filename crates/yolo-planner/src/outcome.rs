@@ -87,15 +87,13 @@ mod tests {
             let mut open = Some(Open { record, level: 50.0, overloaded, revision: 0 });
             close(&mut open, p95(came_ms), 50.0, (false, 0), (Timestamp::whole(1090), 90.0))[0].verdict.unwrap()
         };
-        assert_eq!([20, 110, 900].map(|ms| verdict(false, ms)), [
-            RecordVerdict::Better,
-            RecordVerdict::Confirmed,
-            RecordVerdict::Worse
-        ]);
-        assert_eq!([20, 110, 900].map(|ms| verdict(true, ms)), [
-            RecordVerdict::Unmeasured,
-            RecordVerdict::Confirmed,
-            RecordVerdict::Unmeasured
-        ]);
+        assert_eq!(
+            [20, 110, 900].map(|ms| verdict(false, ms)),
+            [RecordVerdict::Better, RecordVerdict::Confirmed, RecordVerdict::Worse]
+        );
+        assert_eq!(
+            [20, 110, 900].map(|ms| verdict(true, ms)),
+            [RecordVerdict::Unmeasured, RecordVerdict::Confirmed, RecordVerdict::Unmeasured]
+        );
     }
 }

@@ -247,6 +247,7 @@ fn keep_record(
         actual: None,
         verdict: None,
     };
-    state.open = Some(Open { record: record.clone(), level, overloaded: view.overloaded(&from), revision: policy.revision });
+    state.open =
+        Some(Open { record: record.clone(), level, overloaded: view.overloaded(&from), revision: policy.revision });
     (Some(record), judged)
 }

@@ -82,7 +82,12 @@ pub(crate) fn explain(
             targets_feasible: conditions::targets_feasible(&pinned, choice, &relaxations, conflict.as_ref()),
             metrics_available,
             scaling_active: conditions::scaling_active(policy, observation),
-            scaling_limited: conditions::scaling_limited(&pinned, &view.seen, choice, raise::fallback(state, now.get())),
+            scaling_limited: conditions::scaling_limited(
+                &pinned,
+                &view.seen,
+                choice,
+                raise::fallback(state, now.get()),
+            ),
         },
         relaxations,
         conflict,
