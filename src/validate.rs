@@ -69,6 +69,17 @@ pub struct Workload {
     pub pod: Server,
 }
 
+impl Workload {
+    /// FNV-1a of what decides how fast a pod is and what it needs. Only compared with others of this process, so that the
+    /// text of `Debug` will do.
+    fn revision(&self) -> u64 {
+        let Self { image, model, engine, cpu_millis, memory, pod, .. } = self;
+        let text =
+            format!("{:?}", (image, model, engine, cpu_millis, memory, &pod.env, &pod.node_selector, &pod.affinity));
+        text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    }
+}
+
 /// A store that the pods share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedStore {
@@ -147,24 +158,25 @@ const NAME_CHARS_MAX: usize = 50;
 pub fn validate(service: &YoloInferenceService, defaults: &Defaults) -> Result<Validated, Invalid> {
     let spec = &service.spec;
     let server = &spec.server;
+    let workload = Workload {
+        image: server.image.clone().unwrap_or_else(|| defaults.server_image.clone()),
+        model: source::model(&spec.model)?,
+        engine: engine(&spec.accelerator())?,
+        cpu_millis: server.resources.cpu.millicores("spec.server.resources.cpu")?,
+        memory: Bytes::new(server.resources.memory.bytes("spec.server.resources.memory")?),
+        drain_propagation_s: whole_s(server.drain.propagation.parse("spec.server.drain.propagation")?),
+        drain_budget_s: whole_s(server.drain.budget.parse("spec.server.drain.budget")?),
+        tasks_ttl_s: tasks_ttl_s(&spec.tasks)?,
+        store: spec.shared_store.as_ref().map(|store| shared_store(store, service)),
+        pod: server.clone(),
+    };
     Ok(Validated {
         id: ServiceId { namespace: service.namespace().unwrap_or_default(), name: name(service.name_any())? },
         uid: service.uid().unwrap_or_default(),
         generation: service.metadata.generation.unwrap_or(0),
-        policy: policy::policy(spec)?,
+        policy: Policy { revision: workload.revision(), ..policy::policy(spec)? },
         peaks: spec.scaling.schedules.iter().map(Peak::parse).collect::<Result<_, _>>()?,
-        workload: Workload {
-            image: server.image.clone().unwrap_or_else(|| defaults.server_image.clone()),
-            model: source::model(&spec.model)?,
-            engine: engine(&spec.accelerator())?,
-            cpu_millis: server.resources.cpu.millicores("spec.server.resources.cpu")?,
-            memory: Bytes::new(server.resources.memory.bytes("spec.server.resources.memory")?),
-            drain_propagation_s: whole_s(server.drain.propagation.parse("spec.server.drain.propagation")?),
-            drain_budget_s: whole_s(server.drain.budget.parse("spec.server.drain.budget")?),
-            tasks_ttl_s: tasks_ttl_s(&spec.tasks)?,
-            store: spec.shared_store.as_ref().map(|store| shared_store(store, service)),
-            pod: server.clone(),
-        },
+        workload,
         front: front(&spec.service)?,
         inactive: yolo_api::inactive_fields(spec),
     })
@@ -288,6 +300,23 @@ mod tests {
         assert_eq!((policy.replicas.min, policy.replicas.max), (Replicas::new(4), Replicas::new(4)));
         assert_eq!(policy.stabilization, Some(Seconds::whole(30)));
         assert_eq!(policy.max_down, Ratio::percent(25), "50 % in 60 s are 25 % in 30 s");
+    }
+
+    #[test]
+    fn another_model_or_pod_is_another_revision_and_another_target_is_none() {
+        let of = |spec: &str| checked(spec).unwrap().policy.revision;
+        let small = of("{model: {source: {imagePath: /models/a.onnx}}}");
+        let others = [
+            "{model: {source: {imagePath: /models/b.onnx}}}",
+            "{model: {source: {imagePath: /models/a.onnx}, imageSize: 320}}",
+            "{model: {source: {imagePath: /models/a.onnx}}, accelerator: {cpu: {profile: Latency}}}",
+            "{model: {source: {imagePath: /models/a.onnx}}, server: {resources: {cpu: '2'}}}",
+            "{model: {source: {imagePath: /models/a.onnx}}, server: {image: 'server:2'}}",
+        ];
+        assert!(others.iter().all(|other| of(other) != small));
+        let same = "{model: {source: {imagePath: /models/a.onnx}}, targets: {window: 30s}, scaling: {replicas: {max: 4}}, \
+                    server: {podLabels: {team: vision}}}";
+        assert_eq!(of(same), small);
     }
 
     #[test]

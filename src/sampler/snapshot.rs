@@ -1,6 +1,6 @@
 //! What the rounds left in memory: per service the newest sample of each pod, and how much it is still worth.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use yolo_planner::observation::{NoData, Sample, Signal};
@@ -15,6 +15,9 @@ use crate::fleet::ServiceId;
 const STALE_SCRAPES: f64 = 3.0;
 /// A sample older than this is not even worth showing; ten times the longest usual scrape interval (60 s).
 const FORGOTTEN_S: f64 = 600.0;
+/// Spans of a pod's last samples that the interval is measured by: a missed round, or two, must not change the planner's
+/// tick, for what it knows of seasons is counted in ticks.
+const SPANS: usize = 5;
 /// Readings further apart make no sample: the mean over an outage would hide what goes on now. Twice the longest usual
 /// scrape interval (60 s).
 const SPAN_MAX_S: f64 = 120.0;
@@ -54,7 +57,8 @@ impl Snapshots {
 pub struct Snapshot {
     /// When the round ended.
     pub taken_at: Timestamp,
-    /// Measured interval between a pod's readings, in whole seconds: the median over the pods, at least [`INTERVAL`].
+    /// Measured interval between a pod's readings, in whole seconds: the median of all pods' last spans, at least
+    /// [`INTERVAL`].
     pub scrape: Seconds,
     pods: HashMap<String, Reading>,
 }
@@ -72,9 +76,13 @@ struct Reading {
 impl Snapshot {
     /// `pods`: uid, whether the pod is ready, and what is remembered of it.
     pub(super) fn new<'m>(taken_at: Timestamp, pods: impl Iterator<Item = (String, bool, &'m Memory)>) -> Self {
-        let pods: HashMap<String, Reading> = pods.map(|(uid, ready, memory)| (uid, memory.reading(ready))).collect();
-        let spans = pods.values().filter_map(|pod| pod.sample.as_ref()).map(|sample| sample.span);
-        Self { taken_at, scrape: median_s(spans.collect()), pods }
+        let mut spans = Vec::new();
+        let reading = |(uid, ready, memory): (String, bool, &Memory)| {
+            spans.extend(&memory.spans);
+            (uid, memory.reading(ready))
+        };
+        let pods = pods.map(reading).collect();
+        Self { taken_at, scrape: median_s(spans), pods }
     }
 
     /// The pod's sample as of `now`: live up to three scrapes, then stale, and after ten minutes no data.
@@ -112,8 +120,10 @@ impl Snapshot {
 fn median_s(mut spans: Vec<Seconds>) -> Seconds {
     let shortest = Seconds::from(INTERVAL);
     spans.sort_by(|a, b| a.get().total_cmp(&b.get()));
-    // Whole seconds: the planner's tick follows this and must not change with every millisecond of jitter.
-    let median = spans.get(spans.len() / 2).map_or(0.0, |span| span.get().round());
+    // Whole seconds: the planner's tick follows this and must not change with every millisecond of jitter. The lower one
+    // of two in the middle: a missed round makes a span longer, nothing makes one shorter.
+    let middle = spans.len().saturating_sub(1) / 2;
+    let median = spans.get(middle).map_or(0.0, |span| span.get().round());
     Seconds::try_from(median.max(shortest.get())).unwrap_or(shortest)
 }
 
@@ -123,6 +133,8 @@ pub(super) struct Memory {
     /// The last good reading, which the next one is differenced with.
     raw: Option<RawSample>,
     sample: Option<Arc<Sample>>,
+    /// Spans of the last samples, oldest first.
+    spans: VecDeque<Seconds>,
     trouble: Option<ReadError>,
 }
 
@@ -148,6 +160,10 @@ impl Memory {
         // Also after a refusal: the next reading of a restarted process is compared with this one.
         self.raw = Some(new);
         if let Some(sample) = sample? {
+            if self.spans.len() >= SPANS {
+                self.spans.pop_front();
+            }
+            self.spans.push_back(sample.span);
             self.sample = Some(Arc::new(sample));
         }
         Ok(())
@@ -247,6 +263,21 @@ mod tests {
             Seconds::whole(15)
         );
         assert!(signal(&memory, 159.0).live().is_some(), "three scrapes of 15 s");
+    }
+
+    #[test]
+    fn missed_round_does_not_change_the_measured_interval() {
+        let scrape = |times: &[f64]| {
+            let mut memory = Memory::default();
+            for at_s in times {
+                memory.take(reading(*at_s, *at_s));
+            }
+            Snapshot::new(Timestamp::ZERO, [("u1".to_owned(), true, &memory)].into_iter()).scrape
+        };
+        assert_eq!(scrape(&[100.0, 105.0, 115.0]), Seconds::whole(5), "of the second span on");
+        assert_eq!(scrape(&[100.0, 105.0, 110.0, 115.0, 125.0, 135.0]), Seconds::whole(5), "two missed");
+        let slower = [100.0, 105.0, 110.0, 115.0, 120.0, 125.0, 140.0, 155.0, 170.0];
+        assert_eq!(scrape(&slower), Seconds::whole(15), "a new interval is one after three spans");
     }
 
     #[test]

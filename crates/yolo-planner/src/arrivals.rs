@@ -72,16 +72,24 @@ impl Arrivals {
         self.rates.len() >= TICKS
     }
 
-    /// Adds one pod's bins of a second.
-    pub(crate) fn add_bins(&mut self, bins: PerSecond) {
-        let (n, sum) = (real(bins.n), real(bins.sum));
-        if n < 2.0 || sum <= 0.0 {
+    /// Adds the bins of a second of the pods that a look found new samples of, out of `pods` that are looked at.
+    ///
+    /// A pod's few seconds tell its index within a factor; all pods' together, pooled, as one estimate of what they have in
+    /// common, tell it.
+    pub(crate) fn add_bins(&mut self, bins: impl Iterator<Item = PerSecond>, pods: f64) {
+        let (mut n, mut sum, mut freedom, mut squares) = (0.0, 0.0, 0.0, 0.0);
+        for bins in bins.filter(|bins| bins.n >= 2) {
+            let (seconds, images) = (real(bins.n), real(bins.sum));
+            n += seconds;
+            sum += images;
+            freedom += seconds - 1.0;
+            squares += (real(bins.sum_sq) - images * images / seconds).max(0.0);
+        }
+        if sum <= 0.0 {
             return;
         }
-        let mean = sum / n;
-        let variance = ((real(bins.sum_sq) - sum * mean) / (n - 1.0)).max(0.0);
-        let index = (variance / mean).min(2.0 * DISPERSION_MAX);
-        let gain = (n / DISPERSION_S).min(1.0);
+        let index = (squares / freedom / (sum / n)).min(2.0 * DISPERSION_MAX);
+        let gain = (n / pods.max(1.0) / DISPERSION_S).min(1.0);
         self.dispersion = if self.dispersion > 0.0 { self.dispersion + gain * (index - self.dispersion) } else { 1.0 };
     }
 
@@ -203,13 +211,44 @@ mod tests {
     fn dispersion_is_one_for_regular_and_rises_for_bursty_arrivals() {
         let mut arrivals = Arrivals::default();
         for _ in 0..100 {
-            arrivals.add_bins(PerSecond { n: 5, sum: 50, sum_sq: 500 });
+            arrivals.add_bins([PerSecond { n: 5, sum: 50, sum_sq: 500 }].into_iter(), 1.0);
         }
         assert!(arrivals.dispersion() <= 1.0);
         for _ in 0..100 {
             // 50 images in one of five seconds: variance 500, mean 10.
-            arrivals.add_bins(PerSecond { n: 5, sum: 50, sum_sq: 2500 });
+            arrivals.add_bins([PerSecond { n: 5, sum: 50, sum_sq: 2500 }].into_iter(), 1.0);
         }
         assert!(arrivals.dispersion() >= DISPERSION_MAX);
+    }
+
+    /// Bursty arrivals (pairs, so an index of 2) on fifty pods: how far the figure wanders about its mean.
+    #[test]
+    fn dispersion_of_many_pods_is_surer_than_of_one() {
+        let wanders = |pods: u32| {
+            let (mut arrivals, mut seed) = (Arrivals::default(), 7_u64);
+            let mut uniform = || {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                real(seed >> 11) / real(1 << 53)
+            };
+            let mut count = || 2 * (0..40).filter(|_| uniform() < 0.05).count() as u64;
+            let mut seen = Vec::new();
+            for look in 0..400 {
+                let bins = (0..pods).map(|_| {
+                    let counts = [(); 5].map(|()| count());
+                    let sum_sq = counts.iter().map(|count| count * count).sum();
+                    PerSecond { n: 5, sum: counts.iter().sum(), sum_sq }
+                });
+                arrivals.add_bins(bins.collect::<Vec<_>>().into_iter(), f64::from(pods));
+                if look >= 50 {
+                    seen.push(arrivals.dispersion());
+                }
+            }
+            let mean = seen.iter().sum::<f64>() / 350.0;
+            let deviation = (seen.iter().map(|one| (one - mean) * (one - mean)).sum::<f64>() / 350.0).sqrt();
+            (mean, deviation)
+        };
+        let ((one, noise), (many, less)) = (wanders(1), wanders(50));
+        assert!((one - 1.9).abs() < 0.15 && (many - 1.9).abs() < 0.05, "2·0.95: {one}, {many}");
+        assert!(noise > 0.1 && less < noise / 4.0, "a seventh of it: {noise}, {less}");
     }
 }

@@ -4,7 +4,8 @@ use crate::choose::Choice;
 use crate::explain::{Condition, ConditionReason, Conflict, ConstraintKind, Relaxation, Tristate};
 use crate::intake::{COVERAGE_MIN, Seen};
 use crate::observation::Observation;
-use crate::policy::{Mode, Policy};
+use crate::policy::{Knob, Mode, Policy};
+use crate::reason::pods;
 use crate::state::State;
 
 fn condition(status: Tristate, reason: ConditionReason, message: String) -> Condition {
@@ -47,19 +48,33 @@ pub(crate) fn scaling_active(policy: &Policy, observation: &Observation) -> Cond
 }
 
 /// Whether the targets can hold at the planned load; a conflict between two of them is told with the answer.
+///
+/// `policy`: with the knobs that the planner does not move fixed.
 pub(crate) fn targets_feasible(
+    policy: &Policy,
     choice: Option<&Choice>,
     relaxations: &[Relaxation],
     conflict: Option<&Conflict>,
 ) -> Condition {
-    let mut condition = feasible(choice, relaxations);
+    let mut condition = feasible(policy, choice, relaxations);
     if let Some(conflict) = conflict {
         condition.message = format!("{} {}", condition.message, conflict.sentence);
     }
     condition
 }
 
-fn feasible(choice: Option<&Choice>, relaxations: &[Relaxation]) -> Condition {
+/// The most pods that may be, and who says so: "replicas.max pods", "the 2 fixed pods".
+fn most_pods(policy: &Policy) -> String {
+    let Knob { mode, min, max } = policy.replicas;
+    let most = pods(max.max(min).get());
+    match mode {
+        Mode::Auto if min < max => "replicas.max pods".to_owned(),
+        Mode::Auto => format!("the fixed {most}"),
+        Mode::Recommend | Mode::Off => format!("the {most} that replicas.mode {mode:?} leaves"),
+    }
+}
+
+fn feasible(policy: &Policy, choice: Option<&Choice>, relaxations: &[Relaxation]) -> Condition {
     let Some(choice) = choice else {
         let message = "How long a batch takes is not known yet.".to_owned();
         return condition(Tristate::Unknown, ConditionReason::CurveUnknown, message);
@@ -70,18 +85,18 @@ fn feasible(choice: Option<&Choice>, relaxations: &[Relaxation]) -> Condition {
             return condition(Tristate::True, ConditionReason::Feasible, message);
         }
         Some(ConstraintKind::InferenceLatency) => {
-            (ConditionReason::InferenceTooSlow, "one image alone takes longer than the inference threshold")
+            (ConditionReason::InferenceTooSlow, "one image alone takes longer than the inference threshold".to_owned())
         }
         Some(ConstraintKind::ApiLatency) => {
-            (ConditionReason::ApiOverhead, "overhead and one image alone exceed the API threshold")
+            (ConditionReason::ApiOverhead, "overhead and one image alone exceed the API threshold".to_owned())
         }
         Some(ConstraintKind::Memory) => {
-            (ConditionReason::MemoryShort, "the model does not fit into 90 % of the memory")
+            (ConditionReason::MemoryShort, "the model does not fit into 90 % of the memory".to_owned())
         }
         Some(ConstraintKind::Throughput) => {
-            (ConditionReason::ReplicasMax, "replicas.max pods do not reach the throughput target")
+            (ConditionReason::ReplicasMax, format!("{} cannot reach the throughput target", most_pods(policy)))
         }
-        Some(_) => (ConditionReason::ReplicasMax, "replicas.max pods do not carry the planned load"),
+        Some(_) => (ConditionReason::ReplicasMax, format!("{} cannot carry the planned load", most_pods(policy))),
     };
     let helps: Vec<&str> = relaxations.iter().map(|relaxation| relaxation.sentence.as_str()).collect();
     let remedy =
@@ -91,9 +106,11 @@ fn feasible(choice: Option<&Choice>, relaxations: &[Relaxation]) -> Condition {
 
 /// What keeps the knobs from where they should be.
 ///
-/// `degraded`: the model is not used, because measured latency contradicts it.
+/// `policy`: with the knobs that the planner does not move fixed; `degraded`: the model is not used, because measured
+/// latency contradicts it.
 pub(crate) fn scaling_limited(policy: &Policy, seen: &Seen, choice: Option<&Choice>, degraded: bool) -> Condition {
-    let max = policy.replicas.max.get();
+    let Knob { mode, min, max } = policy.replicas;
+    let (min, max) = (min.get(), max.max(min).get());
     if seen.unschedulable || seen.stuck > 0 {
         let message = if seen.unschedulable {
             "A pod waits because no node has room for it.".to_owned()
@@ -109,16 +126,22 @@ pub(crate) fn scaling_limited(policy: &Policy, seen: &Seen, choice: Option<&Choi
     }
     match choice {
         Some(choice) if choice.needed.is_some_and(|needed| needed > max) => {
-            let message = format!("{} pods are needed, replicas.max is {max}.", choice.needed.unwrap_or(max));
+            let needed = pods(choice.needed.unwrap_or(max));
+            let message = if min < max {
+                format!("{needed} are needed, replicas.max is {max}.")
+            } else {
+                format!("{needed} are needed, more than {}.", most_pods(policy))
+            };
             condition(Tristate::True, ConditionReason::AtMaximum, message)
         }
-        Some(choice) if choice.needed.is_some_and(|needed| needed < policy.replicas.min.get()) => {
-            let (needed, min) = (choice.needed.unwrap_or(1), policy.replicas.min.get());
-            condition(
-                Tristate::True,
-                ConditionReason::AtMinimum,
-                format!("{needed} pods would do, replicas.min is {min}."),
-            )
+        Some(choice) if mode == Mode::Auto && choice.needed.is_some_and(|needed| needed < min) => {
+            let needed = pods(choice.needed.unwrap_or(1));
+            let message = if min < max {
+                format!("{needed} would do, replicas.min is {min}.")
+            } else {
+                format!("{needed} would do, {min} are fixed.")
+            };
+            condition(Tristate::True, ConditionReason::AtMinimum, message)
         }
         _ => condition(Tristate::False, ConditionReason::NotLimited, "Nothing is in the way.".to_owned()),
     }

@@ -86,7 +86,8 @@ pub(crate) struct Tick {
     /// How long a pod ordered now takes to serve, seconds.
     pub(crate) startup_s: f64,
     pub(crate) ticks: u32,
-    /// No pod may go, whatever the need: a rollout is under way, images wait, or the budget of bad minutes burns.
+    /// No pod may go, whatever the need: a rollout is under way, images wait, the curve is not known well enough, or the budget
+    /// of bad minutes burns.
     /// (After any bad minute, as control.md §7 has it, one burst would hold its pods for five minutes of silence.)
     pub(crate) frozen: bool,
 }
@@ -167,12 +168,7 @@ impl Control {
         let now_s = tick.now.get();
         self.need(now_s, tick.need_to_shrink, hold_s);
         let cold = tick.ticks < if self.existing == Some(true) { COLD_TICKS_EXISTING } else { COLD_TICKS };
-        let mut knobs = Knobs {
-            max_batch_size: choice.batch,
-            max_queue_delay_micros: 0,
-            cache_ttl_seconds: whole_seconds(policy.cache_ttl),
-            ..current
-        };
+        let mut knobs = Knobs { max_batch_size: choice.batch, max_queue_delay_micros: 0, ..current };
         let (cache, cache_barred) = self.cache(policy, observation, choice.cache, (now_s, hold_s));
         knobs.cache_bytes = cache;
         let (replicas, replicas_barred) = self.replicas(policy, observation, choice, (tick, hold_s, cold));
@@ -284,7 +280,8 @@ impl Control {
     }
 }
 
-/// Knobs moved into their ranges; those that are not in Auto as observed.
+/// Knobs moved into their ranges; those that are not in Auto as observed. The TTL is no knob: what a person set holds in
+/// every mode.
 pub(crate) fn restrain(policy: &Policy, current: &Knobs, mut knobs: Knobs) -> Knobs {
     if policy.replicas.mode == Mode::Auto {
         knobs.replicas = policy.replicas.clamp(knobs.replicas);
@@ -301,8 +298,8 @@ pub(crate) fn restrain(policy: &Policy, current: &Knobs, mut knobs: Knobs) -> Kn
         knobs.cache_bytes = policy.cache.clamp(knobs.cache_bytes);
     } else {
         knobs.cache_bytes = current.cache_bytes;
-        knobs.cache_ttl_seconds = current.cache_ttl_seconds;
     }
+    knobs.cache_ttl_seconds = whole_seconds(policy.cache_ttl);
     knobs
 }
 

@@ -23,7 +23,7 @@ const CALLS_MIN: f64 = 5.0;
 const OWN_DEVIATIONS: f64 = 2.0;
 /// Jitter of a call's time until it is measured (control.md §3: σ = 0.03 t).
 const JITTER: f64 = 0.03;
-/// Relative deviation up to which a size that never ran counts as known (control.md §8).
+/// Relative deviation up to which a size that never ran counts as known, and pods may go (control.md §8).
 const KNOWN: f64 = 0.10;
 /// What a new model's line starts from: the old one's, this much slower (control.md §8).
 const SUCCESSOR: f64 = 1.15;
@@ -235,6 +235,13 @@ impl Curve {
         }
         // Below a tenth of a call a size is history.
         self.measured.retain(|size| size.calls > 0.1);
+    }
+
+    /// Whether batches up to `size` are known well enough to take pods away on it (control.md §8): not within 10 %, or by an
+    /// earlier class of pods alone, they are not.
+    pub(crate) fn sure(&self, size: u32) -> bool {
+        let borrowed = self.prior.is_empty() && !self.line.loaded();
+        !borrowed && self.times().doubt(size).is_some_and(|doubt| doubt <= KNOWN)
     }
 
     fn trusted(&self) -> impl Iterator<Item = &Size> {
@@ -507,5 +514,20 @@ mod tests {
             curve.tick();
         }
         assert!(curve.measured.is_empty() && curve.times().largest() >= 3, "the line stays");
+    }
+
+    #[test]
+    fn a_curve_that_another_model_left_is_sure_of_nothing() {
+        let batches = [calls(1, 100, 0.0082), calls(4, 100, 0.0148)];
+        let mut curve = Curve::default();
+        assert!(!curve.sure(1), "nothing is known");
+        for _ in 0..20 {
+            curve.add(1, &batches);
+        }
+        assert!(curve.sure(4));
+        curve.succeed(2);
+        assert!(curve.times().mean(4).is_some() && !curve.sure(4), "the last model's times stand in for its own");
+        curve.add(2, &batches);
+        assert!(curve.sure(4));
     }
 }

@@ -146,6 +146,6 @@ pub enum RecordVerdict {
     Worse,
     /// Another change came first.
     Superseded,
-    /// Arrivals moved, or nothing was measured.
+    /// Arrivals moved, nothing was measured, or the change ended an overload, whose queue no prediction knows.
     Unmeasured,
 }

@@ -10,8 +10,12 @@ const GAIN_DOWN: f64 = 0.3;
 const GAIN_UP: f64 = 0.05;
 /// Range of the correction: beyond it the model is wrong, not inaccurate.
 const RANGE: (f64, f64) = (0.7, 1.05);
-/// Utilisation at which latency tells capacity: below, it is the batch's own time; above, there is no steady state.
+/// Utilisation at which latency tells capacity: below, it is the batch's own time; above, there is no steady state. The
+/// lower end counts as the corrected model sees it: pods that a κ of 0.7 ordered are less than half busy by the other one,
+/// and nothing would ever tell that they are too many.
 const UTILIZATION: (f64, f64) = (0.5, 1.05);
+/// Step back to no correction of a window that tells nothing: what was learned under load fades in hours without.
+const GAIN_IDLE: f64 = 0.005;
 /// Answers in the window from which its quantile is one.
 const ANSWERS_MIN: u64 = 500;
 /// Least elasticity of latency in the rate that is believed: a flat curve tells nothing about the rate.
@@ -103,7 +107,9 @@ impl Feedback {
         }
         self.next_s = measured.now_s + policy.window_s();
         self.judge(policy, measured);
-        if (UTILIZATION.0..UTILIZATION.1).contains(&measured.utilization) {
+        if measured.utilization < UTILIZATION.0 * self.kappa {
+            self.kappa += GAIN_IDLE * (1.0 - self.kappa);
+        } else if measured.utilization < UTILIZATION.1 {
             self.correct(measured);
         }
     }
@@ -202,6 +208,23 @@ mod tests {
         ] {
             assert!((kappa(silent) - 1.0).abs() < 1e-9, "{silent:?}");
         }
+    }
+
+    #[test]
+    fn a_correction_that_emptied_its_pods_can_be_taken_back() {
+        let after = |windows: u32, measured: Measured| {
+            let (policy, mut feedback) = (Policy::default(), Feedback::seeded(0.7));
+            for window in 1..=windows {
+                feedback.learn(&policy, Measured { now_s: 60.0 * f64::from(window), ..measured });
+            }
+            feedback.kappa()
+        };
+        let half = after(60, Measured { utilization: 0.4, ..measured(86.1) });
+        assert!(half > 0.8, "57 % busy as the model sees it, and quicker than it says: {half}");
+        let slow = after(60, Measured { utilization: 0.4, ..measured(116.8) });
+        assert!((slow - 0.7).abs() < 1e-9, "as slow as the correction says: {slow}");
+        let idle = |hours: u32| after(60 * hours, Measured { utilization: 0.2, ..measured(100.0) });
+        assert!(idle(1) < 0.8 && idle(8) > 0.95, "{} and {}", idle(1), idle(8));
     }
 
     #[test]

@@ -99,6 +99,7 @@ pub(crate) struct Guard {
     unapplied_from_s: Option<f64>,
     /// Newest kill for memory that was answered.
     oom: Option<Timestamp>,
+    /// When the memory that a pod may use was last lowered.
     memory_at_s: f64,
 }
 
@@ -133,7 +134,7 @@ impl Guard {
     ) {
         let now_s = now.get();
         self.applied(policy, observation, now_s);
-        self.memory(policy, observation, (seen, sums), now);
+        self.memory(policy, observation, seen, now);
         self.slow_batch(policy, &observation.current, sums, now_s);
     }
 
@@ -151,13 +152,15 @@ impl Guard {
     }
 
     /// A pod that was killed for memory, or is about to be: the cache goes first, then the batch.
-    fn memory(&mut self, policy: &Policy, observation: &Observation, (seen, sums): (&Seen, &Sums), now: Timestamp) {
+    ///
+    /// A working set counts as it is now: the window's peak was answered when it was seen.
+    fn memory(&mut self, policy: &Policy, observation: &Observation, seen: &Seen, now: Timestamp) {
         let kills = observation.pods.iter().filter_map(|pod| pod.oom_killed).filter(|at| *at <= now);
         // Kills from before this state are an earlier leader's.
         let known = *self.oom.get_or_insert(now);
         let newest = kills.fold(known, |newest, at| if at > newest { at } else { newest });
         let limit = real(policy.memory_limit.get());
-        let full = limit > 0.0 && seen.sampled > 0 && real(sums.rss.get()) > RSS_MAX * limit;
+        let full = limit > 0.0 && real(seen.rss.get()) > RSS_MAX * limit;
         let waited = now.get() - self.memory_at_s >= MEMORY_EVERY_S;
         if newest <= known && !(full && waited) {
             return;
@@ -190,6 +193,9 @@ impl Guard {
     pub(crate) fn changed(&mut self, from: Knobs, to: &Knobs, now_s: f64) {
         if resized(&from, to) {
             self.before = Some((from, now_s));
+        }
+        if to.cache_bytes < from.cache_bytes {
+            self.memory_at_s = now_s;
         }
         // A change of the cache alone leaves the raise on trial.
         match to.max_batch_size.cmp(&from.max_batch_size) {
@@ -341,6 +347,28 @@ mod tests {
         assert!(unapplied(&told, 5, 30) && !unapplied(&told, 5, 29));
         assert!(unapplied(&told, 30, 90) && !unapplied(&told, 30, 89), "its next reading tells");
         assert!(!unapplied(&silent, 5, 3600), "it says nothing of its knobs");
+    }
+
+    #[test]
+    fn one_peak_of_the_working_set_takes_half_of_the_cache_once() {
+        let policy = Policy { memory_limit: Bytes::mebi(1000), ..Policy::default() };
+        let (mut guard, mut cache_mebi) = (Guard::default(), 64);
+        let mut look = |rss_mebi: u32, second: u32| {
+            // The window holds the peak for as long as it lasts.
+            let (mut seen, sums) = (Seen::default(), Sums { rss: Bytes::mebi(950), ..Sums::default() });
+            (seen.sampled, seen.rss) = (1, Bytes::mebi(rss_mebi));
+            let observation = Observation::new(knobs(4, cache_mebi));
+            guard.look(&policy, &observation, (&seen, &sums), Timestamp::whole(second));
+            let narrowed = guard.narrow(&policy, &observation.current, (false, f64::from(second)));
+            let after = narrowed.cache.clamp(observation.current.cache_bytes);
+            guard.changed(observation.current, &Knobs { cache_bytes: after, ..observation.current }, f64::from(second));
+            cache_mebi = u32::try_from(after.get() >> 20).unwrap();
+            cache_mebi
+        };
+        assert_eq!(look(950, 1000), 32);
+        assert_eq!(look(950, 1005), 32, "a working set does not fall at once");
+        assert_eq!(look(700, 1400), 32, "the peak was answered");
+        assert_eq!(look(950, 1800), 16, "another one");
     }
 
     #[test]

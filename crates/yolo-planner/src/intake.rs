@@ -4,7 +4,7 @@ use crate::forecast;
 use crate::observation::{Observation, Phase, Pod, Sample, Signal};
 use crate::policy::{Accelerator, Policy};
 use crate::state::State;
-use crate::units::{Timestamp, ceil_u32, real};
+use crate::units::{Bytes, Timestamp, ceil_u32, real};
 
 /// Shortest and longest useful sample, seconds: below, rates are noise; above, they are history.
 const SPAN_S: (f64, f64) = (0.1, 600.0);
@@ -39,7 +39,7 @@ pub(crate) struct Seen {
     pub(crate) shed: f64,
     /// Images of tasks that wait. With a shared store each pod tells the whole service's, without one there is one pod.
     pub(crate) tasks: f64,
-    /// Pods that have been on their way for longer than [`STUCK_STARTS`] start-up times.
+    /// Pods that have been on their way to their first readiness for longer than [`STUCK_STARTS`] start-up times.
     pub(crate) stuck: u32,
     /// Images that wait for an engine now.
     pub(crate) queued: f64,
@@ -47,6 +47,8 @@ pub(crate) struct Seen {
     pub(crate) workers: f64,
     /// CPU quota of a pod, cores; 0: none.
     pub(crate) quota_cores: f64,
+    /// Largest working set of a pod now.
+    pub(crate) rss: Bytes,
     /// Ready pods that have served long enough for their cache to be warm.
     pub(crate) warm: u32,
     /// Whether a series tick ended with this call.
@@ -97,6 +99,7 @@ pub(crate) fn take(policy: &Policy, observation: &Observation, state: &mut State
     let ready = observation.pods.iter().filter(|pod| pod.phase == Phase::Ready);
     if let Some(pod) = ready.max_by(|a, b| a.created.get().total_cmp(&b.created.get()).then(a.id.cmp(&b.id))) {
         state.curve.succeed(pod.class);
+        state.memory.succeed(pod.class);
     }
     let look_s = look_s(policy, &fresh);
     for (pod, sample) in &fresh {
@@ -108,6 +111,7 @@ pub(crate) fn take(policy: &Policy, observation: &Observation, state: &mut State
     }
     let minute_ended = state.diagnosis.watch.look(&fresh, &observation.pods, now);
     let mut seen = Seen { minute_ended, ..survey(policy, observation, state, now) };
+    state.arrivals.add_bins(fresh.iter().map(|(_, sample)| sample.per_second), f64::from(seen.sources));
     // Pods too young for a sample end no blindness.
     let blind = f64::from(seen.sampled) < COVERAGE_MIN * f64::from(seen.ready);
     state.blind_since = blind.then(|| state.blind_since.unwrap_or(now));
@@ -195,11 +199,10 @@ fn learn(policy: &Policy, (class, sample): (u32, &Sample), state: &mut State) {
         engine_images += real(batch.count) * f64::from(batch.size.get());
         largest = if batch.count > 0 { largest.max(batch.size.get()) } else { largest };
     }
-    state.arrivals.add_bins(sample.per_second);
     state.hits.add(&sample.ghosts, sample.cache);
     state.cpu.add(sample, engine_images);
     state.stages.add(&sample.stages);
-    state.memory.add(sample, largest);
+    state.memory.add(class, sample, largest);
     state.window.add(sample);
     state.burn.add(policy, sample);
 }
@@ -212,7 +215,7 @@ fn survey(policy: &Policy, observation: &Observation, state: &State, now: Timest
         seen.unschedulable |= pod.phase == Phase::Unschedulable;
         let sample = usable(policy, pod, now);
         seen.sources += u32::from(sample.is_some());
-        let waiting = matches!(pod.phase, Phase::Pending | Phase::Unschedulable);
+        let waiting = matches!(pod.phase, Phase::Pending | Phase::Unschedulable) && state.startup.never_ready(pod);
         seen.stuck += u32::from(waiting && now.since(pod.created) > STUCK_STARTS * start_s);
         if pod.phase != Phase::Ready {
             continue;
@@ -226,6 +229,7 @@ fn survey(policy: &Policy, observation: &Observation, state: &State, now: Timest
             seen.queued += real(sample.queued);
             seen.shed += real(sample.shed);
             seen.tasks = seen.tasks.max(real(sample.task_queue));
+            seen.rss = seen.rss.max(sample.rss);
             seen.quota_cores = seen.quota_cores.max(sample.cpu_quota.get());
             if policy.accelerator == Accelerator::Cpu {
                 seen.workers = seen.workers.max(f64::from(sample.workers.min(1024)));

@@ -42,7 +42,10 @@ pub fn plan(policy: &Policy, observation: &Observation, state: &State, now: Time
     }
     let mut next = state.clone();
     next.last = Some(now);
-    next.verdicts.notice_policy(policy, now);
+    if next.verdicts.revised(policy) {
+        next.forget_revision();
+    }
+    next.verdicts.notice_policy(policy, observation.rolling, now);
     next.control.notice_fleet(observation, now);
     let seen = intake::take(policy, observation, &mut next, now);
     learn_overhead(policy, observation, &mut next, &seen);
@@ -125,8 +128,7 @@ fn decide(
     let feasible = state.feasibility.take(found, now.get());
     let wait_s = spare_s.filter(|_| feasible).map(|(budget_s, batch_s)| budget_s - batch_s);
     desired.deadline_millis = control::deadline_millis(policy, &current, wait_s);
-    if desired == current || matches!(reason, HoldReason::ModeOff | HoldReason::ModeRecommend) {
-        let desired = if matches!(reason, HoldReason::ModeOff | HoldReason::ModeRecommend) { current } else { desired };
+    if desired == current {
         return (Action::Hold { reason }, desired);
     }
     let repeated = state.control.previous == Some(desired);
@@ -186,6 +188,7 @@ fn tick(
     let backlog = carried(without_backlog) < choice.replicas && view.raised.is_none();
     // Where requests find their pods at random, some wait at any moment: only more than the target endures is a queue.
     let waits_s = view.forecast.backlog / (choice.pod.saturation * f64::from(view.seen.ready)).max(1e-9);
+    let unsure = plan > 0.0 && !state.curve.sure(view.known(choice.batch.get()));
     let endured_s = policy.targets.api.map_or(policy.overload.queue_timeout, |target| target.threshold).get();
     Tick {
         now,
@@ -194,7 +197,10 @@ fn tick(
         backlog,
         startup_s: view.startup_s,
         ticks: state.arrivals.ticks,
-        frozen: observation.rolling || waits_s > endured_s || (choice.needed.is_some() && state.burn.burning(policy)),
+        frozen: observation.rolling
+            || unsure
+            || waits_s > endured_s
+            || (choice.needed.is_some() && state.burn.burning(policy)),
     }
 }
 
@@ -217,7 +223,7 @@ fn keep_record(
     // A window that begins before the new pods serve would measure the load, not the change.
     let after_s = view.startup_s + policy.window_s();
     let mut open = state.open.take();
-    let judged = outcome::close(&mut open, actual, level, changed, (now, after_s));
+    let judged = outcome::close(&mut open, actual, level, (changed, policy.revision), (now, after_s));
     let hold_s = state.control.hold_s(policy, view.startup_s);
     for record in &judged {
         state.guard.judged(policy, record, hold_s, now.get());
@@ -235,15 +241,13 @@ fn keep_record(
         trigger,
         from,
         to: desired,
-        reason: view.facts(policy, state).map_or_else(
-            || reason::hold(HoldReason::CurveUnknown, None, &desired),
-            |facts| reason::change(facts, trigger, &from, &desired),
-        ),
+        reason: reason::change(view.facts(policy, state), trigger, &from, &desired),
         constraints: view.choice.as_ref().map(|choice| choice.constraints.clone()).unwrap_or_default(),
         predicted: view.expect(state, &desired),
         actual: None,
         verdict: None,
     };
-    state.open = Some(Open { record: record.clone(), level });
+    state.open =
+        Some(Open { record: record.clone(), level, overloaded: view.overloaded(&from), revision: policy.revision });
     (Some(record), judged)
 }

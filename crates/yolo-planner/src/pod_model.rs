@@ -29,6 +29,9 @@ const COLD_FOR_S: f64 = 3600.0;
 pub(crate) const CACHE_FACTOR: f64 = 1.15;
 /// Step towards a lower working set; a higher one counts at once.
 const MEMORY_DOWN: f64 = 0.05;
+/// For so long a batch size that does not run is remembered by its working set, as long as the longest pin: one that was too
+/// large once is not run again, so that nothing else would ever say that it fits now.
+const MEMORY_LASTS_S: f64 = 8.0 * 3600.0;
 
 /// CPU time an image, all stages, less what a pod uses when idle.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -138,25 +141,49 @@ impl Stages {
     }
 }
 
+/// What pods needed whose largest batch was this one.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct WorkingSet {
+    batch: u32,
+    /// Without the cache.
+    bytes: f64,
+    /// When it was last seen, seconds since the epoch.
+    at_s: f64,
+}
+
 /// Working set = base + `per_image`·b + 1.15·cache, from the smallest and the largest batch that ran.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(crate) struct Memory {
-    /// (largest batch that ran, working set without the cache).
-    least: Option<(u32, f64)>,
-    most: Option<(u32, f64)>,
+    least: Option<WorkingSet>,
+    most: Option<WorkingSet>,
+    /// Class of the pods that this is of.
+    class: Option<u32>,
 }
 
 impl Memory {
-    /// Adds one pod's sample whose largest batch was `batch`.
-    pub(crate) fn add(&mut self, sample: &Sample, batch: u32) {
-        if sample.rss == Bytes::default() || batch == 0 {
+    /// Starts anew for pods of another class: another image, model or limit.
+    pub(crate) fn succeed(&mut self, class: u32) {
+        if self.class.is_some_and(|known| known != class) {
+            *self = Self::default();
+        }
+        self.class = Some(class);
+    }
+
+    /// Adds the sample of a pod of `class` whose largest batch was `batch`.
+    pub(crate) fn add(&mut self, class: u32, sample: &Sample, batch: u32) {
+        if sample.rss == Bytes::default() || batch == 0 || self.class.is_some_and(|known| known != class) {
             return;
         }
-        let seen = (batch, (real(sample.rss.get()) - CACHE_FACTOR * real(sample.cache_bytes.get())).max(0.0));
-        if self.least.is_none_or(|least| seen.0 <= least.0) {
+        let at_s = sample.until.get();
+        for old in [&mut self.least, &mut self.most] {
+            *old = old.filter(|old| at_s - old.at_s < MEMORY_LASTS_S);
+        }
+        let bytes = (real(sample.rss.get()) - CACHE_FACTOR * real(sample.cache_bytes.get())).max(0.0);
+        let seen = WorkingSet { batch, bytes, at_s };
+        if self.least.is_none_or(|least| batch <= least.batch) {
             self.least = Some(merge(self.least, seen));
         }
-        if self.most.is_none_or(|most| seen.0 >= most.0) {
+        if self.most.is_none_or(|most| batch >= most.batch) {
             self.most = Some(merge(self.most, seen));
         }
     }
@@ -164,8 +191,9 @@ impl Memory {
     /// Base and bytes an image of a batch adds; `None` until a pod was seen.
     pub(crate) fn model(&self) -> Option<(f64, f64)> {
         let (least, most) = (self.least?, self.most?);
-        let per_image = ((most.1 - least.1) / f64::from((most.0 - least.0).max(1))).max(0.0);
-        Some(((least.1 - per_image * f64::from(least.0)).max(0.0), per_image))
+        let images = f64::from(most.batch.saturating_sub(least.batch).max(1));
+        let per_image = ((most.bytes - least.bytes) / images).max(0.0);
+        Some(((least.bytes - per_image * f64::from(least.batch)).max(0.0), per_image))
     }
 
     /// Working set with batches of `batch` and a full cache of `cache` bytes.
@@ -176,9 +204,11 @@ impl Memory {
 }
 
 /// A larger figure of the same batch counts at once, a smaller one slowly; another batch replaces it.
-fn merge(old: Option<(u32, f64)>, seen: (u32, f64)) -> (u32, f64) {
+fn merge(old: Option<WorkingSet>, seen: WorkingSet) -> WorkingSet {
     match old {
-        Some((batch, bytes)) if batch == seen.0 && seen.1 < bytes => (batch, bytes + MEMORY_DOWN * (seen.1 - bytes)),
+        Some(old) if old.batch == seen.batch && seen.bytes < old.bytes => {
+            WorkingSet { bytes: old.bytes + MEMORY_DOWN * (seen.bytes - old.bytes), ..seen }
+        }
         _ => seen,
     }
 }
@@ -226,6 +256,12 @@ impl Startup {
         (self.counted, self.starting) = (newest, still);
     }
 
+    /// Whether `pod`, which is not ready, has never been: no node has room for it, or it was young when first seen. Of another
+    /// one nothing is known, and most of those have served before.
+    pub(crate) fn never_ready(&self, pod: &Pod) -> bool {
+        pod.phase == Phase::Unschedulable || self.starting.contains(&pod.id)
+    }
+
     /// How long a pod ordered now takes to serve, seconds.
     pub(crate) fn expected_s(&self, now: Timestamp) -> f64 {
         if self.unschedulable.is_some_and(|at| now.since(at) < COLD_FOR_S) {
@@ -248,8 +284,9 @@ pub(crate) fn seeded(learned: &Learned) -> (Cpu, Memory, Startup) {
     let cpu = Cpu { prior_s: learned.cpu_per_image.map(Seconds::get), ..Cpu::default() };
     let memory = learned.memory.map_or_else(Memory::default, |model| {
         let (base, per_image) = (real(model.base.get()), real(model.per_image.get()));
-        let at = |batch: u32| Some((batch, base + per_image * f64::from(batch)));
-        Memory { least: at(1), most: at(2) }
+        let at_s = learned.time.get();
+        let at = |batch: u32| Some(WorkingSet { batch, bytes: base + per_image * f64::from(batch), at_s });
+        Memory { least: at(1), most: at(2), class: None }
     });
     let one = |start: Option<Seconds>| start.map(Seconds::get).into_iter().collect();
     let startup =
@@ -325,10 +362,34 @@ mod tests {
         let mut memory = Memory::default();
         let sample =
             |rss, cache| Sample { rss: Bytes::mebi(rss), cache_bytes: Bytes::mebi(cache), ..Sample::default() };
-        memory.add(&sample(215, 100), 1);
-        memory.add(&sample(160, 0), 4);
+        memory.add(7, &sample(215, 100), 1);
+        memory.add(7, &sample(160, 0), 4);
         let mib = memory.bytes(8, Bytes::mebi(20)).unwrap() / real(Bytes::mebi(1).get());
         assert!((mib - (80.0 + 20.0 * 8.0 + 23.0)).abs() < 1.0, "{mib}");
+    }
+
+    #[test]
+    fn what_a_large_batch_once_needed_is_not_held_against_it_for_ever() {
+        let add = |memory: &mut Memory, class, batch, rss, at_s| {
+            let (rss, until) = (Bytes::mebi(rss), Timestamp::whole(at_s));
+            memory.add(class, &Sample { rss, until, ..Sample::default() }, batch);
+        };
+        let mebi = |memory: &Memory| memory.bytes(16, Bytes::default()).unwrap() / real(Bytes::mebi(1).get());
+        let mut memory = Memory::default();
+        memory.succeed(7);
+        add(&mut memory, 7, 4, 600, 1000);
+        add(&mut memory, 7, 16, 1800, 1005);
+        for hour in 1..8 {
+            add(&mut memory, 7, 4, 600, 1005 + 3600 * hour - 1);
+        }
+        assert!((mebi(&memory) - 1800.0).abs() < 1.0, "within eight hours it is known");
+        let mut tried = memory.clone();
+        add(&mut tried, 7, 4, 600, 1005 + 3600 * 8);
+        assert!(mebi(&tried) < 601.0, "then it may be tried: {}", mebi(&tried));
+        memory.succeed(8);
+        add(&mut memory, 7, 16, 1800, 30_000);
+        add(&mut memory, 8, 4, 300, 30_000);
+        assert!((mebi(&memory) - 300.0).abs() < 1.0, "another model, and old pods that serve still: {}", mebi(&memory));
     }
 
     #[test]

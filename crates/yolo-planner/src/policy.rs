@@ -50,6 +50,9 @@ pub struct Policy {
     pub cache_credit: Ratio,
     /// Hands off.
     pub paused: bool,
+    /// Which model, device and resources the pods have, as a hash: what was learned and judged of another one says nothing
+    /// of this one.
+    pub revision: u64,
     /// What things cost.
     pub cost: Cost,
 }
@@ -78,6 +81,7 @@ impl Default for Policy {
             margin: Margin::default(),
             cache_credit: Ratio::percent(50),
             paused: false,
+            revision: 0,
             cost: Cost::default(),
         }
     }

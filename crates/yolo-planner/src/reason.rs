@@ -30,7 +30,16 @@ pub(crate) struct Facts<'a> {
 }
 
 /// Why the knobs move from one setting to another.
-pub(crate) fn change(facts: Facts, trigger: Trigger, from: &Knobs, to: &Knobs) -> String {
+pub(crate) fn change(facts: Option<Facts>, trigger: Trigger, from: &Knobs, to: &Knobs) -> String {
+    let knobs = |knobs: &Knobs| (knobs.replicas, knobs.max_batch_size, knobs.cache_bytes);
+    if knobs(from) == knobs(to) {
+        // What a person set, in whatever mode the knobs are.
+        return format!(
+            "queue delay {} µs, cache TTL {} s, deadline {} ms",
+            to.max_queue_delay_micros, to.cache_ttl_seconds, to.deadline_millis
+        );
+    }
+    let Some(facts) = facts else { return hold(HoldReason::CurveUnknown, None, to) };
     let mut parts = Vec::new();
     if to.max_batch_size != from.max_batch_size {
         parts.push(batch(facts, from.max_batch_size.get(), to.max_batch_size.get()));
@@ -41,35 +50,29 @@ pub(crate) fn change(facts: Facts, trigger: Trigger, from: &Knobs, to: &Knobs) -
     if to.replicas != from.replicas {
         parts.push(replicas(facts, trigger, (from.replicas.get(), to.replicas.get())));
     }
-    if parts.is_empty() {
-        parts.push(format!(
-            "queue delay {} µs, cache TTL {} s, deadline {} ms",
-            to.max_queue_delay_micros, to.cache_ttl_seconds, to.deadline_millis
-        ));
-    }
     let back = if trigger == Trigger::BackOff { "an earlier change made it worse; " } else { "" };
     format!("{back}{}", parts.join("; "))
 }
 
 fn replicas(facts: Facts, trigger: Trigger, (from, to): (u32, u32)) -> String {
-    let needed = facts.choice.replicas;
+    let allowed = facts.choice.replicas;
     if let Some(why) = special(facts, trigger).filter(|_| to > from) {
         return format!("replicas {from}→{to}: {why}");
     }
     let load = load(facts);
     let pod = pod(facts.policy, &facts.choice.pod);
     let range = facts.policy.replicas;
-    if to > from && needed <= from {
+    if to > from && allowed <= from {
         format!("replicas {from}→{to}: the range is {} to {}", range.min.get(), range.max.get())
     } else if to > from {
-        format!("replicas {from}→{to}: {load} need {}: {pod}", pods(needed))
+        format!("replicas {from}→{to}: {load} need {}: {pod}", need(facts.choice))
     } else if from > range.max.get() {
         format!("replicas {from}→{to}: replicas.max is {}", range.max.get())
     } else {
         format!(
             "replicas {from}→{to}: for {:.0} s no more were needed, {load} need {}: {pod}",
             facts.hold_s,
-            pods(needed)
+            need(facts.choice)
         )
     }
 }
@@ -122,6 +125,16 @@ fn load(facts: Facts) -> String {
 /// "1 pod", "3 pods".
 pub(crate) fn pods(count: u32) -> String {
     if count == 1 { "1 pod".to_owned() } else { format!("{count} pods") }
+}
+
+/// "3 pods", "14 pods (10 at most)": what is needed, and what the range makes of it.
+fn need(choice: &Choice) -> String {
+    let allowed = choice.replicas;
+    match choice.needed {
+        Some(needed) if needed > allowed => format!("{} ({allowed} at most)", pods(needed)),
+        Some(needed) if needed.max(1) < allowed => format!("{} ({allowed} at least)", pods(needed.max(1))),
+        _ => pods(allowed),
+    }
 }
 
 /// "one pod carries 14.1/s within 200 ms (CPU quota binds)".
@@ -211,7 +224,7 @@ pub(crate) fn hold(reason: HoldReason, facts: Option<Facts>, current: &Knobs) ->
     );
     let why = match reason {
         HoldReason::Settled => facts.map_or_else(String::new, |facts| {
-            format!("{} need {}: {}", load(facts), pods(facts.choice.replicas), pod(facts.policy, &facts.choice.pod))
+            format!("{} need {}: {}", load(facts), need(facts.choice), pod(facts.policy, &facts.choice.pod))
         }),
         HoldReason::NoData => "no usable sample has been seen yet".to_owned(),
         HoldReason::Stale => {
@@ -222,7 +235,7 @@ pub(crate) fn hold(reason: HoldReason, facts: Option<Facts>, current: &Knobs) ->
         }
         HoldReason::ColdStart => {
             let seen = facts.map_or_else(String::new, |facts| {
-                format!(": {} so far, {} need {}", ticks(facts.ticks), load(facts), pods(facts.choice.replicas))
+                format!(": {} so far, {} need {}", ticks(facts.ticks), load(facts), need(facts.choice))
             });
             format!("too little has been seen yet to take pods away{seen}")
         }

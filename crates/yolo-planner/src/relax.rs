@@ -4,7 +4,7 @@
 use crate::capacity::Model;
 use crate::choose::{self, Choice, MEMORY_SHARE};
 use crate::explain::{Conflict, ConstraintKind, Relaxation, TargetName};
-use crate::policy::{Accelerator, LatencyTarget, Policy};
+use crate::policy::{Accelerator, Knob, LatencyTarget, Mode, Policy};
 use crate::state::State;
 use crate::units::ceil_u32;
 
@@ -32,7 +32,7 @@ struct Case<'a> {
 
 /// The relaxations of an infeasible choice; empty for a feasible one.
 ///
-/// `rate`: images/s that the pods must carry.
+/// `policy`: with the knobs that the planner does not move fixed; `rate`: images/s that the pods must carry.
 pub(crate) fn relaxations(
     policy: &Policy,
     model: &Model,
@@ -110,8 +110,9 @@ impl Case<'_> {
     fn replicas(&self) -> Option<Relaxation> {
         let pods = |size| self.model.pods_for(size, self.needed).map(f64::from);
         let pods = self.least(|size| self.quick(size) && self.fits(size), pods)?;
-        (pods > f64::from(self.max))
-            .then(|| offer(ConstraintKind::ReplicasMax, pods, format!("replicas.max ≥ {pods:.0}")))
+        let Knob { mode, min, max } = self.policy.replicas;
+        let field = if mode == Mode::Auto && min < max { "replicas.max" } else { "replicas" };
+        (pods > f64::from(self.max)).then(|| offer(ConstraintKind::ReplicasMax, pods, format!("{field} ≥ {pods:.0}")))
     }
 
     fn inference(&self) -> Option<Relaxation> {

@@ -25,10 +25,11 @@ pub(crate) fn explain(
 ) -> Explanation {
     let current = observation.current;
     let choice = view.choice.as_ref();
+    let pinned = choose::pinned(policy, &current);
     let metrics_available = conditions::metrics_available(&view.seen, state);
     let metrics = metrics_available.status == Tristate::True;
     let relaxations = choice.map_or_else(Vec::new, |choice| {
-        relax::relaxations(policy, &view.model, state, choice, view::required_rate(policy, view))
+        relax::relaxations(&pinned, &view.model, state, choice, view::required_rate(policy, view))
     });
     let conflict = choice.and_then(|choice| relax::conflict(policy, &view.model, choice));
     let targets = rows(policy, observation, state, (view, metrics, now));
@@ -58,10 +59,9 @@ pub(crate) fn explain(
         diagnose::blind()
     };
     let facts = view.facts(policy, state);
-    let reason = match (action, facts) {
-        (Action::Change { trigger }, Some(facts)) => reason::change(facts, trigger, &current, &desired),
-        (Action::Change { .. }, None) => reason::hold(HoldReason::CurveUnknown, None, &desired),
-        (Action::Hold { reason }, facts) => reason::hold(reason, facts, &current),
+    let reason = match action {
+        Action::Change { trigger } => reason::change(facts, trigger, &current, &desired),
+        Action::Hold { reason } => reason::hold(reason, facts, &current),
     };
     Explanation {
         reason,
@@ -79,10 +79,15 @@ pub(crate) fn explain(
         targets_summary: targets::summary(&targets),
         conditions: Conditions {
             targets_met,
-            targets_feasible: conditions::targets_feasible(choice, &relaxations, conflict.as_ref()),
+            targets_feasible: conditions::targets_feasible(&pinned, choice, &relaxations, conflict.as_ref()),
             metrics_available,
             scaling_active: conditions::scaling_active(policy, observation),
-            scaling_limited: conditions::scaling_limited(policy, &view.seen, choice, raise::fallback(state, now.get())),
+            scaling_limited: conditions::scaling_limited(
+                &pinned,
+                &view.seen,
+                choice,
+                raise::fallback(state, now.get()),
+            ),
         },
         relaxations,
         conflict,
@@ -109,7 +114,7 @@ fn rows(
         // Only where nothing was measured: a figure of the chain is not free.
         api_s: (view.sums.api.count() == 0).then(|| view::expected_api_s(policy, state, view, &current)).flatten(),
         ready_rate: ready,
-        max_rate: view::reachable_rate(policy, view),
+        max_rate: view::reachable_rate(&choose::pinned(policy, &current), view),
         level: view.forecast.level.get(),
         at_floor: current.replicas.get() <= fewest,
     };

@@ -203,6 +203,14 @@ impl State {
         learned
     }
 
+    /// Forgets what was judged of another model, device or size of pod. What is learned by class of pods (the curve, the
+    /// memory) stays until pods of the new class serve.
+    pub(crate) fn forget_revision(&mut self) {
+        self.feedback = Feedback::default();
+        self.guard = Guard::default();
+        self.burn = Burn::default();
+    }
+
     /// Correction of the capacity from measured latency (control.md §7); 1 is none.
     pub(crate) const fn kappa(&self) -> f64 {
         self.feedback.kappa()

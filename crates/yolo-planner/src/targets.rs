@@ -32,8 +32,10 @@ pub(crate) struct Evidence<'a> {
 pub(crate) struct Verdicts {
     /// The policy as it was declared, to see a change.
     policy: Option<Policy>,
-    /// Since when that policy holds.
+    /// Since when that policy holds, and the pods are those that it asks for.
     policy_since: Timestamp,
+    /// No whole window has passed since then.
+    settling: bool,
     rows: Vec<(TargetName, Verdict, Timestamp)>,
     /// Since when every row has been Met or Predicted.
     good_since: Option<Timestamp>,
@@ -41,12 +43,22 @@ pub(crate) struct Verdicts {
 }
 
 impl Verdicts {
-    /// Notes a change of the declared policy: whatever was measured before says nothing about it.
-    pub(crate) fn notice_policy(&mut self, policy: &Policy, now: Timestamp) {
+    /// Notes a change of the declared policy: whatever was measured before says nothing about it, and while the rollout that
+    /// it began is under way, pods of the old template are measured, too.
+    pub(crate) fn notice_policy(&mut self, policy: &Policy, rolling: bool, now: Timestamp) {
         let declared = policy.declared();
         if self.policy.as_ref() != Some(&declared) {
-            *self = Self { policy: Some(declared), policy_since: now, ..Self::default() };
+            *self = Self { policy: Some(declared), policy_since: now, settling: true, ..Self::default() };
+        } else if self.settling && rolling {
+            self.policy_since = now;
+        } else {
+            self.settling &= now.since(self.policy_since) < policy.window_s();
         }
+    }
+
+    /// Whether the pods of `policy` are not those that were judged so far.
+    pub(crate) fn revised(&self, policy: &Policy) -> bool {
+        self.policy.as_ref().is_some_and(|judged| judged.revision != policy.revision)
     }
 
     /// The rows, with the time since which each verdict has been what it is.
@@ -315,7 +327,7 @@ mod tests {
         let policy = Policy::default();
         let mut verdicts = Verdicts::default();
         let at = Timestamp::whole;
-        verdicts.notice_policy(&policy, at(1000));
+        verdicts.notice_policy(&policy, false, at(1000));
         let mut judge_at = |second: u32, missed: bool| {
             let verdict = if missed { Verdict::Missed } else { Verdict::Met };
             let found = row(TargetName::ApiLatency, 0.2, Some(0.1), true);
@@ -331,6 +343,26 @@ mod tests {
         assert_eq!(judge_at(1130, true), Tristate::False);
         assert_eq!(judge_at(1140, false), Tristate::False);
         assert_eq!(judge_at(1200, false), Tristate::True);
+    }
+
+    #[test]
+    fn another_model_is_judged_anew_once_its_pods_are_the_only_ones() {
+        let (old, new) = (Policy::default(), Policy { revision: 2, ..Policy::default() });
+        let mut verdicts = Verdicts::default();
+        let mut judge_at = |policy: &Policy, rolling: bool, second: u32| {
+            verdicts.notice_policy(policy, rolling, Timestamp::whole(second));
+            let row = row(TargetName::ApiLatency, 0.2, Some(0.1), true);
+            verdicts.targets_met(policy, &[row], None, Timestamp::whole(second)).status
+        };
+        judge_at(&old, false, 1000);
+        assert_eq!(judge_at(&old, false, 1060), Tristate::True);
+        assert_eq!(judge_at(&old, true, 1065), Tristate::True, "a rollout of the same model ends no verdict");
+        assert_eq!(judge_at(&new, false, 1070), Tristate::Unknown);
+        assert_eq!(judge_at(&new, true, 1075), Tristate::Unknown);
+        assert_eq!(judge_at(&new, true, 1200), Tristate::Unknown, "old pods are measured still");
+        assert_eq!(judge_at(&new, false, 1259), Tristate::Unknown);
+        assert_eq!(judge_at(&new, false, 1260), Tristate::True);
+        assert_eq!(judge_at(&new, true, 1265), Tristate::True);
     }
 
     #[test]

@@ -97,6 +97,12 @@ impl View {
         self.model.pod(self.known(batch), self.seen.ready)
     }
 
+    /// Whether more arrives than the ready pods, set to `current`, carry within the targets, or some was refused.
+    pub(crate) fn overloaded(&self, current: &Knobs) -> bool {
+        let carried = self.pod_now(current.max_batch_size.get()).map(|pod| pod.carried * f64::from(self.seen.ready));
+        self.seen.shed > 0.0 || carried.is_some_and(|carried| self.engine_rate() > carried)
+    }
+
     /// The knobs as they would be if all were in Auto: as desired where they are.
     pub(crate) fn recommended(&self, policy: &Policy, observation: &Observation, desired: Knobs) -> Knobs {
         let mut knobs = desired;
@@ -297,7 +303,9 @@ fn delay_s(knobs: &Knobs) -> f64 {
     real(knobs.max_queue_delay_micros) / 1e6
 }
 
-/// Images/s that `replicas.max` pods would carry with the chosen batch.
+/// Images/s that the most pods would carry with the chosen batch.
+///
+/// `policy`: with the knobs that the planner does not move fixed.
 pub(crate) fn reachable_rate(policy: &Policy, view: &View) -> Option<f64> {
     let max = policy.replicas.max.max(policy.replicas.min).get();
     let batch = view.known(view.choice.as_ref()?.batch.get());

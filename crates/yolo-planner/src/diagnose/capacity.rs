@@ -132,12 +132,13 @@ pub(super) fn over_provisioned(case: Case) -> Option<Finding> {
     if needed >= min || case.knobs().replicas.get() != min || used >= UTILIZATION_MIN {
         return None;
     }
-    let message = format!("{} would carry the load; spec.scaling.replicas.min holds {min}.", pods(needed));
+    let field = if case.policy.replicas.max.get() <= min { "fixed" } else { "min" };
+    let message = format!("{} would carry the load; spec.scaling.replicas.{field} holds {min}.", pods(needed));
     let evidence = vec![("image rate over the best possible rate", used, UTILIZATION_MIN)];
     let mut found = Finding::new(BottleneckKind::OverProvisioned, above(UTILIZATION_MIN, used), evidence);
     let lower = (
         message.clone(),
-        format!("Lower spec.scaling.replicas.min from {min} to {needed}."),
+        format!("Lower spec.scaling.replicas.{field} from {min} to {needed}."),
         format!("{} of {min} pods less.", min - needed),
     );
     found.advice.push(advice(AdviceId::LowerMinReplicas, Severity::Info, lower));

@@ -88,7 +88,8 @@ fn a_state_at_its_fullest_fits() {
             });
         }
         let decision = crate::plan(&policy, &seen, &state, now);
-        open = decision.record.map(|record| Open { record, level: 1234.5 }).or(open);
+        open =
+            decision.record.map(|record| Open { record, level: 1234.5, overloaded: true, revision: u64::MAX }).or(open);
         (state, knobs) = (decision.state, decision.desired);
     }
     state.forecasts.fill();

@@ -3,7 +3,7 @@
 use crate::plain::Plain;
 use crate::support::{CPU, Fleet, GPU, Kind, at, batch, histogram, seconds};
 use yolo_planner::explain::{Condition, ConditionReason, Tristate};
-use yolo_planner::observation::{BatchCount, CurvePoint, Entry, NoData, Observation, Phase, Sample, Signal};
+use yolo_planner::observation::{BatchCount, CurvePoint, Entry, Knobs, NoData, Observation, Phase, Sample, Signal};
 use yolo_planner::policy::{Accelerator, Knob, Mode, OverloadPolicy, Policy, Targets};
 use yolo_planner::units::{BatchSize, Bytes, Ratio, Replicas, Seconds};
 use yolo_planner::{Action, Decision, HoldReason, State, Trigger, plan};
@@ -297,6 +297,21 @@ fn pods_on_their_way_are_counted_and_named_after_three_starts() {
 }
 
 #[test]
+fn a_pod_that_was_ready_before_is_not_stuck_on_its_way() {
+    let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+    scene.run(60.0, 60, nothing);
+    assert_eq!(scene.replicas(), 2);
+    let unready = |seen: &mut Observation| {
+        let pod = &mut seen.pods[1];
+        (pod.phase, pod.ready, pod.sample) = (Phase::Pending, None, Signal::NoData(NoData::Unreachable));
+    };
+    for decision in scene.run(60.0, 24, unready) {
+        let limited = &decision.explanation.conditions.scaling_limited;
+        assert_ne!(limited.reason, ConditionReason::Unschedulable, "its probe fails: {}", limited.message);
+    }
+}
+
+#[test]
 fn six_turns_within_an_hour_double_the_hold() {
     let ten = Policy { stabilization: Some(Seconds::whole(10)), ..policy(Accelerator::Cpu) };
     let mut fleet = Plain::new(Policy { max_down: Ratio::whole(1), ..ten }, 0.016, 1);
@@ -423,6 +438,28 @@ fn a_rollout_takes_no_pod() {
     assert_eq!(scene.replicas(), 1);
 }
 
+#[test]
+fn another_model_takes_no_pod_before_its_own_batches_have_been_timed() {
+    let mut fleet = Plain::new(policy(Accelerator::Cpu), 0.016, 1);
+    fleet.run(|_| 150.0, 24);
+    let before = fleet.knobs.replicas;
+    assert!(before.get() > 3);
+    for tick in 0..90 {
+        let mut seen = fleet.look(20.0);
+        for pod in &mut seen.pods {
+            pod.class = 1;
+        }
+        if tick < 60 {
+            samples(&mut seen, |sample| sample.batches = Vec::new());
+        }
+        let decision = fleet.decide(&seen);
+        if tick < 60 {
+            assert_eq!(decision.desired.replicas, before, "{}", decision.explanation.reason);
+        }
+    }
+    assert!(fleet.knobs.replicas < before);
+}
+
 /// What takes the knobs out of the planner's hands.
 type Release = fn(&mut Policy, &mut Observation);
 
@@ -451,6 +488,26 @@ fn hands_off_means_hands_off_but_still_an_opinion() {
         is(&last.explanation.conditions.scaling_active, Tristate::False, condition);
         assert!(last.recommended.replicas.get() >= 3, "{reason:?}: {:?}", last.recommended);
     }
+}
+
+#[test]
+fn what_a_person_set_reaches_the_pods_in_every_mode() {
+    for mode in [Mode::Off, Mode::Recommend] {
+        let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+        modes(&mut scene.policy, mode);
+        scene.run(100.0, 12, nothing);
+        let before = scene.fleet.knobs;
+        (scene.policy.overload.queue_timeout, scene.policy.cache_ttl) = (Seconds::whole(3), Seconds::whole(60));
+        let told = scene.run(100.0, 2, nothing);
+        let set = Knobs { deadline_millis: 3000, cache_ttl_seconds: 60, ..before };
+        assert_eq!(scene.fleet.knobs, set, "and nothing else");
+        assert_eq!(told[0].explanation.reason, "queue delay 0 µs, cache TTL 60 s, deadline 3000 ms");
+        assert!(matches!(told[1].action, Action::Hold { reason: HoldReason::ModeOff | HoldReason::ModeRecommend }));
+    }
+    let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+    (scene.policy.cache.mode, scene.policy.cache_ttl) = (Mode::Off, Seconds::whole(60));
+    scene.run(20.0, 12, nothing);
+    assert_eq!(scene.fleet.knobs.cache_ttl_seconds, 60, "the cache's size is off, its answers' age is none of it");
 }
 
 fn modes(policy: &mut Policy, mode: Mode) {
@@ -557,6 +614,45 @@ fn a_pod_that_is_unschedulable_says_so_at_once() {
         seen.pods.push(pod);
     });
     is(&last[0].explanation.conditions.scaling_limited, Tristate::True, ConditionReason::Unschedulable);
+}
+
+#[test]
+fn a_sentence_names_the_pods_that_are_needed_not_those_that_are_allowed() {
+    let said = |min: u32, max: u32, rate: f64| {
+        let range = Knob::auto(Replicas::new(min), Replicas::new(max));
+        let mut fleet = Plain::new(Policy { replicas: range, ..policy(Accelerator::Cpu) }, 0.016, 1);
+        fleet.run(|_| rate, 30).pop().unwrap().explanation.reason
+    };
+    let many = said(1, 2, 400.0);
+    assert!(many.contains(" pods (2 at most)") && !many.contains("need 2 pods"), "{many}");
+    let few = said(3, 5, 10.0);
+    assert!(few.contains("need 1 pod (3 at least)"), "{few}");
+    let between = said(1, 5, 100.0);
+    assert!(!between.contains("at most") && !between.contains("at least"), "{between}");
+}
+
+#[test]
+fn what_pinned_pods_cannot_carry_names_who_pins_them() {
+    let told = |mode: Mode, min: u32, max: u32| {
+        let knob = Knob { mode, min: Replicas::new(min), max: Replicas::new(max) };
+        let mut fleet = Plain::new(Policy { replicas: knob, ..policy(Accelerator::Cpu) }, 0.016, 1);
+        fleet.knobs.replicas = Replicas::new(2);
+        let last = fleet.run(|_| 400.0, 30).pop().unwrap().explanation;
+        is(&last.conditions.targets_feasible, Tristate::False, ConditionReason::ReplicasMax);
+        is(&last.conditions.scaling_limited, Tristate::True, ConditionReason::AtMaximum);
+        (last.conditions.targets_feasible.message, last.conditions.scaling_limited.message)
+    };
+    let rows = [
+        (Mode::Auto, 1, 2, "replicas.max pods cannot carry", "replicas.max ≥ ", "replicas.max is 2."),
+        (Mode::Auto, 2, 2, "the fixed 2 pods cannot carry", "replicas ≥ ", "more than the fixed 2 pods."),
+        (Mode::Off, 1, 40, "the 2 pods that replicas.mode Off leaves cannot carry", "replicas ≥ ", "mode Off leaves."),
+        (Mode::Recommend, 1, 40, "mode Recommend leaves cannot carry", "replicas ≥ ", "mode Recommend leaves."),
+    ];
+    for (mode, min, max, what, remedy, limited) in rows {
+        let (feasible, scaling) = told(mode, min, max);
+        assert!(feasible.contains(what) && feasible.contains(remedy), "{feasible}");
+        assert!(scaling.ends_with(limited), "{scaling}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Laws that hold for any policy, any observation and any state (control.md §12).
 
+use crate::plain::Plain;
 use crate::support::{at, batch, histogram, seconds};
 use proptest::prelude::*;
 use yolo_planner::observation::{
@@ -184,6 +185,30 @@ proptest! {
             prop_assert!(decision.desired.replicas >= bound(&policy, replicas), "{:?}", decision.action);
             state = decision.state;
         }
+    }
+
+    /// Law 7: a sample that no pod can have, or of another day, is no sample: the decision is the one without it.
+    #[test]
+    fn an_impossible_sample_is_none(pods in 2..8_u32, spoilt in 0..8_usize, how in 0..8_u8, seed in 0..1000_u64) {
+        let mut fleet = Plain::new(Policy { replicas: Knob::auto(Replicas::new(1), Replicas::new(40)), ..Policy::default() }, 0.016, seed);
+        fleet.knobs.replicas = Replicas::new(pods);
+        fleet.run(|_| 30.0 * f64::from(pods), 10);
+        let (mut seen, now) = (fleet.look(30.0 * f64::from(pods)), at(fleet.now_s));
+        let at_pod = spoilt % seen.pods.len();
+        let Signal::Live { value, .. } = &mut seen.pods[at_pod].sample else { unreachable!("the fleet answers") };
+        match how {
+            0 => value.arrivals = u64::MAX,
+            1 => value.span = Seconds::ZERO,
+            2 => value.span = seconds(1e300),
+            3 => value.cpu_seconds = seconds(1e300),
+            4 => value.rss = Bytes::new(u64::MAX),
+            5 => value.batches[0].seconds = seconds(1e300),
+            6 => value.until = at(fleet.now_s + 86_400.0),
+            _ => value.until = at(fleet.now_s - 86_400.0),
+        }
+        let with = plan(&fleet.policy, &seen, &fleet.state, now);
+        seen.pods[at_pod].sample = Signal::NoData(NoData::NotANumber);
+        prop_assert_eq!(with, plan(&fleet.policy, &seen, &fleet.state, now));
     }
 
     /// Law 4, in load: at the same batch and cache more arrivals never need fewer pods.

@@ -47,6 +47,19 @@ fn a_batch_for_the_worse_goes_back_for_an_hour_and_then_for_two() {
 }
 
 #[test]
+fn another_model_owes_nothing_to_what_was_judged_of_the_last_one() {
+    let mut one = policy(Accelerator::Gpu);
+    one.replicas = Knob::auto(Replicas::new(1), Replicas::new(1));
+    let mut scene = Scene::new(GPU, one);
+    let decisions = scene.run(60.0, 60, batches_spoil);
+    assert_eq!(judged(&decisions)[0].verdict, Some(RecordVerdict::Worse));
+    assert_eq!(scene.fleet.knobs.max_batch_size.get(), 4, "gone back for an hour");
+    scene.policy.revision = 2;
+    scene.run(60.0, 40, nothing);
+    assert_eq!(scene.fleet.knobs.max_batch_size.get(), 16, "tried with the new model within minutes");
+}
+
+#[test]
 fn two_changes_for_the_worse_end_the_trust_in_the_model_for_an_hour() {
     let mut unburnt = policy(Accelerator::Gpu);
     unburnt.targets.budget = Ratio::whole(1);
