@@ -1,9 +1,10 @@
 //! Makes the live objects as desired, by server-side apply, in an order that a stop at any point leaves harmless.
 //!
-//! Reads: live objects from memory. Writes: the service's child objects, the nudge annotation of its pods. Does not: delete
+//! Reads: live objects from memory, and by name what is not in memory. Writes: the service's child objects, the nudge annotation of its pods. Does not: delete
 //! anything; the garbage collector does, by owner reference.
 
 mod covers;
+mod names;
 mod nudge;
 mod objects;
 mod release;
@@ -68,16 +69,26 @@ pub async fn apply(
     let access = Access { client: &ctx.client, leader, metrics: &ctx.metrics };
     let (id, name, live) = (&spec.id, spec.id.name.as_str(), &ctx.live);
     let outcome = async {
-        let mut writer = Writer { access, owner_uid: &spec.uid, receipts: &mut kept.receipts, sent: 0 };
-        // Knobs before the Deployment: a pod whose volume names a missing ConfigMap hangs in ContainerCreating.
         let knobs = numbered(knobs, seen.knobs, reported(seen));
         let config_map = build::config_map(spec, &knobs);
+        let live_policy = live::get(&live.network_policies, id, name);
+        let (live_service, live_budget) = (live::get(&live.services, id, name), live::get(&live.budgets, id, name));
+        // All names before the first write: half of a service beside a stranger's object helps nobody.
+        futures::try_join!(
+            names::free(access, &config_map, seen.config_map.as_deref(), &spec.uid),
+            names::free(access, &network_policy, live_policy.as_deref(), &spec.uid),
+            names::free(access, &service, live_service.as_deref(), &spec.uid),
+            names::free(access, &budget, live_budget.as_deref(), &spec.uid),
+            names::free(access, &deployment, seen.deployment.as_deref(), &spec.uid),
+        )?;
+        let mut writer = Writer { access, owner_uid: &spec.uid, receipts: &mut kept.receipts, sent: 0 };
+        // Knobs before the Deployment: a pod whose volume names a missing ConfigMap hangs in ContainerCreating.
         writer.apply(&config_map, seen.config_map.as_deref()).await?;
         kept.knobs = Some(knobs);
         // The network policy before the pods that it protects.
-        writer.apply(&network_policy, live::get(&live.network_policies, id, name).as_deref()).await?;
-        writer.apply(&service, live::get(&live.services, id, name).as_deref()).await?;
-        writer.apply(&budget, live::get(&live.budgets, id, name).as_deref()).await?;
+        writer.apply(&network_policy, live_policy.as_deref()).await?;
+        writer.apply(&service, live_service.as_deref()).await?;
+        writer.apply(&budget, live_budget.as_deref()).await?;
         // The count is handed over before the Deployment is applied without it: a field that its only owner stops
         // applying falls back to its default, which is one pod.
         if let Some(live) = seen.deployment.as_deref().filter(|_| !seen.ownership.ours()) {

@@ -50,6 +50,8 @@ impl Error {
             Self::Apply(error) | Self::Report(error) => match error.category() {
                 Category::Denied | Category::Missing | Category::Internal => Retry::Denied,
                 Category::Conflict | Category::Api | Category::Timeout | Category::NotLeader => Retry::Transient,
+                // An earlier service's object goes by itself, and nothing tells when a stranger's does.
+                Category::NameTaken => Retry::Transient,
             },
         }
     }

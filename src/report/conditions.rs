@@ -54,6 +54,7 @@ pub fn failed(error: &Error, before: &[Condition], generation: Option<i64>, now:
         Error::Apply(error) => put(match error.category() {
             Category::Conflict => Reason::FieldConflict,
             Category::Denied => Reason::Denied,
+            Category::NameTaken => Reason::NameTaken,
             _ => Reason::ApplyFailed,
         }),
         Error::Report(_) | Error::TooSlow(_) | Error::NotLeader(_) => put(Reason::ApplyFailed),
