@@ -11,6 +11,10 @@ pub struct Config {
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
     pub namespace: String,
 
+    /// Name of that lease; installations that share the namespace need one each.
+    #[arg(long, env = "YOLO_LEASE_NAME", default_value = "yolo-operator")]
+    pub lease_name: String,
+
     /// Name of this replica in the lease; must be unique among the replicas.
     #[arg(long, env = "POD_NAME", default_value_t = default_identity())]
     pub identity: String,

@@ -102,8 +102,8 @@ pub async fn run(config: Config, client: Client, shutdown: CancellationToken) ->
     }
     health.set_ready(true);
 
-    let (leader, candidate) =
-        leader::elect(client.clone(), &config.namespace, config.identity.clone(), shutdown.clone());
+    let lease = (config.namespace.as_str(), config.lease_name.as_str());
+    let (leader, candidate) = leader::elect(client.clone(), lease, config.identity.clone(), shutdown.clone());
     // Aborted with this function: a killed operator must not go on renewing its lease.
     let election = AbortOnDropHandle::new(tokio::spawn(candidate.run()));
     let reporter = Reporter { controller: "yolo-operator".to_owned(), instance: Some(config.identity.clone()) };

@@ -67,6 +67,7 @@ impl Operator {
         let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
         let config = Config {
             namespace: namespace.to_owned(),
+            lease_name: "yolo-operator".to_owned(),
             identity: identity.to_owned(),
             watch_namespace: Some(namespace.to_owned()),
             server_image: "localhost/yolo-server:test".to_owned(),
