@@ -3,8 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use reqwest::Url;
+use serde::Serialize;
+
 /// Settings of the operator process.
-#[derive(Debug, Clone, clap::Parser)]
+#[derive(Debug, Clone, clap::Parser, Serialize)]
 #[command(name = "yolo-operator", version, about)]
 pub struct Config {
     /// Namespace of the leader-election lease.
@@ -52,6 +55,20 @@ pub struct Config {
     pub log: String,
 }
 
+impl Config {
+    /// Every setting as it acts, for the log: as JSON, without a password that a URL may have.
+    pub fn effective(&self) -> String {
+        let prometheus_url = self.prometheus_url.as_deref().map(without_password);
+        serde_json::to_string(&Self { prometheus_url, ..self.clone() }).unwrap_or_default()
+    }
+}
+
+fn without_password(url: &str) -> String {
+    let Ok(mut url) = Url::parse(url) else { return "(not a URL)".to_owned() };
+    let _cannot_have_one = url.set_password(None);
+    url.to_string()
+}
+
 /// Unique enough outside a pod: two processes of one machine differ in their id.
 fn default_identity() -> String {
     format!("yolo-operator-{}", std::process::id())
@@ -61,6 +78,15 @@ fn default_identity() -> String {
 mod tests {
     use super::*;
     use clap::Parser;
+
+    #[test]
+    fn settings_are_shown_as_they_act_and_passwords_are_not() {
+        let flags = ["yolo-operator", "--prometheus-url=https://reader:secret@prometheus:9090"];
+        let shown = Config::try_parse_from(flags).unwrap().effective();
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        assert_eq!(shown["prometheus_url"], "https://reader@prometheus:9090/");
+        assert_eq!((&shown["lease_name"], &shown["log"]), (&"yolo-operator".into(), &"info".into()));
+    }
 
     #[test]
     fn token_is_refused_where_no_prometheus_would_get_it() {

@@ -158,7 +158,7 @@ pub struct Access<'a> {
     pub client: &'a Client,
     /// Evidence of leadership.
     pub leader: &'a LeaderToken,
-    /// Counts the writes.
+    /// Counts the calls.
     pub metrics: &'a Metrics,
 }
 
@@ -176,8 +176,7 @@ impl Access<'_> {
         call: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, WriteError> {
         let outcome = self.bounded(target, call).await;
-        let label = outcome.as_ref().map_or_else(|error| error.category().as_str(), |_| "ok");
-        self.metrics.wrote(target.kind, label);
+        self.metrics.wrote(target.kind, label(&outcome));
         outcome
     }
 
@@ -190,7 +189,9 @@ impl Access<'_> {
         target: &Target,
         call: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, WriteError> {
-        self.bounded(target, call).await
+        let outcome = self.bounded(target, call).await;
+        self.metrics.read(target.kind, label(&outcome));
+        outcome
     }
 
     async fn bounded<T>(
@@ -205,4 +206,9 @@ impl Access<'_> {
             Err(_elapsed) => Err(WriteError::Timeout { target: target.clone(), limit: limits::API_CALL }),
         }
     }
+}
+
+/// `ok`, or the category.
+fn label<T>(outcome: &Result<T, WriteError>) -> &'static str {
+    outcome.as_ref().map_or_else(|error| error.category().as_str(), |_| "ok")
 }

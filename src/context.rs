@@ -12,6 +12,7 @@ use crate::leader::Leader;
 use crate::live::Live;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::queue::Queue;
 use crate::sampler::Snapshots;
 use crate::{apply, report};
 
@@ -41,6 +42,8 @@ pub struct Context {
     pub reported: Memory<report::Kept>,
     /// Who rests after failures.
     pub failures: Memory<Failures>,
+    /// Who waits for a reconcile.
+    pub queue: Queue,
     /// Who signs Events.
     pub reporter: Reporter,
 }
@@ -53,6 +56,7 @@ impl Context {
         self.applied.clear();
         self.reported.clear();
         self.failures.clear();
+        self.queue.clear();
     }
 
     /// Forgets a service that is gone.
@@ -62,5 +66,6 @@ impl Context {
         self.applied.forget(service);
         self.reported.forget(service);
         self.failures.forget(service);
+        self.metrics.taken(self.queue.taken(service));
     }
 }

@@ -23,6 +23,7 @@ pub mod live;
 pub mod memory;
 pub mod metrics;
 pub mod observe;
+pub mod queue;
 pub mod reconcile;
 pub mod report;
 pub mod sampler;
@@ -124,6 +125,7 @@ pub async fn run(config: Config, client: Client, shutdown: CancellationToken) ->
         applied: memory::Memory::default(),
         reported: memory::Memory::default(),
         failures: memory::Memory::default(),
+        queue: queue::Queue::default(),
     });
     let terms = Terms { ctx, config, trigger, triggers: Arc::new(Mutex::new(triggers)) };
     if let Some(Err(error)) = shutdown.run_until_cancelled(terms.lead()).await {

@@ -57,6 +57,7 @@ async fn steps(
     let spec = validate::validate(service, &ctx.defaults).map_err(Error::Validate)?; // pure
     let state = ctx.states.of(&spec.id, &spec.uid).unwrap_or_else(|| observe::seed(service)); // memory
     let seen = observe::observe(ctx, &spec, (service.status.as_ref(), &state)); // memory, total
+    ctx.metrics.sampler.decided_on(&seen.observation.pods);
     let decision = yolo_planner::plan(&seen.policy, &seen.observation, &state, seen.now); // pure, total: Hold{reason}
     let desired: Desired = build::build(&spec, &decision, seen.sets_replicas(), &ctx.defaults); // pure
     ctx.states.keep(&spec.id, &spec.uid, decision.state.clone());

@@ -138,6 +138,16 @@ fn reconciling(done: &Done) -> Reason {
     if complete && !rolling(done) { Reason::UpToDate } else { Reason::Progressing }
 }
 
+/// How long something was on its way, in seconds, if `after` is the first status without it.
+pub fn converged_s(before: &[Condition], after: &[Condition]) -> Option<f64> {
+    let reconciling = |all: &[Condition], status: &str| {
+        let found = all.iter().find(|condition| condition.type_ == ConditionType::Reconciling.as_str());
+        found.filter(|found| found.status == status).map(|found| found.last_transition_time.0)
+    };
+    let (began, ended) = (reconciling(before, "True")?, reconciling(after, "False")?);
+    Some(ended.duration_since(began).as_secs_f64())
+}
+
 /// Pods of another template are there, or are about to be: the Deployment's controller has not looked at it yet.
 pub fn rolling(done: &Done) -> bool {
     done.seen.observation.rolling || done.applied.unseen
@@ -374,6 +384,20 @@ mod tests {
         assert!(unlooked(&looked(None)));
         assert!(!unlooked(&looked(Some(Signal::NoData(NoData::Unreachable)))), "it does not answer");
         assert!(!unlooked(&Observation { pods: Vec::new(), ..looked(None) }), "nobody is there");
+    }
+
+    #[test]
+    fn time_to_converge_is_counted_once_from_the_first_change() {
+        let at = |seconds| Time(jiff::Timestamp::from_second(seconds).unwrap());
+        let mut before = Vec::new();
+        set(&mut before, Reason::Progressing, None, Some(1), &at(10));
+        set(&mut before, Reason::Progressing, None, Some(2), &at(20));
+        let mut after = before.clone();
+        assert_eq!(converged_s(&before, &after), None);
+        set(&mut after, Reason::UpToDate, None, Some(2), &at(52));
+        assert_eq!(converged_s(&before, &after), Some(42.0));
+        assert_eq!(converged_s(&after, &after), None, "told");
+        assert_eq!(converged_s(&[], &after), None, "nothing was on its way");
     }
 
     #[test]
