@@ -3,6 +3,7 @@
 //! Reads: live objects from memory, and by name what is not in memory. Writes: the service's child objects, the nudge annotation of its pods. Does not: delete
 //! anything; the garbage collector does, by owner reference.
 
+mod contest;
 mod covers;
 mod names;
 mod nudge;
@@ -23,6 +24,7 @@ use crate::leader::LeaderToken;
 use crate::live;
 use crate::observe::{Foreign, Ordered, Ownership, Seen};
 use crate::validate::Validated;
+use contest::{Contest, Contests};
 use nudge::Nudged;
 use objects::{Receipts, Writer};
 
@@ -34,6 +36,7 @@ pub struct Kept {
     /// The number of pods as last written.
     pub ordered: Option<Ordered>,
     receipts: Receipts,
+    contests: Contests,
     nudges: Nudges,
 }
 
@@ -48,6 +51,8 @@ pub struct Applied {
     pub sent: u32,
     /// The Deployment's controller has not looked at it as it is now.
     pub unseen: bool,
+    /// Who keeps changing what; a sentence for people.
+    pub contested: Option<String>,
 }
 
 /// Applies `desired`, what `build` made of `spec` and the plan of `seen`.
@@ -81,7 +86,8 @@ pub async fn apply(
             names::free(access, &budget, live_budget.as_deref(), &spec.uid),
             names::free(access, &deployment, seen.deployment.as_deref(), &spec.uid),
         )?;
-        let mut writer = Writer { access, owner_uid: &spec.uid, receipts: &mut kept.receipts, sent: 0 };
+        let (receipts, contests) = (&mut kept.receipts, &mut kept.contests);
+        let mut writer = Writer { access, owner_uid: &spec.uid, receipts, contests, now: seen.now, sent: 0 };
         // Knobs before the Deployment: a pod whose volume names a missing ConfigMap hangs in ContainerCreating.
         writer.apply(&config_map, seen.config_map.as_deref()).await?;
         kept.knobs = Some(knobs);
@@ -99,7 +105,9 @@ pub async fn apply(
         let present = written.as_ref().or(seen.deployment.as_deref());
         remember_order(&mut kept.ordered, seen, present);
         nudge_pods(access, seen, knobs.generation, &mut kept.nudges).await;
-        Ok(Applied { knobs, template: build::template_hash(&deployment), sent, unseen: present.is_some_and(unseen) })
+        let contested = kept.contests.values().find_map(Contest::told).map(ToOwned::to_owned);
+        let (template, unseen) = (build::template_hash(&deployment), present.is_some_and(unseen));
+        Ok(Applied { knobs, template, sent, unseen, contested })
     };
     let outcome = outcome.await;
     // Kept after a failure too: what was written is written.

@@ -8,9 +8,10 @@ use kube::runtime::controller::Action;
 use crate::error::Retry;
 use crate::limits;
 
-/// After a success: the net under the watches and the sampler's rounds.
-pub fn requeue() -> Action {
-    Action::requeue(jittered(limits::REQUEUE, jitter()))
+/// After a success: the net under the watches and the sampler's rounds; what is `contested` rests for a shorter time.
+pub fn requeue(contested: bool) -> Action {
+    let pause = if contested { limits::REWRITE_REST } else { limits::REQUEUE };
+    Action::requeue(jittered(pause, jitter()))
 }
 
 /// How long an object rests after its `failures`-th failure in a row (1 is the first): doubled from

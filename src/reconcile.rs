@@ -41,11 +41,11 @@ pub async fn reconcile(
     let leader = ctx.leader.token().map_err(Error::NotLeader)?; // evidence, not a bool
     if object.meta().deletion_timestamp.is_some() {
         // The garbage collector takes the children first; applied again, they would keep the object for ever.
-        return Ok(cadence::requeue());
+        return Ok(cadence::requeue(false));
     }
     let outcome = Box::pin(steps(&object, &ctx, &leader)).await;
     report::report(&ctx, &leader, &object, &outcome).await.map_err(Error::Report)?; // API: status, Events; of the failure too
-    outcome.map(|_done| cadence::requeue()) // always, jittered
+    outcome.map(|done| cadence::requeue(done.applied.contested.is_some())) // always, jittered
 }
 
 async fn steps(

@@ -26,7 +26,10 @@ pub fn conditions(done: &Done, before: &[Condition], now: &Time) -> Vec<Conditio
     let (ready, detail) = ready(&done.spec, &done.seen.pods, done.seen.observation.rolling, denied);
     put(ready, detail.as_deref());
     put(reconciling(done), None);
-    put(Reason::NotStalled, None);
+    match done.applied.contested.as_deref() {
+        Some(detail) => put(Reason::FieldConflict, Some(detail)),
+        None => put(Reason::NotStalled, None),
+    }
     let carried = unlooked(&done.seen.observation) || judged.targets_met.reason == ConditionReason::Measuring;
     if !(carried && is_verdict(before, done.spec.generation)) {
         put(targets_met(&judged.targets_met), sentence(&judged.targets_met));

@@ -1,12 +1,16 @@
 //! What others made or keep changing is not fought over: the operator says what is in the way, and waits.
 
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::Api;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
 use serde_json::json;
+use yolo_api::v1alpha1::YoloInferenceService;
 use yolo_testkit::cluster::wait_for;
 
-use crate::operator::{self, Operator, PATIENCE, apply, condition, count, manifest, until, writes};
+use crate::operator::{self, Operator, PATIENCE, apply, beside, condition, count, manifest, until, writes};
 
 #[test]
 fn object_of_a_stranger_keeps_its_name_and_the_service_says_so() {
@@ -46,4 +50,55 @@ fn object_of_a_stranger_keeps_its_name_and_the_service_says_so() {
             operator.stop().await;
         })
         .unwrap();
+}
+
+#[test]
+fn field_that_somebody_keeps_changing_is_not_fought_over() {
+    let Some(cluster) = operator::cluster() else { return };
+    let namespace = cluster.namespace("fight").unwrap();
+    cluster
+        .block_on(async |client| {
+            let user = format!("{namespace}-a");
+            let operator = Operator::start(cluster, &namespace, &user).await;
+            apply(&client, &namespace, &manifest("fork", json!({}))).await;
+            until(&client, &namespace, "fork", "a status", |object| condition(object, "Stalled").0 == "False").await;
+            let fight = beside(fight(client.clone(), namespace.to_string()));
+            let object = until(&client, &namespace, "fork", "FieldConflict", |object| {
+                condition(object, "Stalled") == ("True".into(), "FieldConflict".into())
+            })
+            .await;
+            let conditions = object.status.unwrap().conditions;
+            let stalled = conditions.iter().find(|condition| condition.type_ == "Stalled").unwrap();
+            assert!(stalled.message.contains("fighter keeps changing Deployment"), "{}", stalled.message);
+            // Not a wait for something to happen: two writes a minute are allowed, where the other makes ten a second.
+            let written = || count(&writes(cluster, &user)).get("deployments").copied().unwrap_or(0);
+            let before = written();
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            assert!(written() - before <= 1, "{:#?}", writes(cluster, &user));
+            drop(fight);
+
+            let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
+            let back = async || {
+                let history = deployments.get("fork").await.ok()?.spec?.revision_history_limit?;
+                (history == 3).then_some(())
+            };
+            let long = Duration::from_mins(3);
+            wait_for("the field to be put back", long, back).await.unwrap();
+            let services: Api<YoloInferenceService> = Api::namespaced(client.clone(), &namespace);
+            let over = async || (condition(&services.get("fork").await.ok()?, "Stalled").0 == "False").then_some(());
+            wait_for("the end of the conflict", long, over).await.unwrap();
+            operator.stop().await;
+        })
+        .unwrap();
+}
+
+/// Sets a field that the operator owns, ten times a second.
+async fn fight(client: Client, namespace: String) {
+    let deployments: Api<Deployment> = Api::namespaced(client, &namespace);
+    let theirs = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "fork"},
+        "spec": {"revisionHistoryLimit": 9}});
+    loop {
+        deployments.patch("fork", &PatchParams::apply("fighter").force(), &Patch::Apply(&theirs)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
