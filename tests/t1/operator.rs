@@ -316,16 +316,25 @@ struct AuditStatus {
     code: u16,
 }
 
-/// Everything that `user` has written so far, its lease excepted, in order.
-pub fn writes(cluster: &LocalCluster, user: &str) -> Vec<Write> {
+/// Every request of `user` that was answered so far, in order.
+fn answered(cluster: &LocalCluster, user: &str) -> Vec<AuditEvent> {
     let log = std::fs::read_to_string(cluster.audit_log()).unwrap();
     // The last line may be half-written.
     let events = log.lines().filter_map(|line| serde_json::from_str::<AuditEvent>(line).ok());
-    let own = events.filter(|event| {
-        event.stage == "ResponseComplete"
-            && event.impersonated_user.as_ref().is_some_and(|by| by.username == user)
-            && matches!(event.verb.as_str(), "create" | "update" | "patch" | "delete" | "deletecollection")
-    });
+    let own = |event: &AuditEvent| event.impersonated_user.as_ref().is_some_and(|by| by.username == user);
+    events.filter(|event| event.stage == "ResponseComplete" && own(event)).collect()
+}
+
+/// Whether `user` campaigns: it has read the lease.
+pub fn looks_at_the_lease(cluster: &LocalCluster, user: &str) -> bool {
+    let lease = |event: &AuditEvent| event.object_ref.as_ref().is_some_and(|object| object.resource == "leases");
+    answered(cluster, user).iter().any(|event| event.verb == "get" && lease(event))
+}
+
+/// Everything that `user` has written so far, its lease excepted, in order.
+pub fn writes(cluster: &LocalCluster, user: &str) -> Vec<Write> {
+    let writing = |verb: &str| matches!(verb, "create" | "update" | "patch" | "delete" | "deletecollection");
+    let own = answered(cluster, user).into_iter().filter(|event| writing(&event.verb));
     own.filter_map(|event| {
         let object = event.object_ref.filter(|object| object.resource != "leases")?;
         let dot = if object.subresource.is_empty() { "" } else { "/" };
