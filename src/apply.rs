@@ -10,6 +10,8 @@ mod nudge;
 mod objects;
 mod release;
 
+use std::time::Duration;
+
 use k8s_openapi::api::apps::v1::Deployment;
 use yolo_planner::units::Replicas;
 
@@ -21,8 +23,10 @@ use crate::build::{self, Desired, KnobsDocument};
 use crate::call::{Access, WriteError};
 use crate::context::Context;
 use crate::leader::LeaderToken;
+use crate::limits;
 use crate::live;
 use crate::observe::{Foreign, Ordered, Ownership, Seen};
+use crate::rollouts::{self, Standing};
 use crate::validate::Validated;
 use contest::{Contest, Contests};
 use nudge::Nudged;
@@ -51,8 +55,21 @@ pub struct Applied {
     pub sent: u32,
     /// The Deployment's controller has not looked at it as it is now.
     pub unseen: bool,
+    /// Its new pod template waits for other services' rollouts.
+    pub waits: bool,
     /// Who keeps changing what; a sentence for people.
     pub contested: Option<String>,
+}
+
+impl Applied {
+    /// When to look again if nothing wakes the service.
+    pub fn looks_again(&self) -> Duration {
+        match self {
+            Self { waits: true, .. } => limits::ROLLOUT_LOOK,
+            Self { contested: Some(_), .. } => limits::REWRITE_REST,
+            _ => limits::REQUEUE,
+        }
+    }
 }
 
 /// Applies `desired`, what `build` made of `spec` and the plan of `seen`.
@@ -100,14 +117,19 @@ pub async fn apply(
         if let Some(live) = seen.deployment.as_deref().filter(|_| !seen.ownership.ours()) {
             release::release(access, live).await?;
         }
+        let (deployment, waits) = in_turn(ctx, spec, seen, deployment);
         let written = writer.apply(&deployment, seen.deployment.as_deref()).await?;
         let sent = writer.sent;
         let present = written.as_ref().or(seen.deployment.as_deref());
         remember_order(&mut kept.ordered, seen, present);
         nudge_pods(access, seen, knobs.generation, &mut kept.nudges).await;
         let contested = kept.contests.values().find_map(Contest::told).map(ToOwned::to_owned);
-        let (template, unseen) = (build::template_hash(&deployment), present.is_some_and(unseen));
-        Ok(Applied { knobs, template, sent, unseen, contested })
+        // Not while the store still has it as it was before our own write.
+        if let Some(present) = present.filter(|present| !waits && !rollouts::differs(present, &deployment)) {
+            ctx.rollouts.stands(id, Standing::of(present));
+        }
+        let (template, unseen) = (build::template_hash(&deployment), present.is_some_and(rollouts::unseen));
+        Ok(Applied { knobs, template, sent, unseen, waits, contested })
     };
     let outcome = outcome.await;
     // Kept after a failure too: what was written is written.
@@ -146,10 +168,13 @@ fn remember_order(ordered: &mut Option<Ordered>, seen: &Seen, live: Option<&Depl
     }
 }
 
-/// Its controller has looked at it before, but not since it was last changed.
-fn unseen(deployment: &Deployment) -> bool {
-    let looked = deployment.status.as_ref().and_then(|status| status.observed_generation);
-    looked.is_some_and(|looked| Some(looked) < deployment.metadata.generation)
+/// `deployment`, with the pod template that is there if the new one has to wait for a place among the rollouts; and whether.
+fn in_turn(ctx: &Context, spec: &Validated, seen: &Seen, deployment: Deployment) -> (Deployment, bool) {
+    let most = || ctx.defaults.rollouts_most.of(ctx.live.deployments.len());
+    match seen.deployment.as_deref().filter(|live| !seen.asked_anew && rollouts::differs(live, &deployment)) {
+        Some(live) if !ctx.rollouts.admit(&spec.id, most()) => (rollouts::held(deployment, live), true),
+        _ => (deployment, false),
+    }
 }
 
 async fn nudge_pods(access: Access<'_>, seen: &Seen, generation: u64, nudges: &mut Nudges) {

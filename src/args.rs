@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use reqwest::Url;
 use serde::Serialize;
 
+use crate::rollouts::Most;
+
 /// Settings of the operator process.
 #[derive(Debug, Clone, clap::Parser, Serialize)]
 #[command(name = "yolo-operator", version, about)]
@@ -29,6 +31,11 @@ pub struct Config {
     /// Image of the inference server where a `YoloInferenceService` names none.
     #[arg(long, env = "YOLO_SERVER_IMAGE", default_value = "localhost/yolo-server:dev")]
     pub server_image: String,
+
+    /// How many services may replace their pods at the same time when the operator changes their template (an upgrade,
+    /// another `--server-image`): a number, or a share of all services and at least one. A changed service does not wait.
+    #[arg(long, env = "YOLO_MAX_CONCURRENT_ROLLOUTS", default_value = "10%")]
+    pub max_concurrent_rollouts: Most,
 
     /// Read pod metrics from this Prometheus instead of from the pods.
     #[arg(long, env = "YOLO_PROMETHEUS_URL")]

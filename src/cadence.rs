@@ -8,9 +8,8 @@ use kube::runtime::controller::Action;
 use crate::error::Retry;
 use crate::limits;
 
-/// After a success: the net under the watches and the sampler's rounds; what is `contested` rests for a shorter time.
-pub fn requeue(contested: bool) -> Action {
-    let pause = if contested { limits::REWRITE_REST } else { limits::REQUEUE };
+/// After a success: the net under the watches and the sampler's rounds.
+pub fn requeue(pause: Duration) -> Action {
     Action::requeue(jittered(pause, jitter()))
 }
 

@@ -13,6 +13,7 @@ use crate::live::Live;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
+use crate::rollouts::Rollouts;
 use crate::sampler::Snapshots;
 use crate::{apply, report};
 
@@ -44,12 +45,14 @@ pub struct Context {
     pub failures: Memory<Failures>,
     /// Who waits for a reconcile.
     pub queue: Queue,
+    /// Who replaces its pods.
+    pub rollouts: Rollouts,
     /// Who signs Events.
     pub reporter: Reporter,
 }
 
 impl Context {
-    /// Forgets everything that a term of leadership learned: a successor may have moved on meanwhile.
+    /// Forgets everything that a term of leadership learned: a successor may have moved on meanwhile. Rollouts are counted anew.
     pub fn forget_all(&self) {
         self.states.clear();
         self.untold.clear();
@@ -57,6 +60,7 @@ impl Context {
         self.reported.clear();
         self.failures.clear();
         self.queue.clear();
+        self.rollouts.begin(&self.live.deployments.state());
     }
 
     /// Forgets a service that is gone.
@@ -67,5 +71,6 @@ impl Context {
         self.reported.forget(service);
         self.failures.forget(service);
         self.metrics.taken(self.queue.taken(service));
+        self.rollouts.forget(service);
     }
 }

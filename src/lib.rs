@@ -26,6 +26,7 @@ pub mod observe;
 pub mod queue;
 pub mod reconcile;
 pub mod report;
+pub mod rollouts;
 pub mod sampler;
 pub mod schedules;
 pub mod validate;
@@ -119,6 +120,7 @@ pub async fn run(config: Config, client: Client, shutdown: CancellationToken) ->
         defaults: build::Defaults {
             server_image: config.server_image.clone(),
             operator_namespace: config.namespace.clone(),
+            rollouts_most: config.max_concurrent_rollouts,
         },
         states: memory::Memory::default(),
         untold: memory::Memory::default(),
@@ -126,6 +128,7 @@ pub async fn run(config: Config, client: Client, shutdown: CancellationToken) ->
         reported: memory::Memory::default(),
         failures: memory::Memory::default(),
         queue: queue::Queue::default(),
+        rollouts: rollouts::Rollouts::default(),
     });
     let terms = Terms { ctx, config, trigger, triggers: Arc::new(Mutex::new(triggers)) };
     if let Some(Err(error)) = shutdown.run_until_cancelled(terms.lead()).await {

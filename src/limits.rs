@@ -26,6 +26,8 @@ pub const RETRY_FIRST: Duration = Duration::from_millis(200);
 pub const RETRY_TRANSIENT_MAX: Duration = Duration::from_secs(30);
 /// Latest retry of a refusal (quota, Pod Security, an invalid spec): only a person can end it.
 pub const RETRY_DENIED_MAX: Duration = Duration::from_mins(5);
+/// A service whose rollout waits for those of others looks this often: as often as a sampling round wakes it.
+pub const ROLLOUT_LOOK: Duration = Duration::from_secs(5);
 /// The net under all triggers while a service is at work: sampling rounds trigger reconciles long before.
 pub const REQUEUE: Duration = Duration::from_mins(1);
 

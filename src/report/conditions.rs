@@ -138,7 +138,11 @@ fn refusal(why: &Termination) -> Reason {
 fn reconciling(done: &Done) -> Reason {
     let ready = done.seen.pods.iter().filter(|pod| pod.phase == PodPhase::Ready).count();
     let complete = u32::try_from(ready).is_ok_and(|ready| ready == done.decision.desired.replicas.get());
-    if complete && !rolling(done) { Reason::UpToDate } else { Reason::Progressing }
+    match (done.applied.waits, complete && !rolling(done)) {
+        (true, _) => Reason::RolloutWaiting,
+        (false, true) => Reason::UpToDate,
+        (false, false) => Reason::Progressing,
+    }
 }
 
 /// How long something was on its way, in seconds, if `after` is the first status without it.

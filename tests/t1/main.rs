@@ -20,5 +20,6 @@ mod promise_operator_reconciles;
 mod promise_operator_rests;
 mod promise_operator_survives;
 mod promise_operator_yields;
+mod promise_upgrade_rolls_in_waves;
 
 yolo_testkit::cluster_guard!();

@@ -26,6 +26,7 @@ use tracing::level_filters::LevelFilter;
 use yolo_api::v1alpha1::YoloInferenceService;
 use yolo_operator::RunError;
 use yolo_operator::args::Config;
+use yolo_operator::rollouts::Most;
 use yolo_server::Server;
 use yolo_testkit::cluster::{LocalCluster, Tier, wait_for};
 
@@ -59,6 +60,11 @@ pub async fn client_as(cluster: &LocalCluster, user: &str) -> Client {
 impl Operator {
     /// Starts an operator for one namespace. `identity` is its user and its name in the lease.
     pub async fn start(cluster: &LocalCluster, namespace: &str, identity: &str) -> Self {
+        Self::start_with(cluster, namespace, identity, "localhost/yolo-server:test").await
+    }
+
+    /// The same with another default image of the servers.
+    pub async fn start_with(cluster: &LocalCluster, namespace: &str, identity: &str, server_image: &str) -> Self {
         // `YOLO_LOG=yolo_operator=debug` shows the operator's log; a second subscriber of this process is refused, and not
         // needed.
         let silent = tracing_subscriber::EnvFilter::builder().with_default_directive(LevelFilter::OFF.into());
@@ -70,7 +76,8 @@ impl Operator {
             lease_name: "yolo-operator".to_owned(),
             identity: identity.to_owned(),
             watch_namespace: Some(namespace.to_owned()),
-            server_image: "localhost/yolo-server:test".to_owned(),
+            server_image: server_image.to_owned(),
+            max_concurrent_rollouts: Most::Percent(10),
             prometheus_url: None,
             prometheus_ca_file: None,
             prometheus_token_file: None,

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use yolo_api::v1alpha1::YoloInferenceService;
 use yolo_operator::args::Config;
+use yolo_operator::rollouts::Most;
 use yolo_testkit::cluster::LocalCluster;
 
 use crate::operator::{self, TestPod, condition, deployment, loopback, manifest, until};
@@ -53,6 +54,7 @@ fn config(namespace: &str) -> Config {
         identity: "chart".to_owned(),
         watch_namespace: Some(namespace.to_owned()),
         server_image: "localhost/yolo-server:test".to_owned(),
+        max_concurrent_rollouts: Most::Percent(10),
         prometheus_url: None,
         prometheus_ca_file: None,
         prometheus_token_file: None,

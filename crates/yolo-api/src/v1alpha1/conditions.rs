@@ -132,6 +132,7 @@ table! {
     EngineUnavailable = Ready False "EngineUnavailable" "The model cannot run in the pods: ONNX Runtime or its execution provider is missing, or the warm-up failed.";
     ReadyInvalidSpec = Ready False "InvalidSpec" "The spec cannot be acted on; the message says what to change.";
     Progressing = Reconciling True "Progressing" "Pods of the desired generation are on their way.";
+    RolloutWaiting = Reconciling True "RolloutWaiting" "The operator has changed what pods are made of; this service replaces its own when others have replaced theirs.";
     UpToDate = Reconciling False "UpToDate" "All that the spec asks for is in place.";
     InvalidSpec = Stalled True "InvalidSpec" "The spec cannot be acted on; the message says what to change.";
     Malformed = Stalled True "Malformed" "The stored object does not have the form of its type; apply a correct one.";
