@@ -1,12 +1,16 @@
 //! Makes the live objects as desired, by server-side apply, in an order that a stop at any point leaves harmless.
 //!
-//! Reads: live objects from memory. Writes: the service's child objects, the nudge annotation of its pods. Does not: delete
+//! Reads: live objects from memory, and by name what is not in memory. Writes: the service's child objects, the nudge annotation of its pods. Does not: delete
 //! anything; the garbage collector does, by owner reference.
 
+mod contest;
 mod covers;
+mod names;
 mod nudge;
 mod objects;
 mod release;
+
+use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use yolo_planner::units::Replicas;
@@ -19,9 +23,12 @@ use crate::build::{self, Desired, KnobsDocument};
 use crate::call::{Access, WriteError};
 use crate::context::Context;
 use crate::leader::LeaderToken;
+use crate::limits;
 use crate::live;
 use crate::observe::{Foreign, Ordered, Ownership, Seen};
+use crate::rollouts::{self, Standing};
 use crate::validate::Validated;
+use contest::{Contest, Contests};
 use nudge::Nudged;
 use objects::{Receipts, Writer};
 
@@ -33,6 +40,7 @@ pub struct Kept {
     /// The number of pods as last written.
     pub ordered: Option<Ordered>,
     receipts: Receipts,
+    contests: Contests,
     nudges: Nudges,
 }
 
@@ -47,6 +55,21 @@ pub struct Applied {
     pub sent: u32,
     /// The Deployment's controller has not looked at it as it is now.
     pub unseen: bool,
+    /// Its new pod template waits for other services' rollouts.
+    pub waits: bool,
+    /// Who keeps changing what; a sentence for people.
+    pub contested: Option<String>,
+}
+
+impl Applied {
+    /// When to look again if nothing wakes the service.
+    pub fn looks_again(&self) -> Duration {
+        match self {
+            Self { waits: true, .. } => limits::ROLLOUT_LOOK,
+            Self { contested: Some(_), .. } => limits::REWRITE_REST,
+            _ => limits::REQUEUE,
+        }
+    }
 }
 
 /// Applies `desired`, what `build` made of `spec` and the plan of `seen`.
@@ -68,27 +91,48 @@ pub async fn apply(
     let access = Access { client: &ctx.client, leader, metrics: &ctx.metrics };
     let (id, name, live) = (&spec.id, spec.id.name.as_str(), &ctx.live);
     let outcome = async {
-        let mut writer = Writer { access, owner_uid: &spec.uid, receipts: &mut kept.receipts, sent: 0 };
-        // Knobs before the Deployment: a pod whose volume names a missing ConfigMap hangs in ContainerCreating.
         let knobs = numbered(knobs, seen.knobs, reported(seen));
         let config_map = build::config_map(spec, &knobs);
+        let live_policy = live::get(&live.network_policies, id, name);
+        let (live_service, live_budget) = (live::get(&live.services, id, name), live::get(&live.budgets, id, name));
+        // All names before the first write: half of a service beside a stranger's object helps nobody.
+        let names_free = async {
+            futures::try_join!(
+                names::free(access, &config_map, seen.config_map.as_deref(), &spec.uid),
+                names::free(access, &network_policy, live_policy.as_deref(), &spec.uid),
+                names::free(access, &service, live_service.as_deref(), &spec.uid),
+                names::free(access, &budget, live_budget.as_deref(), &spec.uid),
+                names::free(access, &deployment, seen.deployment.as_deref(), &spec.uid),
+            )
+        };
+        Box::pin(names_free).await?; // large, and idle from the second time on
+        let (receipts, contests) = (&mut kept.receipts, &mut kept.contests);
+        let mut writer = Writer { access, owner_uid: &spec.uid, receipts, contests, now: seen.now, sent: 0 };
+        // Knobs before the Deployment: a pod whose volume names a missing ConfigMap hangs in ContainerCreating.
         writer.apply(&config_map, seen.config_map.as_deref()).await?;
         kept.knobs = Some(knobs);
         // The network policy before the pods that it protects.
-        writer.apply(&network_policy, live::get(&live.network_policies, id, name).as_deref()).await?;
-        writer.apply(&service, live::get(&live.services, id, name).as_deref()).await?;
-        writer.apply(&budget, live::get(&live.budgets, id, name).as_deref()).await?;
+        writer.apply(&network_policy, live_policy.as_deref()).await?;
+        writer.apply(&service, live_service.as_deref()).await?;
+        writer.apply(&budget, live_budget.as_deref()).await?;
         // The count is handed over before the Deployment is applied without it: a field that its only owner stops
         // applying falls back to its default, which is one pod.
         if let Some(live) = seen.deployment.as_deref().filter(|_| !seen.ownership.ours()) {
             release::release(access, live).await?;
         }
+        let (deployment, waits) = in_turn(ctx, spec, seen, deployment);
         let written = writer.apply(&deployment, seen.deployment.as_deref()).await?;
         let sent = writer.sent;
         let present = written.as_ref().or(seen.deployment.as_deref());
         remember_order(&mut kept.ordered, seen, present);
         nudge_pods(access, seen, knobs.generation, &mut kept.nudges).await;
-        Ok(Applied { knobs, template: build::template_hash(&deployment), sent, unseen: present.is_some_and(unseen) })
+        let contested = kept.contests.values().find_map(Contest::told).map(ToOwned::to_owned);
+        // Not while the store still has it as it was before our own write.
+        if let Some(present) = present.filter(|present| !waits && !rollouts::differs(present, &deployment)) {
+            ctx.rollouts.stands(id, Standing::of(present));
+        }
+        let (template, unseen) = (build::template_hash(&deployment), present.is_some_and(rollouts::unseen));
+        Ok(Applied { knobs, template, sent, unseen, waits, contested })
     };
     let outcome = outcome.await;
     // Kept after a failure too: what was written is written.
@@ -127,10 +171,13 @@ fn remember_order(ordered: &mut Option<Ordered>, seen: &Seen, live: Option<&Depl
     }
 }
 
-/// Its controller has looked at it before, but not since it was last changed.
-fn unseen(deployment: &Deployment) -> bool {
-    let looked = deployment.status.as_ref().and_then(|status| status.observed_generation);
-    looked.is_some_and(|looked| Some(looked) < deployment.metadata.generation)
+/// `deployment`, with the pod template that is there if the new one has to wait for a place among the rollouts; and whether.
+fn in_turn(ctx: &Context, spec: &Validated, seen: &Seen, deployment: Deployment) -> (Deployment, bool) {
+    let most = || ctx.defaults.rollouts_most.of(ctx.live.deployments.len());
+    match seen.deployment.as_deref().filter(|live| !seen.asked_anew && rollouts::differs(live, &deployment)) {
+        Some(live) if !ctx.rollouts.admit(&spec.id, most()) => (rollouts::held(deployment, live), true),
+        _ => (deployment, false),
+    }
 }
 
 async fn nudge_pods(access: Access<'_>, seen: &Seen, generation: u64, nudges: &mut Nudges) {

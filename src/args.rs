@@ -3,13 +3,22 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use reqwest::Url;
+use serde::Serialize;
+
+use crate::rollouts::Most;
+
 /// Settings of the operator process.
-#[derive(Debug, Clone, clap::Parser)]
+#[derive(Debug, Clone, clap::Parser, Serialize)]
 #[command(name = "yolo-operator", version, about)]
 pub struct Config {
     /// Namespace of the leader-election lease.
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
     pub namespace: String,
+
+    /// Name of that lease; installations that share the namespace need one each.
+    #[arg(long, env = "YOLO_LEASE_NAME", default_value = "yolo-operator")]
+    pub lease_name: String,
 
     /// Name of this replica in the lease; must be unique among the replicas.
     #[arg(long, env = "POD_NAME", default_value_t = default_identity())]
@@ -22,6 +31,11 @@ pub struct Config {
     /// Image of the inference server where a `YoloInferenceService` names none.
     #[arg(long, env = "YOLO_SERVER_IMAGE", default_value = "localhost/yolo-server:dev")]
     pub server_image: String,
+
+    /// How many services may replace their pods at the same time when the operator changes their template (an upgrade,
+    /// another `--server-image`): a number, or a share of all services and at least one. A changed service does not wait.
+    #[arg(long, env = "YOLO_MAX_CONCURRENT_ROLLOUTS", default_value = "10%")]
+    pub max_concurrent_rollouts: Most,
 
     /// Read pod metrics from this Prometheus instead of from the pods.
     #[arg(long, env = "YOLO_PROMETHEUS_URL")]
@@ -48,6 +62,20 @@ pub struct Config {
     pub log: String,
 }
 
+impl Config {
+    /// Every setting as it acts, for the log: as JSON, without a password that a URL may have.
+    pub fn effective(&self) -> String {
+        let prometheus_url = self.prometheus_url.as_deref().map(without_password);
+        serde_json::to_string(&Self { prometheus_url, ..self.clone() }).unwrap_or_default()
+    }
+}
+
+fn without_password(url: &str) -> String {
+    let Ok(mut url) = Url::parse(url) else { return "(not a URL)".to_owned() };
+    let _cannot_have_one = url.set_password(None);
+    url.to_string()
+}
+
 /// Unique enough outside a pod: two processes of one machine differ in their id.
 fn default_identity() -> String {
     format!("yolo-operator-{}", std::process::id())
@@ -57,6 +85,15 @@ fn default_identity() -> String {
 mod tests {
     use super::*;
     use clap::Parser;
+
+    #[test]
+    fn settings_are_shown_as_they_act_and_passwords_are_not() {
+        let flags = ["yolo-operator", "--prometheus-url=https://reader:secret@prometheus:9090"];
+        let shown = Config::try_parse_from(flags).unwrap().effective();
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        assert_eq!(shown["prometheus_url"], "https://reader@prometheus:9090/");
+        assert_eq!((&shown["lease_name"], &shown["log"]), (&"yolo-operator".into(), &"info".into()));
+    }
 
     #[test]
     fn token_is_refused_where_no_prometheus_would_get_it() {

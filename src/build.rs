@@ -22,10 +22,11 @@ use kube::Resource;
 use yolo_api::v1alpha1::YoloInferenceService;
 use yolo_planner::Decision;
 
-pub use deployment::{MODEL_DIRECTORY, template_hash};
+pub use deployment::{MODEL_DIRECTORY, TEMPLATE_ANNOTATION, template_hash};
 pub use knobs::{KnobsDocument, config_map, config_map_name, read};
 
 use crate::fleet::SERVICE_LABEL;
+use crate::rollouts::Most;
 use crate::validate::Validated;
 
 /// Everything that a service should have. `apply` takes it apart without `..`: a new object that nobody applies does not
@@ -51,6 +52,8 @@ pub struct Defaults {
     pub server_image: String,
     /// The operator's namespace, from which it reads the pods' metrics.
     pub operator_namespace: String,
+    /// How many services replace their pods at a time when it changes their template.
+    pub rollouts_most: Most,
 }
 
 /// Builds the objects of one service. Pure and total: `validate` has refused everything that could not be built.

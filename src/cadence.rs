@@ -9,8 +9,8 @@ use crate::error::Retry;
 use crate::limits;
 
 /// After a success: the net under the watches and the sampler's rounds.
-pub fn requeue() -> Action {
-    Action::requeue(jittered(limits::REQUEUE, jitter()))
+pub fn requeue(pause: Duration) -> Action {
+    Action::requeue(jittered(pause, jitter()))
 }
 
 /// How long an object rests after its `failures`-th failure in a row (1 is the first): doubled from

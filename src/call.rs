@@ -1,4 +1,4 @@
-//! One write to the Kubernetes API: permitted by evidence of leadership, bounded in time, named when it fails.
+//! One call to the Kubernetes API: permitted by evidence of leadership, bounded in time, named when it fails.
 
 use std::future::Future;
 use std::time::Duration;
@@ -54,8 +54,16 @@ pub enum WriteError {
         #[source]
         source: Box<kube::Error>,
     },
+    /// An object of this name is somebody else's.
+    #[error("{target} exists already and {holder}; delete or rename it, or give this service another name")]
+    NameTaken {
+        /// What.
+        target: Target,
+        /// Whose it is, as a clause.
+        holder: String,
+    },
     /// No answer in time. The write may have taken effect; all our writes may be repeated.
-    #[error("{target} took longer than {limit:?} to write")]
+    #[error("no answer for {target} within {limit:?}")]
     Timeout {
         /// What.
         target: Target,
@@ -86,6 +94,8 @@ pub enum Category {
     Api,
     /// No answer in time.
     Timeout,
+    /// Somebody else's object has a name that a service needs.
+    NameTaken,
     /// The lease is lost or ends.
     NotLeader,
     /// Not JSON.
@@ -101,6 +111,7 @@ impl Category {
             Self::Missing => "missing",
             Self::Api => "api",
             Self::Timeout => "timeout",
+            Self::NameTaken => "name_taken",
             Self::NotLeader => "not_leader",
             Self::Internal => "internal",
         }
@@ -113,6 +124,7 @@ impl WriteError {
         match self {
             Self::NotLeader { .. } => Category::NotLeader,
             Self::Timeout { .. } => Category::Timeout,
+            Self::NameTaken { .. } => Category::NameTaken,
             Self::Serialise { .. } => Category::Internal,
             Self::Api { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) => match status.code {
@@ -146,7 +158,7 @@ pub struct Access<'a> {
     pub client: &'a Client,
     /// Evidence of leadership.
     pub leader: &'a LeaderToken,
-    /// Counts the writes.
+    /// Counts the calls.
     pub metrics: &'a Metrics,
 }
 
@@ -164,8 +176,21 @@ impl Access<'_> {
         call: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, WriteError> {
         let outcome = self.bounded(target, call).await;
-        let label = outcome.as_ref().map_or_else(|error| error.category().as_str(), |_| "ok");
-        self.metrics.wrote(target.kind, label);
+        self.metrics.wrote(target.kind, label(&outcome));
+        outcome
+    }
+
+    /// Performs one read; bounded and named as a write is.
+    ///
+    /// # Errors
+    /// [`WriteError`], which names `target`.
+    pub async fn read<T>(
+        &self,
+        target: &Target,
+        call: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, WriteError> {
+        let outcome = self.bounded(target, call).await;
+        self.metrics.read(target.kind, label(&outcome));
         outcome
     }
 
@@ -181,4 +206,9 @@ impl Access<'_> {
             Err(_elapsed) => Err(WriteError::Timeout { target: target.clone(), limit: limits::API_CALL }),
         }
     }
+}
+
+/// `ok`, or the category.
+fn label<T>(outcome: &Result<T, WriteError>) -> &'static str {
+    outcome.as_ref().map_or_else(|error| error.category().as_str(), |_| "ok")
 }

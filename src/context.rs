@@ -12,6 +12,8 @@ use crate::leader::Leader;
 use crate::live::Live;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::queue::Queue;
+use crate::rollouts::Rollouts;
 use crate::sampler::Snapshots;
 use crate::{apply, report};
 
@@ -41,18 +43,24 @@ pub struct Context {
     pub reported: Memory<report::Kept>,
     /// Who rests after failures.
     pub failures: Memory<Failures>,
+    /// Who waits for a reconcile.
+    pub queue: Queue,
+    /// Who replaces its pods.
+    pub rollouts: Rollouts,
     /// Who signs Events.
     pub reporter: Reporter,
 }
 
 impl Context {
-    /// Forgets everything that a term of leadership learned: a successor may have moved on meanwhile.
+    /// Forgets everything that a term of leadership learned: a successor may have moved on meanwhile. Rollouts are counted anew.
     pub fn forget_all(&self) {
         self.states.clear();
         self.untold.clear();
         self.applied.clear();
         self.reported.clear();
         self.failures.clear();
+        self.queue.clear();
+        self.rollouts.begin(&self.live.deployments.state());
     }
 
     /// Forgets a service that is gone.
@@ -62,5 +70,7 @@ impl Context {
         self.applied.forget(service);
         self.reported.forget(service);
         self.failures.forget(service);
+        self.metrics.taken(self.queue.taken(service));
+        self.rollouts.forget(service);
     }
 }

@@ -26,7 +26,11 @@ type Object = DeserializeGuard<YoloInferenceService>;
 /// Reconciles until the returned future is dropped. `triggers` are changed child objects, pods and finished sampling rounds.
 pub async fn run(ctx: Arc<Context>, objects: Api<Object>, triggers: impl Stream<Item = ServiceId> + Send + 'static) {
     let config = watcher::Config::default().timeout(limits::WATCH_S);
-    let woken = triggers.map(|service| ObjectRef::<Object>::new(&service.name).within(&service.namespace));
+    let queue = ctx.clone();
+    let woken = triggers.map(move |service| {
+        queue.metrics.waiting(queue.queue.woken(&service));
+        ObjectRef::<Object>::new(&service.name).within(&service.namespace)
+    });
     Controller::new(objects, config)
         .with_config(Config::default().concurrency(limits::RECONCILES_IN_FLIGHT))
         .reconcile_on(woken)
@@ -60,6 +64,7 @@ pub struct Failures {
 async fn bounded(object: Arc<Object>, ctx: Arc<Context>) -> Result<Action, Error> {
     let started = Instant::now();
     let (id, uid) = (id(&object), object.uid().unwrap_or_default());
+    ctx.metrics.taken(ctx.queue.taken(&id));
     // Sampling rounds and our own writes wake every object; one that keeps failing must not be tried at each of them.
     let failures = ctx.failures.of(&id, &uid).filter(|failures| failures.generation == object.meta().generation);
     let rest = failures.map_or(Duration::ZERO, |failures| failures.rests_until.saturating_duration_since(started));

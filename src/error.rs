@@ -49,7 +49,10 @@ impl Error {
             Self::NotLeader(_) | Self::TooSlow(_) => Retry::Transient,
             Self::Apply(error) | Self::Report(error) => match error.category() {
                 Category::Denied | Category::Missing | Category::Internal => Retry::Denied,
-                Category::Conflict | Category::Api | Category::Timeout | Category::NotLeader => Retry::Transient,
+                // NameTaken: an earlier service's object goes by itself, and nothing tells when a stranger's does.
+                Category::Conflict | Category::Api | Category::Timeout | Category::NotLeader | Category::NameTaken => {
+                    Retry::Transient
+                }
             },
         }
     }

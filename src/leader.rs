@@ -101,11 +101,18 @@ impl LeaderToken {
 
 /// Takes part in the election until `shutdown`; vacates the lease on the way out.
 ///
-/// `identity` must be unique among the replicas. The task ends only after `shutdown`.
-pub fn elect(client: Client, namespace: &str, identity: String, shutdown: CancellationToken) -> (Leader, Candidate) {
+/// Whoever campaigns for the lease of the same `namespace` and `name` is a replica of the same installation. `identity` must be
+/// unique among them. The task ends only after `shutdown`.
+pub fn elect(
+    client: Client,
+    (namespace, name): (&str, &str),
+    identity: String,
+    shutdown: CancellationToken,
+) -> (Leader, Candidate) {
     let (sender, receiver) = watch::channel(None);
     let candidate = Candidate {
         api: Api::namespaced(client, namespace),
+        name: name.to_owned(),
         identity,
         term: sender,
         held: None,
@@ -116,12 +123,10 @@ pub fn elect(client: Client, namespace: &str, identity: String, shutdown: Cancel
     (Leader { term: receiver }, candidate)
 }
 
-/// The name of the lease; one a namespace.
-pub const LEASE_NAME: &str = "yolo-operator";
-
 /// The process's part in the election. Run it with [`Candidate::run`].
 pub struct Candidate {
     api: Api<Lease>,
+    name: String,
     identity: String,
     term: watch::Sender<Option<Term>>,
     /// Our own record as last written: a renewal needs no read.
@@ -198,10 +203,11 @@ impl Candidate {
     async fn attempt(&mut self) -> Result<bool, kube::Error> {
         let current = match self.held.take() {
             Some(lease) => Some(lease),
-            None => self.api.get_opt(LEASE_NAME).await?,
+            None => self.api.get_opt(&self.name).await?,
         };
         let Some(current) = current else {
-            let lease = Lease { metadata: named(), spec: Some(self.record(None)) };
+            let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
+            let lease = Lease { metadata, spec: Some(self.record(None)) };
             self.held = Some(self.api.create(&PostParams::default(), &lease).await?);
             return Ok(true);
         };
@@ -210,7 +216,7 @@ impl Candidate {
         }
         let spec = self.record(current.spec.as_ref());
         let lease = Lease { spec: Some(spec), ..current }; // Its resourceVersion makes a concurrent writer lose.
-        self.held = Some(self.api.replace(LEASE_NAME, &PostParams::default(), &lease).await?);
+        self.held = Some(self.api.replace(&self.name, &PostParams::default(), &lease).await?);
         Ok(true)
     }
 
@@ -244,7 +250,7 @@ impl Candidate {
     async fn vacate(&mut self) {
         let held = match self.held.take() {
             Some(lease) => Some(lease),
-            None => timeout(limits::LEASE_TRY, self.api.get_opt(LEASE_NAME)).await.ok().and_then(Result::ok).flatten(),
+            None => timeout(limits::LEASE_TRY, self.api.get_opt(&self.name)).await.ok().and_then(Result::ok).flatten(),
         };
         let Some(mut lease) = held else { return };
         let Some(spec) = lease.spec.as_mut().filter(|spec| spec.holder_identity.as_deref() == Some(&self.identity))
@@ -253,15 +259,11 @@ impl Candidate {
         };
         spec.holder_identity = None;
         spec.lease_duration_seconds = Some(1);
-        let released = timeout(limits::LEASE_TRY, self.api.replace(LEASE_NAME, &PostParams::default(), &lease)).await;
+        let released = timeout(limits::LEASE_TRY, self.api.replace(&self.name, &PostParams::default(), &lease)).await;
         if !matches!(released, Ok(Ok(_))) {
             tracing::warn!("The lease could not be vacated; it runs out by itself.");
         }
     }
-}
-
-fn named() -> ObjectMeta {
-    ObjectMeta { name: Some(LEASE_NAME.to_owned()), ..ObjectMeta::default() }
 }
 
 /// Whether `me` may write itself into `record`, which this process has seen unchanged for `unchanged`.

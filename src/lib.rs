@@ -23,8 +23,10 @@ pub mod live;
 pub mod memory;
 pub mod metrics;
 pub mod observe;
+pub mod queue;
 pub mod reconcile;
 pub mod report;
+pub mod rollouts;
 pub mod sampler;
 pub mod schedules;
 pub mod validate;
@@ -102,8 +104,8 @@ pub async fn run(config: Config, client: Client, shutdown: CancellationToken) ->
     }
     health.set_ready(true);
 
-    let (leader, candidate) =
-        leader::elect(client.clone(), &config.namespace, config.identity.clone(), shutdown.clone());
+    let lease = (config.namespace.as_str(), config.lease_name.as_str());
+    let (leader, candidate) = leader::elect(client.clone(), lease, config.identity.clone(), shutdown.clone());
     // Aborted with this function: a killed operator must not go on renewing its lease.
     let election = AbortOnDropHandle::new(tokio::spawn(candidate.run()));
     let reporter = Reporter { controller: "yolo-operator".to_owned(), instance: Some(config.identity.clone()) };
@@ -118,12 +120,15 @@ pub async fn run(config: Config, client: Client, shutdown: CancellationToken) ->
         defaults: build::Defaults {
             server_image: config.server_image.clone(),
             operator_namespace: config.namespace.clone(),
+            rollouts_most: config.max_concurrent_rollouts,
         },
         states: memory::Memory::default(),
         untold: memory::Memory::default(),
         applied: memory::Memory::default(),
         reported: memory::Memory::default(),
         failures: memory::Memory::default(),
+        queue: queue::Queue::default(),
+        rollouts: rollouts::Rollouts::default(),
     });
     let terms = Terms { ctx, config, trigger, triggers: Arc::new(Mutex::new(triggers)) };
     if let Some(Err(error)) = shutdown.run_until_cancelled(terms.lead()).await {

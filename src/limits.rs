@@ -26,6 +26,8 @@ pub const RETRY_FIRST: Duration = Duration::from_millis(200);
 pub const RETRY_TRANSIENT_MAX: Duration = Duration::from_secs(30);
 /// Latest retry of a refusal (quota, Pod Security, an invalid spec): only a person can end it.
 pub const RETRY_DENIED_MAX: Duration = Duration::from_mins(5);
+/// A service whose rollout waits for those of others looks this often: as often as a sampling round wakes it.
+pub const ROLLOUT_LOOK: Duration = Duration::from_secs(5);
 /// The net under all triggers while a service is at work: sampling rounds trigger reconciles long before.
 pub const REQUEUE: Duration = Duration::from_mins(1);
 
@@ -44,5 +46,9 @@ pub const STATUS_MOVED_RATIO: f64 = 0.10;
 pub const LEARNED_REFRESH: Duration = Duration::from_mins(10);
 /// A second foreign write to replicas within this time means that another autoscaler is at work.
 pub const FOREIGN_WRITE_WINDOW: Duration = Duration::from_mins(10);
+/// What somebody else changed a second time is put back this long after the first; doubled at each: at most twice a minute.
+pub const REWRITE_REST: Duration = Duration::from_secs(30);
+/// The longest of these rests.
+pub const REWRITE_REST_MAX: Duration = Duration::from_mins(5);
 /// Reconcile triggers waiting; a full channel loses nothing, because the requeue comes anyway.
 pub const TRIGGERS_WAITING: usize = 4096;

@@ -16,7 +16,7 @@ async fn main() -> anyhow::Result<()> {
     let client = yolo_operator::client(kubernetes)?;
     let shutdown = CancellationToken::new();
     tokio::spawn(signals(shutdown.clone())?);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), identity = %config.identity, "The operator starts.");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), config = config.effective(), "The operator starts.");
     yolo_operator::run(config, client, shutdown).await.context("the operator ended")
 }
 

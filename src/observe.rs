@@ -23,6 +23,7 @@ use crate::build::{self, KnobsDocument};
 use crate::context::Context;
 use crate::fleet::{PodPhase, PodView};
 use crate::live;
+use crate::rollouts;
 use crate::sampler::{Snapshot, pod_id};
 use crate::schedules;
 use crate::validate::Validated;
@@ -46,6 +47,8 @@ pub struct Seen {
     pub knobs: Option<KnobsDocument>,
     /// Who sets the number of pods.
     pub ownership: Ownership,
+    /// A person has changed the spec since the last status.
+    pub asked_anew: bool,
     /// When this was.
     pub now: Timestamp,
 }
@@ -83,7 +86,7 @@ pub fn observe(
     let observation = Observation {
         applied_pods: applied_pods(&pods, snapshot.as_deref(), generation),
         other_manager: ownership.contested(),
-        rolling: deployment.as_deref().is_some_and(rolling),
+        rolling: deployment.as_deref().is_some_and(rollouts::rolling),
         pods: pods.iter().map(|view| pod(view, snapshot.as_deref(), now)).collect(),
         ..Observation::new(current)
     };
@@ -93,7 +96,9 @@ pub fn observe(
     }
     let ahead = Duration::try_from_secs_f64(state.horizon(&policy, now).get()).unwrap_or_default();
     policy.schedule_floor = schedules::floor(&spec.peaks, now, ahead);
-    Seen { observation, policy, pods, snapshot, deployment, config_map, knobs, ownership, now }
+    // A hint like all of the status: a wrong one lets a rollout go sooner or later, no more.
+    let asked_anew = status.and_then(|status| status.observed_generation) != Some(spec.generation);
+    Seen { observation, policy, pods, snapshot, deployment, config_map, knobs, ownership, asked_anew, now }
 }
 
 /// The live document, unless our own write is newer and the watch has not shown it yet.
@@ -134,13 +139,6 @@ fn applied_pods(pods: &[PodView], snapshot: Option<&Snapshot>, generation: u64) 
     let ready = pods.iter().filter(|pod| pod.phase == PodPhase::Ready);
     let applied = ready.filter(|pod| snapshot.and_then(|s| s.knobs_generation(&pod.uid)) == Some(generation));
     applied.count().try_into().unwrap_or(u32::MAX)
-}
-
-/// Pods of an old template are still there. Missing new pods alone are an ordinary scale-up.
-fn rolling(deployment: &Deployment) -> bool {
-    let status = deployment.status.as_ref();
-    let pods = status.and_then(|status| status.replicas).unwrap_or(0);
-    pods > status.and_then(|status| status.updated_replicas).unwrap_or(0)
 }
 
 /// One pod with its sample, for the planner.

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::leader::LeaderToken;
 use crate::observe::Seen;
 use crate::validate::Validated;
-use crate::{apply, build, cadence, observe, report, validate};
+use crate::{apply, build, cadence, limits, observe, report, validate};
 
 /// What one reconcile saw, decided and did.
 pub struct Done {
@@ -41,11 +41,11 @@ pub async fn reconcile(
     let leader = ctx.leader.token().map_err(Error::NotLeader)?; // evidence, not a bool
     if object.meta().deletion_timestamp.is_some() {
         // The garbage collector takes the children first; applied again, they would keep the object for ever.
-        return Ok(cadence::requeue());
+        return Ok(cadence::requeue(limits::REQUEUE));
     }
     let outcome = Box::pin(steps(&object, &ctx, &leader)).await;
     report::report(&ctx, &leader, &object, &outcome).await.map_err(Error::Report)?; // API: status, Events; of the failure too
-    outcome.map(|_done| cadence::requeue()) // always, jittered
+    outcome.map(|done| cadence::requeue(done.applied.looks_again())) // always, jittered
 }
 
 async fn steps(
@@ -57,6 +57,7 @@ async fn steps(
     let spec = validate::validate(service, &ctx.defaults).map_err(Error::Validate)?; // pure
     let state = ctx.states.of(&spec.id, &spec.uid).unwrap_or_else(|| observe::seed(service)); // memory
     let seen = observe::observe(ctx, &spec, (service.status.as_ref(), &state)); // memory, total
+    ctx.metrics.sampler.decided_on(&seen.observation.pods);
     let decision = yolo_planner::plan(&seen.policy, &seen.observation, &state, seen.now); // pure, total: Hold{reason}
     let desired: Desired = build::build(&spec, &decision, seen.sets_replicas(), &ctx.defaults); // pure
     ctx.states.keep(&spec.id, &spec.uid, decision.state.clone());

@@ -1,4 +1,4 @@
-//! Tells people: status, conditions, Events; of success and of failure alike.
+//! Tells people: status, conditions, Events, the log; of success and of failure alike.
 //!
 //! Reads: the outcome of the steps, and the status as last written. Writes: `status` by server-side apply, and Events. Does
 //! not: write when nothing worth it changed (`worth`), or take the status for the truth about anything.
@@ -6,6 +6,7 @@
 mod conditions;
 mod events;
 mod learned;
+mod log;
 mod status;
 mod text;
 mod untold;
@@ -89,7 +90,11 @@ pub async fn report(
         events::publish(access, &ctx.reporter, object, &event).await;
     }
     for record in &untold.made {
+        log::decided(&id, record);
         ctx.metrics.decided(text::trigger(record.trigger));
+    }
+    if let Some(took_s) = conditions::converged_s(&before.conditions, &after.conditions) {
+        ctx.metrics.converged(took_s);
     }
     Ok(())
 }

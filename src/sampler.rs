@@ -156,7 +156,8 @@ async fn round(setup: &mut Setup, memory: &mut HashMap<String, Memory>) {
         // A full channel is the only failure that matters, and `Setup::rounds` says why it is none.
         let _ = setup.rounds.try_send(service.clone());
     }
-    setup.metrics.sampler.round(setup.clock.now().since(started), &ready);
+    let end = setup.clock.now();
+    setup.metrics.sampler.round(end.since(started), end, &ready);
 }
 
 /// A pod without an address cannot be read. One that is not ready yet is: its counters before readiness are what the

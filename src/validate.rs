@@ -244,10 +244,15 @@ fn whole_s(duration: std::time::Duration) -> i64 {
 pub(crate) mod fixtures {
     use super::{Invalid, Validated, YoloInferenceService, validate};
     use crate::build::Defaults;
+    use crate::rollouts::Most;
 
     /// Validates the service `fork` in `kitchen` with this `spec`.
     pub(crate) fn checked(spec: &str) -> Result<Validated, Invalid> {
-        let defaults = Defaults { server_image: "server:1".to_owned(), operator_namespace: "yolo".to_owned() };
+        let defaults = Defaults {
+            server_image: "server:1".to_owned(),
+            operator_namespace: "yolo".to_owned(),
+            rollouts_most: Most::Percent(10),
+        };
         validate(&object(spec), &defaults)
     }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use yolo_api::v1alpha1::YoloInferenceService;
 use yolo_operator::build::Defaults;
+use yolo_operator::rollouts::Most;
 use yolo_operator::validate::{self, Engine, Workload};
 use yolo_planner::units::Seconds;
 use yolo_planner::{Knobs, Policy};
@@ -31,7 +32,11 @@ impl Manifest {
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;
         let service: YoloInferenceService = serde_yaml_ng::from_str(&text)?;
-        let defaults = Defaults { server_image: String::new(), operator_namespace: String::new() };
+        let defaults = Defaults {
+            server_image: String::new(),
+            operator_namespace: String::new(),
+            rollouts_most: Most::Percent(10),
+        };
         let checked = validate::validate(&service, &defaults)?;
         let policy = Policy { scrape: Seconds::whole(SCRAPE_S), ..checked.policy };
         let slo_s = policy.targets.api.context("no API latency target")?.threshold.get();

@@ -1,7 +1,8 @@
 //! Server-side apply of one child object.
 //!
 //! Guarantees: nothing is sent if the live object already has every field as desired. `force` only on objects that our
-//! owner reference marks: a stranger's object of the same name ends in a conflict instead of being taken over.
+//! owner reference marks: a stranger's object of the same name ends in a conflict instead of being taken over. What somebody
+//! else keeps changing is put back ever more rarely ([`Contest`]).
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,7 +13,9 @@ use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use yolo_planner::units::Timestamp;
 
+use super::contest::{Contest, Contests};
 use super::covers::covers;
 use crate::call::{Access, Target, WriteError};
 
@@ -30,6 +33,21 @@ pub type Receipts = HashMap<&'static str, Receipt>;
 pub struct Receipt {
     hash: String,
     version: String,
+    uid: Option<String>,
+    resource_version: Option<u64>,
+}
+
+impl Receipt {
+    fn of<K: Resource>(hash: &str, object: &K) -> Self {
+        let meta = object.meta();
+        let resource_version = meta.resource_version.as_deref().and_then(|version| version.parse().ok());
+        Self { hash: hash.to_owned(), version: version(object), uid: meta.uid.clone(), resource_version }
+    }
+
+    /// The store has not shown our own write yet: it has an older version of the same object.
+    fn outlives(&self, live: &Self) -> bool {
+        self.uid == live.uid && live.resource_version < self.resource_version
+    }
 }
 
 /// Writes the child objects of one service.
@@ -40,6 +58,10 @@ pub struct Writer<'a> {
     pub owner_uid: &'a str,
     /// Kept from one reconcile to the next.
     pub receipts: &'a mut Receipts,
+    /// Kept as well.
+    pub contests: &'a mut Contests,
+    /// Now.
+    pub now: Timestamp,
     /// Writes sent so far.
     pub sent: u32,
 }
@@ -59,10 +81,21 @@ impl Writer<'_> {
         let target = Target::new(<K as k8s_openapi::Resource>::KIND, &namespace, &name);
         let serialise = |source| WriteError::Serialise { target: target.clone(), source };
         let (document, hash) = document(desired).map_err(serialise)?;
-        if let Some(live) = live {
-            let receipt = Receipt { hash: hash.clone(), version: version(live) };
-            let stored = serde_json::to_value(live).map_err(serialise)?;
-            if self.receipts.get(target.kind) == Some(&receipt) || covers(&stored, &document) {
+        let (last, shown) = (self.receipts.get(target.kind), live.map(|live| Receipt::of(&hash, live)));
+        let same = last.filter(|last| last.hash == hash);
+        if let (Some(live), Some(shown)) = (live, &shown) {
+            let known = same.is_some_and(|last| last.version == shown.version || last.outlives(shown));
+            if known || covers(&serde_json::to_value(live).map_err(serialise)?, &document) {
+                let over = self.contests.get(target.kind).is_some_and(|contest| contest.rested(self.now));
+                if over {
+                    self.contests.remove(target.kind);
+                }
+                return Ok(None);
+            }
+            let rests =
+                self.contests.get_mut(target.kind).filter(|contest| same.is_some() && !contest.rested(self.now));
+            if let Some(contest) = rests {
+                contest.tell(&target, live.meta());
                 return Ok(None);
             }
         }
@@ -72,7 +105,13 @@ impl Writer<'_> {
         let applied = self.access.write(&target, api.patch(&name, &params, &Patch::Apply(&document))).await?;
         self.sent += 1;
         tracing::debug!(%target, hash, "Applied.");
-        self.receipts.insert(target.kind, Receipt { hash, version: version(&applied) });
+        let receipt = Receipt::of(&hash, &applied);
+        let before = self.contests.remove(target.kind);
+        // The same content as before, and it did change something: somebody else had.
+        if same.is_some() && shown.is_some_and(|shown| shown.resource_version != receipt.resource_version) {
+            self.contests.insert(target.kind, Contest::after(before, self.now));
+        }
+        self.receipts.insert(target.kind, receipt);
         Ok(Some(applied))
     }
 }

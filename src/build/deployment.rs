@@ -34,10 +34,19 @@ const GRACE_MARGIN_S: i64 = 5;
 /// A start may take 10 min (a large model from a slow volume) before the kubelet restarts it.
 const STARTUP_PERIODS: i32 = 600;
 
+/// Annotation on the Deployment: the hash of its pod template as we last applied it, which the API server's defaults and other
+/// clients' additions do not change.
+pub const TEMPLATE_ANNOTATION: &str = "yolo-operator.io/template-hash";
+
 /// Builds the Deployment. Without `replicas` the field is not ours.
 pub fn deployment(spec: &Validated, replicas: Option<Replicas>) -> Deployment {
+    let template = template(spec);
+    let hash = fnv1a(&json!(template).to_string());
     Deployment {
-        metadata: metadata(spec, &spec.id.name),
+        metadata: ObjectMeta {
+            annotations: Some(BTreeMap::from([(TEMPLATE_ANNOTATION.to_owned(), hash)])),
+            ..metadata(spec, &spec.id.name)
+        },
         spec: Some(DeploymentSpec {
             replicas: replicas.and_then(|replicas| i32::try_from(replicas.get()).ok()),
             selector: selector(spec),
@@ -50,7 +59,7 @@ pub fn deployment(spec: &Validated, replicas: Option<Replicas>) -> Deployment {
                 }),
             }),
             revision_history_limit: Some(3),
-            template: template(spec),
+            template,
             ..DeploymentSpec::default()
         }),
         status: None,
@@ -284,12 +293,16 @@ pub fn template_hash(deployment: &Deployment) -> String {
     metadata.and_then(|metadata| metadata.labels.as_ref()?.get(CLASS_LABEL)).cloned().unwrap_or_default()
 }
 
-/// FNV-1a of what decides a pod's speed: image, flags, environment and resources. A fetched model is known by the flags of
+/// Hash of what decides a pod's speed: image, flags, environment and resources. A fetched model is known by the flags of
 /// its fetch.
 fn class<'a>(containers: impl Iterator<Item = &'a Container>) -> String {
     // As JSON, which leaves out what is not set: a field that a newer version of the API's types knows changes nothing here.
     let parts = |c: &Container| json!([c.image, c.args, c.env, c.resources]).to_string();
-    let text: String = containers.map(parts).collect();
+    fnv1a(&containers.map(parts).collect::<String>())
+}
+
+/// FNV-1a: the same in every version of this program.
+fn fnv1a(text: &str) -> String {
     let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     format!("{hash:08x}")
 }

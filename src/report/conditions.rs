@@ -26,7 +26,10 @@ pub fn conditions(done: &Done, before: &[Condition], now: &Time) -> Vec<Conditio
     let (ready, detail) = ready(&done.spec, &done.seen.pods, done.seen.observation.rolling, denied);
     put(ready, detail.as_deref());
     put(reconciling(done), None);
-    put(Reason::NotStalled, None);
+    match done.applied.contested.as_deref() {
+        Some(detail) => put(Reason::FieldConflict, Some(detail)),
+        None => put(Reason::NotStalled, None),
+    }
     let carried = unlooked(&done.seen.observation) || judged.targets_met.reason == ConditionReason::Measuring;
     if !(carried && is_verdict(before, done.spec.generation)) {
         put(targets_met(&judged.targets_met), sentence(&judged.targets_met));
@@ -54,6 +57,7 @@ pub fn failed(error: &Error, before: &[Condition], generation: Option<i64>, now:
         Error::Apply(error) => put(match error.category() {
             Category::Conflict => Reason::FieldConflict,
             Category::Denied => Reason::Denied,
+            Category::NameTaken => Reason::NameTaken,
             _ => Reason::ApplyFailed,
         }),
         Error::Report(_) | Error::TooSlow(_) | Error::NotLeader(_) => put(Reason::ApplyFailed),
@@ -134,7 +138,21 @@ fn refusal(why: &Termination) -> Reason {
 fn reconciling(done: &Done) -> Reason {
     let ready = done.seen.pods.iter().filter(|pod| pod.phase == PodPhase::Ready).count();
     let complete = u32::try_from(ready).is_ok_and(|ready| ready == done.decision.desired.replicas.get());
-    if complete && !rolling(done) { Reason::UpToDate } else { Reason::Progressing }
+    match (done.applied.waits, complete && !rolling(done)) {
+        (true, _) => Reason::RolloutWaiting,
+        (false, true) => Reason::UpToDate,
+        (false, false) => Reason::Progressing,
+    }
+}
+
+/// How long something was on its way, in seconds, if `after` is the first status without it.
+pub fn converged_s(before: &[Condition], after: &[Condition]) -> Option<f64> {
+    let reconciling = |all: &[Condition], status: &str| {
+        let found = all.iter().find(|condition| condition.type_ == ConditionType::Reconciling.as_str());
+        found.filter(|found| found.status == status).map(|found| found.last_transition_time.0)
+    };
+    let (began, ended) = (reconciling(before, "True")?, reconciling(after, "False")?);
+    Some(ended.duration_since(began).as_secs_f64())
 }
 
 /// Pods of another template are there, or are about to be: the Deployment's controller has not looked at it yet.
@@ -373,6 +391,20 @@ mod tests {
         assert!(unlooked(&looked(None)));
         assert!(!unlooked(&looked(Some(Signal::NoData(NoData::Unreachable)))), "it does not answer");
         assert!(!unlooked(&Observation { pods: Vec::new(), ..looked(None) }), "nobody is there");
+    }
+
+    #[test]
+    fn time_to_converge_is_counted_once_from_the_first_change() {
+        let at = |seconds| Time(jiff::Timestamp::from_second(seconds).unwrap());
+        let mut before = Vec::new();
+        set(&mut before, Reason::Progressing, None, Some(1), &at(10));
+        set(&mut before, Reason::Progressing, None, Some(2), &at(20));
+        let mut after = before.clone();
+        assert_eq!(converged_s(&before, &after), None);
+        set(&mut after, Reason::UpToDate, None, Some(2), &at(52));
+        assert_eq!(converged_s(&before, &after), Some(42.0));
+        assert_eq!(converged_s(&after, &after), None, "told");
+        assert_eq!(converged_s(&[], &after), None, "nothing was on its way");
     }
 
     #[test]

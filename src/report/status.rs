@@ -64,7 +64,12 @@ pub fn status(
         learned: None, // `report` decides when.
         rollout: Some(RolloutStatus {
             hash: applied.template.clone(),
-            phase: if conditions::rolling(done) { "Progressing" } else { "Complete" }.to_owned(),
+            phase: match (conditions::rolling(done), applied.waits) {
+                (true, _) => "Progressing",
+                (false, true) => "Waiting",
+                (false, false) => "Complete",
+            }
+            .to_owned(),
             rejected_hash: None,
         }),
         conditions: conditions::conditions(done, &before.conditions, &time(now)),

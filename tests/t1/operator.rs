@@ -26,6 +26,7 @@ use tracing::level_filters::LevelFilter;
 use yolo_api::v1alpha1::YoloInferenceService;
 use yolo_operator::RunError;
 use yolo_operator::args::Config;
+use yolo_operator::rollouts::Most;
 use yolo_server::Server;
 use yolo_testkit::cluster::{LocalCluster, Tier, wait_for};
 
@@ -59,6 +60,11 @@ pub async fn client_as(cluster: &LocalCluster, user: &str) -> Client {
 impl Operator {
     /// Starts an operator for one namespace. `identity` is its user and its name in the lease.
     pub async fn start(cluster: &LocalCluster, namespace: &str, identity: &str) -> Self {
+        Self::start_with(cluster, namespace, identity, "localhost/yolo-server:test").await
+    }
+
+    /// The same with another default image of the servers.
+    pub async fn start_with(cluster: &LocalCluster, namespace: &str, identity: &str, server_image: &str) -> Self {
         // `YOLO_LOG=yolo_operator=debug` shows the operator's log; a second subscriber of this process is refused, and not
         // needed.
         let silent = tracing_subscriber::EnvFilter::builder().with_default_directive(LevelFilter::OFF.into());
@@ -67,9 +73,11 @@ impl Operator {
         let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
         let config = Config {
             namespace: namespace.to_owned(),
+            lease_name: "yolo-operator".to_owned(),
             identity: identity.to_owned(),
             watch_namespace: Some(namespace.to_owned()),
-            server_image: "localhost/yolo-server:test".to_owned(),
+            server_image: server_image.to_owned(),
+            max_concurrent_rollouts: Most::Percent(10),
             prometheus_url: None,
             prometheus_ca_file: None,
             prometheus_token_file: None,
@@ -315,16 +323,25 @@ struct AuditStatus {
     code: u16,
 }
 
-/// Everything that `user` has written so far, its lease excepted, in order.
-pub fn writes(cluster: &LocalCluster, user: &str) -> Vec<Write> {
+/// Every request of `user` that was answered so far, in order.
+fn answered(cluster: &LocalCluster, user: &str) -> Vec<AuditEvent> {
     let log = std::fs::read_to_string(cluster.audit_log()).unwrap();
     // The last line may be half-written.
     let events = log.lines().filter_map(|line| serde_json::from_str::<AuditEvent>(line).ok());
-    let own = events.filter(|event| {
-        event.stage == "ResponseComplete"
-            && event.impersonated_user.as_ref().is_some_and(|by| by.username == user)
-            && matches!(event.verb.as_str(), "create" | "update" | "patch" | "delete" | "deletecollection")
-    });
+    let own = |event: &AuditEvent| event.impersonated_user.as_ref().is_some_and(|by| by.username == user);
+    events.filter(|event| event.stage == "ResponseComplete" && own(event)).collect()
+}
+
+/// Whether `user` campaigns: it has read the lease.
+pub fn looks_at_the_lease(cluster: &LocalCluster, user: &str) -> bool {
+    let lease = |event: &AuditEvent| event.object_ref.as_ref().is_some_and(|object| object.resource == "leases");
+    answered(cluster, user).iter().any(|event| event.verb == "get" && lease(event))
+}
+
+/// Everything that `user` has written so far, its lease excepted, in order.
+pub fn writes(cluster: &LocalCluster, user: &str) -> Vec<Write> {
+    let writing = |verb: &str| matches!(verb, "create" | "update" | "patch" | "delete" | "deletecollection");
+    let own = answered(cluster, user).into_iter().filter(|event| writing(&event.verb));
     own.filter_map(|event| {
         let object = event.object_ref.filter(|object| object.resource != "leases")?;
         let dot = if object.subresource.is_empty() { "" } else { "/" };

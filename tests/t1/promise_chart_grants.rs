@@ -3,16 +3,21 @@
 
 use std::collections::BTreeSet;
 
+use clap::Parser;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role};
 use kube::{
     Api, Client,
     api::{ListParams, Patch, PatchParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use yolo_api::v1alpha1::YoloInferenceService;
 use yolo_operator::args::Config;
+use yolo_operator::rollouts::Most;
 use yolo_testkit::cluster::LocalCluster;
 
 use crate::operator::{self, TestPod, condition, deployment, loopback, manifest, until};
@@ -20,10 +25,11 @@ use crate::operator::{self, TestPod, condition, deployment, loopback, manifest, 
 /// API group, resource with its subresource, verb.
 type Right = (String, String, String);
 
+const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/yolo-operator");
+
 fn install_chart(cluster: &LocalCluster, namespace: &str) {
-    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/yolo-operator");
     let mut helm = cluster.command("helm");
-    helm.args(["install", "yolo-operator", chart, "--namespace", namespace]);
+    helm.args(["install", "yolo-operator", CHART, "--namespace", namespace]);
     let installed = helm.args(["--set", &format!("watchNamespace={namespace}")]).output().unwrap();
     assert!(installed.status.success(), "helm: {}", String::from_utf8_lossy(&installed.stderr));
 }
@@ -44,9 +50,11 @@ fn config(namespace: &str) -> Config {
     let any = (std::net::Ipv4Addr::LOCALHOST, 0).into();
     Config {
         namespace: namespace.to_owned(),
+        lease_name: "yolo-operator".to_owned(),
         identity: "chart".to_owned(),
         watch_namespace: Some(namespace.to_owned()),
         server_image: "localhost/yolo-server:test".to_owned(),
+        max_concurrent_rollouts: Most::Percent(10),
         prometheus_url: None,
         prometheus_ca_file: None,
         prometheus_token_file: None,
@@ -133,4 +141,31 @@ fn chart_grants_what_is_used_and_nothing_else() {
     assert!(used.is_subset(&rights), "used and not granted by a Role: {:?}", used.difference(&rights));
     let forbidden = |(_, resource, verb): &&Right| resource.contains("secrets") || resource == "*" || verb == "*";
     assert_eq!(rights.iter().find(forbidden), None);
+}
+
+/// The object of `release` that `helm template` makes under `name`.
+fn rendered<K: DeserializeOwned + k8s_openapi::Resource>(cluster: &LocalCluster, release: &str, name: &str) -> K {
+    let mut helm = cluster.command("helm");
+    let made = helm.args(["template", release, CHART, "--namespace", "shared", "--validate"]).output().unwrap();
+    assert!(made.status.success(), "helm: {}", String::from_utf8_lossy(&made.stderr));
+    let text = String::from_utf8(made.stdout).unwrap();
+    let mut objects = serde_yaml_ng::Deserializer::from_str(&text).map(|object| Value::deserialize(object).unwrap());
+    let wanted = |object: &Value| object["kind"] == K::KIND && object["metadata"]["name"] == name;
+    serde_json::from_value(objects.find(wanted).unwrap()).unwrap()
+}
+
+#[test]
+fn releases_that_share_a_namespace_have_a_lease_each() {
+    let Some(cluster) = operator::cluster() else { return };
+    let lease = |release: &str, name: &str| {
+        let deployment: Deployment = rendered(cluster, release, name);
+        let args = deployment.spec.unwrap().template.spec.unwrap().containers.remove(0).args.unwrap();
+        let config = Config::try_parse_from(std::iter::once("yolo-operator".to_owned()).chain(args)).unwrap();
+        let role: Role = rendered(cluster, release, &format!("{name}-election"));
+        let granted: Vec<_> = role.rules.unwrap().into_iter().filter_map(|rule| rule.resource_names).collect();
+        assert_eq!(granted, [[config.lease_name.clone()]], "the right to it");
+        config.lease_name
+    };
+    assert_eq!(lease("yolo-operator", "yolo-operator"), "yolo-operator");
+    assert_eq!(lease("kitchen", "kitchen-yolo-operator"), "kitchen-yolo-operator");
 }

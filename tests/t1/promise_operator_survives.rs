@@ -15,6 +15,8 @@ use yolo_testkit::cluster::{LocalCluster, Tier, wait_for};
 
 use crate::operator::{self, Operator, PATIENCE, TestPod, apply, condition, count, loopback, manifest, until, writes};
 
+/// From the death of the leader to its successor's first write: the lease, a look and a try.
+const TAKEOVER: Duration = Duration::from_secs(15);
 /// Objects that a new service gets, and its first status.
 const WRITES_OF_A_NEW_SERVICE: usize = 6;
 
@@ -93,6 +95,31 @@ fn paused_leader_that_resumes_cannot_write_and_its_successor_does() {
             holder(&client, &namespace, &first).await;
             println!("takeover of a vacated lease: {:.1} s", vacated.elapsed().as_secs_f64());
             assert!(vacated.elapsed() < Duration::from_secs(6), "{:?}", vacated.elapsed());
+        })
+        .unwrap();
+}
+
+#[test]
+fn killed_leader_is_succeeded_within_fifteen_seconds() {
+    let Some(cluster) = operator::cluster() else { return };
+    let namespace = cluster.namespace("takeover").unwrap();
+    cluster
+        .block_on(async |client| {
+            let (first, second) = (format!("{namespace}-a"), format!("{namespace}-b"));
+            let leader = Process::start(cluster, &namespace, &first);
+            apply(&client, &namespace, &manifest("fork", json!({}))).await;
+            until(&client, &namespace, "fork", "a status", |object| object.status.is_some()).await;
+            let _standby = Process::start(cluster, &namespace, &second);
+            // Its stores are full once it looks at the lease, which it does from then on every second.
+            let candidate = async || operator::looks_at_the_lease(cluster, &second).then_some(());
+            wait_for("a candidate", PATIENCE, candidate).await.unwrap();
+            leader.signal("KILL");
+            let killed = Instant::now();
+            apply(&client, &namespace, &manifest("knife", json!({}))).await;
+            let written = async || (!writes(cluster, &second).is_empty()).then(|| killed.elapsed());
+            let took = wait_for("the successor's first write", PATIENCE, written).await.unwrap();
+            println!("takeover from a leader that was killed: {:.1} s", took.as_secs_f64());
+            assert!(took <= TAKEOVER, "{took:?}");
         })
         .unwrap();
 }

@@ -231,7 +231,7 @@ mod tests {
                 real(seed >> 11) / real(1 << 53)
             };
             let mut count = || 2 * (0..40).filter(|_| uniform() < 0.05).count() as u64;
-            let mut seen = Vec::new();
+            let mut figures = Vec::new();
             for look in 0..400 {
                 let bins = (0..pods).map(|_| {
                     let counts = [(); 5].map(|()| count());
@@ -240,11 +240,11 @@ mod tests {
                 });
                 arrivals.add_bins(bins.collect::<Vec<_>>().into_iter(), f64::from(pods));
                 if look >= 50 {
-                    seen.push(arrivals.dispersion());
+                    figures.push(arrivals.dispersion());
                 }
             }
-            let mean = seen.iter().sum::<f64>() / 350.0;
-            let deviation = (seen.iter().map(|one| (one - mean) * (one - mean)).sum::<f64>() / 350.0).sqrt();
+            let mean = figures.iter().sum::<f64>() / 350.0;
+            let deviation = (figures.iter().map(|one| (one - mean) * (one - mean)).sum::<f64>() / 350.0).sqrt();
             (mean, deviation)
         };
         let ((one, noise), (many, less)) = (wanders(1), wanders(50));

@@ -372,7 +372,7 @@ mod tests {
     fn what_a_large_batch_once_needed_is_not_held_against_it_for_ever() {
         let add = |memory: &mut Memory, class, batch, rss, at_s| {
             let (rss, until) = (Bytes::mebi(rss), Timestamp::whole(at_s));
-            memory.add(class, &Sample { rss, until, ..Sample::default() }, batch);
+            memory.add(class, &Sample { until, rss, ..Sample::default() }, batch);
         };
         let mebi = |memory: &Memory| memory.bytes(16, Bytes::default()).unwrap() / real(Bytes::mebi(1).get());
         let mut memory = Memory::default();

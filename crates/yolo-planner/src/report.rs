@@ -58,13 +58,8 @@ pub(crate) fn explain(
     } else {
         diagnose::blind()
     };
-    let facts = view.facts(policy, state);
-    let reason = match action {
-        Action::Change { trigger } => reason::change(facts, trigger, &current, &desired),
-        Action::Hold { reason } => reason::hold(reason, facts, &current),
-    };
     Explanation {
-        reason,
+        reason: sentence(view.facts(policy, state), action, (&current, &desired)),
         load: load(policy, observation, view),
         forecast: view.forecast,
         capacity: view::capacity(state, view, observation, &desired),
@@ -94,6 +89,13 @@ pub(crate) fn explain(
         targets,
         bottlenecks,
         advice,
+    }
+}
+
+fn sentence(facts: Option<reason::Facts>, action: Action, (current, desired): (&Knobs, &Knobs)) -> String {
+    match action {
+        Action::Change { trigger } => reason::change(facts, trigger, current, desired),
+        Action::Hold { reason } => reason::hold(reason, facts, current),
     }
 }
 

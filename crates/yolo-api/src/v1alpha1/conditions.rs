@@ -132,10 +132,12 @@ table! {
     EngineUnavailable = Ready False "EngineUnavailable" "The model cannot run in the pods: ONNX Runtime or its execution provider is missing, or the warm-up failed.";
     ReadyInvalidSpec = Ready False "InvalidSpec" "The spec cannot be acted on; the message says what to change.";
     Progressing = Reconciling True "Progressing" "Pods of the desired generation are on their way.";
+    RolloutWaiting = Reconciling True "RolloutWaiting" "The operator has changed what pods are made of; this service replaces its own when others have replaced theirs.";
     UpToDate = Reconciling False "UpToDate" "All that the spec asks for is in place.";
     InvalidSpec = Stalled True "InvalidSpec" "The spec cannot be acted on; the message says what to change.";
     Malformed = Stalled True "Malformed" "The stored object does not have the form of its type; apply a correct one.";
-    FieldConflict = Stalled True "FieldConflict" "Another client owns a field that the operator has to set; remove it there.";
+    FieldConflict = Stalled True "FieldConflict" "Another client owns, or keeps changing, a field that the operator has to set; remove it there.";
+    NameTaken = Stalled True "NameTaken" "An object that the service needs exists already and is not its own; delete or rename it, or give the service another name.";
     Denied = Stalled True "Denied" "The API server refuses an object of this service (quota, policy or permission); the message is its own.";
     ApplyFailed = Stalled True "ApplyFailed" "An object of this service could not be written; it is tried again.";
     NotStalled = Stalled False "NotStalled" "Nothing keeps the operator from doing what the spec asks.";

@@ -464,7 +464,7 @@ pub struct RolloutStatus {
     /// Hash of the pod template.
     #[schemars(length(max = 64))]
     pub hash: String,
-    /// Where the rollout stands: Complete or Progressing.
+    /// Where the rollout stands: Complete, Progressing, or Waiting for those of other services.
     #[schemars(length(max = 32))]
     pub phase: String,
     /// Hash that was rolled back and is refused until the generation changes.

@@ -1,0 +1,93 @@
+//! Another version of the operator, or another default image, replaces pods a few services at a time.
+//!
+//! No controller of Deployments runs in this tier: the test tells in its stead that a rollout is complete.
+
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use serde_json::json;
+use yolo_testkit::cluster::wait_for;
+
+use crate::operator::{self, Operator, PATIENCE, apply, condition, manifest, until};
+
+const NAMES: [&str; 4] = ["fork", "knife", "ladle", "spoon"];
+const NEXT: &str = "localhost/yolo-server:next";
+
+#[test]
+fn upgrade_replaces_the_pods_of_one_service_in_ten_at_a_time() {
+    let Some(cluster) = operator::cluster() else { return };
+    let namespace = cluster.namespace("waves").unwrap();
+    cluster
+        .block_on(async |client| {
+            let user = format!("{namespace}-a");
+            let operator = Operator::start(cluster, &namespace, &user).await;
+            let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
+            for name in NAMES {
+                apply(&client, &namespace, &manifest(name, json!({}))).await;
+                until(&client, &namespace, name, "a status", |object| object.status.is_some()).await;
+                complete(&deployments, name).await;
+            }
+            operator.stop().await;
+            let upgraded = Operator::start_with(cluster, &namespace, &user, NEXT).await;
+            let mut rolled = one_more(&deployments, &[]).await;
+            let waiting = NAMES.iter().find(|name| !rolled.contains(&(**name).to_owned())).unwrap();
+            until(&client, &namespace, waiting, "RolloutWaiting", |object| {
+                condition(object, "Reconciling") == ("True".into(), "RolloutWaiting".into())
+            })
+            .await;
+            // Not a wait for something to happen: the others look again twice in this time, and may not roll.
+            tokio::time::sleep(Duration::from_secs(12)).await;
+            assert_eq!(on_next(&deployments).await, rolled);
+
+            // What does not wait: the number of pods, and a service that a person changes.
+            let three = json!({"scaling": {"replicas": {"min": 3}}});
+            apply(&client, &namespace, &manifest(waiting, three)).await;
+            rolled = one_more(&deployments, &rolled).await;
+            assert!(rolled.contains(&(*waiting).to_owned()), "{rolled:?}");
+            for name in &rolled {
+                complete(&deployments, name).await;
+            }
+            rolled = one_more(&deployments, &rolled).await;
+            tokio::time::sleep(Duration::from_secs(12)).await; // As above.
+            assert_eq!(on_next(&deployments).await, rolled, "one at a time");
+            for name in &rolled {
+                complete(&deployments, name).await;
+            }
+            one_more(&deployments, &rolled).await;
+            upgraded.stop().await;
+        })
+        .unwrap();
+}
+
+/// Says that all pods of the Deployment are of its present template.
+async fn complete(deployments: &Api<Deployment>, name: &str) {
+    let generation = deployments.get(name).await.unwrap().metadata.generation;
+    let pods = json!({"replicas": 1, "updatedReplicas": 1, "readyReplicas": 1, "availableReplicas": 1});
+    let mut status = json!({"observedGeneration": generation});
+    status.as_object_mut().unwrap().extend(pods.as_object().unwrap().clone());
+    let patch = Patch::Merge(json!({"status": status}));
+    deployments.patch_status(name, &PatchParams::default(), &patch).await.unwrap();
+}
+
+/// The Deployments whose pods are to be of the next image, in order.
+async fn on_next(deployments: &Api<Deployment>) -> Vec<String> {
+    let all = deployments.list(&ListParams::default()).await.unwrap().items;
+    let next = all.into_iter().filter(|deployment| {
+        let template = &deployment.spec.as_ref().unwrap().template;
+        template.spec.as_ref().unwrap().containers[0].image.as_deref() == Some(NEXT)
+    });
+    next.map(|deployment| deployment.name_any()).collect()
+}
+
+/// Waits until one Deployment more than `before` is to be of the next image.
+async fn one_more(deployments: &Api<Deployment>, before: &[String]) -> Vec<String> {
+    let more = async || {
+        let now = on_next(deployments).await;
+        (now.len() > before.len()).then_some(now)
+    };
+    let now = wait_for("the next rollout", PATIENCE, more).await.unwrap();
+    assert_eq!(now.len(), before.len() + 1, "{before:?} -> {now:?}");
+    now
+}
