@@ -3,8 +3,9 @@
 
 use std::cell::Cell;
 
-/// The nicest there is. Niceness counts within a container only; to others, the container weighs what its requests say.
-const NICENESS: i32 = 19;
+/// A third of the usual weight. More of it gains no more (cache hits, p99 at a utilisation of 0.22: 2.3 ms without, 1.5 ms
+/// with 5, 1.4 ms with 19), and where no container keeps other processes apart, those would starve the engine.
+const NICENESS: i32 = 5;
 
 thread_local! {
     static LOWERED: Cell<bool> = const { Cell::new(false) };
