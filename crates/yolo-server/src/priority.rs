@@ -16,8 +16,9 @@ pub fn give_way() {
     if LOWERED.replace(true) {
         return;
     }
-    // On Linux niceness belongs to the thread. Refused at worst: then it competes as an equal.
-    if let Err(error) = rustix::process::nice(NICENESS) {
+    // On Linux niceness belongs to the thread, which may have it from the one that started it. Refused if the whole
+    // process is nicer: then that remains.
+    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
         tracing::debug!(%error, "A thread that works on pictures keeps its priority.");
     }
 }

@@ -15,7 +15,7 @@ const SETTLED_RUNS: u32 = 10;
 const GAIN_MIN: f64 = 0.03;
 /// Timed sizes in a row without that gain after which timing stops.
 const MISSES_MAX: u32 = 2;
-/// Failures in a row after which a size that once ran is not tried any more.
+/// Failures, without a batch as large that runs, after which a size that once ran is not tried any more.
 const FAILURES_MAX: u32 = 3;
 /// Standard deviations from the mean to the 95th percentile of a normal distribution.
 const P95_DEVIATIONS: f64 = 1.645;
@@ -44,24 +44,25 @@ pub struct Curve {
     largest: usize,
     /// Whether only [`BATCH_SIZES`] are run; others are padded.
     fixed: bool,
-    /// The size that failed last, and how often in a row.
-    failures: (usize, u32),
+    /// The smallest size that failed since a batch as large ran, and the number of failures since then.
+    failures: Option<(usize, u32)>,
 }
 
 impl Curve {
     /// Nothing is known; `largest` is the engine's bound, `fixed` whether it only runs [`BATCH_SIZES`].
     pub fn new(largest: usize, fixed: bool) -> Self {
         let largest = largest.clamp(1, BATCH_MAX);
-        Self { estimates: [None; BATCH_MAX + 1], largest, fixed, failures: (0, 0) }
+        Self { estimates: [None; BATCH_MAX + 1], largest, fixed, failures: None }
     }
 
     /// The engine failed to run a batch of `size`, not for one of its images: no such one, and no larger one, is taken
-    /// any more; one that ran before only after three failures in a row.
+    /// any more; one that ran before only after three failures, of whatever sizes, while none as large ran.
     pub fn failed(&mut self, size: usize) {
-        let in_a_row = if self.failures.0 == size { self.failures.1 + 1 } else { 1 };
-        self.failures = (size, in_a_row);
-        if !self.is_known(size) || in_a_row >= FAILURES_MAX {
+        let (smallest, count) = self.failures.map_or((size, 1), |(smallest, count)| (smallest.min(size), count + 1));
+        self.failures = Some((smallest, count));
+        if !self.is_known(size) || count >= FAILURES_MAX {
             self.largest = self.largest.min(size.saturating_sub(1)).max(1);
+            self.failures = None;
         }
     }
 
@@ -71,9 +72,7 @@ impl Curve {
 
     /// Takes the engine time of a batch.
     pub fn record(&mut self, size: usize, time: Duration) {
-        if self.failures.0 == size {
-            self.failures = (0, 0);
-        }
+        self.failures = self.failures.filter(|(smallest, _)| size < *smallest);
         let time_s = time.as_secs_f64();
         let slot = &mut self.estimates[Self::slot(size)];
         *slot = Some(match *slot {
@@ -244,10 +243,20 @@ mod tests {
             assert_eq!(curve.effective(16), 4, "failures of a size that runs are accidents");
             curve.record(4, Duration::from_millis(38));
         }
+        let mut other = curve.clone();
         for _ in 0..3 {
             curve.failed(4);
         }
         assert_eq!((curve.effective(16), curve.runnable(7)), (2, 2), "it does not run any more");
+        for size in [4, 2, 4] {
+            other.failed(size);
+            other.record(1, Duration::from_millis(32));
+        }
+        assert_eq!(other.effective(16), 2, "whatever size fails, and however well smaller ones run");
+        for _ in 0..3 {
+            other.failed(2);
+        }
+        assert_eq!(other.effective(16), 1);
     }
 
     #[test]

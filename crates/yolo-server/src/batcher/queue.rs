@@ -38,15 +38,15 @@ impl Item {
 
     /// Whether it is too late to start on it.
     pub(super) fn late(&self, now: Instant) -> bool {
-        self.job.start_by.is_some_and(|start_by| now > start_by) || !self.in_time(now)
+        self.job.start_by.is_some_and(|start_by| now > start_by)
     }
 
-    /// Whether to start on it would be in vain: it is late, or its client left.
-    pub(super) fn dead(&self, now: Instant) -> bool {
-        self.reply.is_closed() || self.late(now)
+    /// Whether its answer would be in vain: it would come too late, or its client left.
+    pub(super) fn unwanted(&self, now: Instant) -> bool {
+        self.reply.is_closed() || !self.in_time(now)
     }
 
-    /// Ends it without starting on it.
+    /// Ends it without an answer.
     pub(super) fn expire(self, now: Instant, metrics: &Metrics) {
         if self.reply.is_closed() && self.in_time(now) {
             metrics.images.cancelled.of("queue").inc();
@@ -459,7 +459,7 @@ impl State {
 
     /// Drops images whose client left and answers those whose deadline has passed.
     fn drop_dead(&mut self, now: Instant, metrics: &Metrics) {
-        for item in self.queue.remove(|item| item.dead(now)) {
+        for item in self.queue.remove(|item| item.unwanted(now) || item.late(now)) {
             item.expire(now, metrics);
         }
     }
@@ -506,5 +506,22 @@ mod tests {
                 shared.finish(0, &[], false);
             }
         }
+    }
+
+    #[test]
+    fn a_batch_that_runs_far_longer_than_usual_is_stuck() {
+        let model = emulated::load(&Config::new("pretended.onnx")).unwrap();
+        let input = model.info.size();
+        let shared = Shared::new(model, 1, Knobs::default(), Arc::new(Metrics::new()));
+        let runs_for = |time: Duration| {
+            let since = Instant::now().checked_sub(time).unwrap();
+            shared.state().running = vec![Some(Running { since, input, size: 1 })];
+            shared.stuck()
+        };
+        assert!(!runs_for(limits::STUCK_BATCH_MIN / 2) && runs_for(2 * limits::STUCK_BATCH_MIN));
+        let usual = limits::STUCK_BATCH_MIN;
+        shared.finish(0, &[BatchTime { input, size: 1, time: usual }; 3], false);
+        assert!(!shared.stuck(), "nothing runs");
+        assert!(!runs_for(2 * usual) && runs_for(2 * usual.mul_f64(limits::STUCK_BATCH_FACTOR)), "a slow model");
     }
 }

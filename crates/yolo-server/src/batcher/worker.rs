@@ -76,6 +76,7 @@ impl Worker {
             match self.shared.pull(self.index) {
                 Pull::Batch(items) => {
                     let start = Instant::now();
+                    self.shared.count_late(&items, start);
                     let outcome = self.run_items(items);
                     add_seconds(&self.shared.metrics.batch.busy, start.elapsed());
                     self.shared.finish(self.index, &outcome.times, outcome.failed);
@@ -115,7 +116,7 @@ impl Worker {
         Ok(start.elapsed())
     }
 
-    /// Runs a batch; if it fails, each image by itself, once, unless its time has passed meanwhile.
+    /// Runs a batch; if it fails, each image by itself, once, unless its answer would come too late.
     fn run_items(&mut self, items: Vec<Item>) -> Outcome {
         let (input, size) = (items.first().map_or_else(|| self.shared.model.info.size(), Item::size), items.len());
         match self.attempt(&items) {
@@ -132,8 +133,9 @@ impl Worker {
                 }
                 let mut outcomes = Vec::with_capacity(size);
                 for item in items {
+                    // It was begun in time; that another image broke its batch is not its fault.
                     let now = Instant::now();
-                    if item.dead(now) {
+                    if item.unwanted(now) {
                         item.expire(now, &self.shared.metrics);
                     } else {
                         outcomes.push(self.run_items(vec![item]));
@@ -198,6 +200,12 @@ struct Ran {
 }
 
 impl Shared {
+    /// Counts the images of a batch that begins at `start`, after they had to.
+    fn count_late(&self, items: &[Item], start: Instant) {
+        let late = items.iter().filter(|item| item.late(start) || !item.in_time(start)).count();
+        self.metrics.images.started_late.inc_by(late as u64);
+    }
+
     fn count_batch(&self, items: &[Item], start: Instant, time: Duration) {
         let (batch, images) = (&self.metrics.batch, &self.metrics.images);
         let (size, time_s) = (items.len(), time.as_secs_f64());
@@ -206,9 +214,6 @@ impl Shared {
         batch.seconds_squared.of(size).inc_by(time_s * time_s);
         batch.images.inc_by(size as u64);
         for item in items {
-            if item.late(start) {
-                images.started_late.inc();
-            }
             images.inference_duration.observe(time_s);
             images.stage.of("inference").observe(time_s);
             images.stage.of("queue").observe(start.saturating_duration_since(item.enqueued).as_secs_f64());
@@ -266,7 +271,7 @@ mod tests {
             let (wanted, place, begun) = (Wanted::Tensors, Place::of_new_request(), Arc::default());
             let job = Job { input: blank(size), wanted, place, start_by, answer_by, begun };
             let item = Item { job, enqueued: now, reply: tokio::sync::oneshot::channel().0 };
-            shared.count_batch(&[item], now + Duration::from_millis(1), Duration::ZERO);
+            shared.count_late(&[item], now + Duration::from_millis(1));
             count += late;
             assert_eq!(shared.metrics.images.started_late.get(), count);
         }

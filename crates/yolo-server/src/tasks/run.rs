@@ -21,7 +21,8 @@ use crate::random;
 
 /// Batches that may wait for each worker: one to take next, and the one that is being prepared.
 const BATCHES_AHEAD: usize = 2;
-/// Pause before a task that met a failing engine asks again, spread by half of it.
+/// Pause before a task that met a failing engine asks again, spread by half of it; and before such an engine is looked at
+/// again.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs tasks until the server aborts; durable ones are left to other pods as soon as it drains.
@@ -36,6 +37,11 @@ async fn take_on(app: &Arc<App>, tasks: &Arc<Tasks>) {
     let mut running = JoinSet::new();
     let last_stage = if tasks.durable() { Stage::Serving } else { Stage::Closing };
     while app.lifecycle.stage() <= last_stage {
+        if tasks.durable() && app.ready().is_err() {
+            // Other pods take what this one could not run.
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        }
         while running.len() >= room(app) {
             running.join_next().await;
         }
@@ -58,7 +64,7 @@ fn room(app: &App) -> usize {
 
 async fn perform(app: Arc<App>, tasks: Arc<Tasks>, claim: Claim) {
     let answer = tokio::select! {
-        answer = answer(&app, &claim) => answer,
+        answer = answer(&app, &claim, tasks.durable()) => answer,
         () = claim.withdrawn.cancelled() => {
             app.metrics.images.count("async", "cancelled");
             return;
@@ -68,7 +74,7 @@ async fn perform(app: Arc<App>, tasks: Arc<Tasks>, claim: Claim) {
     };
     let (outcome, end) = match answer {
         // Not the task's doing: it goes where it would go if the server aborted.
-        Err(ApiError { code: Code::Draining | Code::Starting, .. }) => return,
+        Err(ApiError { code: Code::Draining | Code::Starting | Code::EngineFailed, .. }) => return,
         Ok((outcome, result)) => (outcome, End::Succeeded(result)),
         Err(error) => {
             let failure = Failure { code: error.code.as_str().to_owned(), message: error.message };
@@ -80,15 +86,15 @@ async fn perform(app: Arc<App>, tasks: Arc<Tasks>, claim: Claim) {
 }
 
 /// The image's outcome and what `/predict` would have answered.
-async fn answer(app: &App, claim: &Claim) -> Result<(&'static str, Box<RawValue>), ApiError> {
+async fn answer(app: &App, claim: &Claim, durable: bool) -> Result<(&'static str, Box<RawValue>), ApiError> {
     let predictor = app.predictor().ok_or_else(|| ApiError::new(Code::Starting, "the model is not loaded"))?;
     let wishes = wishes(&claim.work, &predictor)?;
     let knobs = app.knobs();
     let received = Instant::now().checked_sub(claim.age).unwrap_or_else(Instant::now);
     let prediction = loop {
         match predictor.predict(upload(&claim.work, received), &wishes, &knobs).await {
-            // The engine is tried again by itself; the task can wait for that.
-            Err(ApiError { code: Code::EngineFailed, .. }) => {
+            // The engine is tried again by itself; a task that no other pod can run waits for that.
+            Err(ApiError { code: Code::EngineFailed, .. }) if !durable => {
                 tokio::time::sleep(PAUSE.mul_f64(random::within(0.5, 1.5))).await;
             }
             other => break other?,

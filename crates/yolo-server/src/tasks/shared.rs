@@ -197,13 +197,13 @@ impl SharedTasks {
         script.arg(GROUP).arg(end.status().as_str()).arg(answer).arg(self.times.ttl.as_secs().max(1));
         script.arg(bytes).arg(limits::TASKS_BYTES_MAX);
         let status = self.store.call("task_end", async |mut connection: ConnectionManager| {
-            script.invoke_async::<Option<String>>(&mut connection).await
+            script.invoke_async::<Option<(String, bool)>>(&mut connection).await
         });
-        let status = status.await?.as_deref().and_then(parse);
-        if status == Some(end.status()) {
+        let Some((status, ended)) = status.await? else { return Ok(None) };
+        if ended {
             self.metrics.reached(end.status());
         }
-        Ok(status)
+        Ok(parse(&status))
     }
 
     /// Stores how a task ended, however long the store is away.

@@ -249,16 +249,18 @@ async fn more_bodies_than_memory_for_them_are_429_and_given_back() {
     server.stop().await;
 }
 
-/// Serves a model whose engine fails while `broken`; returns where.
-async fn serve_fragile(broken: &Arc<AtomicBool>) -> (std::net::SocketAddr, Arc<App>) {
-    let config = emulated(1, 1);
-    let model: LoadedModel = fragile(emulated_engine::load(&config).unwrap(), broken);
-    let app = Arc::new(App::new());
+/// A model, for `app` to serve, whose engine fails while `broken`.
+pub fn fragile_predictor(app: &App, broken: &Arc<AtomicBool>) -> Predictor {
+    let model: LoadedModel = fragile(emulated_engine::load(&emulated(1, 1)).unwrap(), broken);
     let batcher = Batcher::start(&model, 1, app.knobs(), &app.metrics).unwrap();
     let preparer = Arc::new(Preparer::new(1, DecodeLimits::default(), app.metrics.images.clone()));
-    let metrics = Arc::clone(&app.metrics);
-    let predictor = Predictor::new(model, Parameters::default(), (batcher, preparer), app.cache(), metrics);
-    assert!(app.serve(predictor).is_none());
+    Predictor::new(model, Parameters::default(), (batcher, preparer), app.cache(), Arc::clone(&app.metrics))
+}
+
+/// Serves a model whose engine fails while `broken`; returns where.
+async fn serve_fragile(broken: &Arc<AtomicBool>) -> (std::net::SocketAddr, Arc<App>) {
+    let app = Arc::new(App::new());
+    assert!(app.serve(fragile_predictor(&app, broken)).is_none());
     app.lifecycle.advance(Stage::Serving);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

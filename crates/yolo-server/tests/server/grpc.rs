@@ -169,8 +169,14 @@ async fn what_is_out_of_bounds_gets_the_status_that_says_so() {
     assert_eq!(call(&mut calls, "RepositoryModelLoad", EMPTY).await.1, "12", "UNIMPLEMENTED");
     // `inputs`, and in one of them `contents.bytes_contents`, of two bytes each and a hundred in memory.
     let many = [0x2a, 0].repeat(2_000);
-    let nested = [[0x2a, 0xa3, 0x1f, 0x2a, 0xa0, 0x1f].as_slice(), &[0x42, 0].repeat(2_000)].concat();
-    for message in [many, nested] {
+    let nested = field(5, &field(5, &[0x42, 0].repeat(2_000)));
+    // A group of an unknown field, which a decoder skips, hides nothing behind it.
+    let behind_a_group = [[0xa3, 0x06, 0xa4, 0x06].as_slice(), &many].concat();
+    // A byte each, and eight in memory: of a shape, and of numbers that are few in each field only.
+    let deep = field(5, &field(3, &[1].repeat(1 << 20)));
+    let numbers: Vec<_> = (1..=5).map(|kind| field(kind, &[1].repeat(2 << 20))).collect();
+    let wide = field(5, &field(5, &numbers.concat()));
+    for message in [many, nested, behind_a_group, deep, wide] {
         assert_eq!(call(&mut calls, "ModelInfer", frame(&message)).await.1, "3", "INVALID_ARGUMENT");
     }
     let large: &[u8] = &[0, 0xf0, 0, 0, 0];

@@ -1,10 +1,13 @@
 //! Tasks in a real Redis: any server takes, shows and runs them; what happens when one dies, or Redis does.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use yolo_server::{Config, limits};
 
+use crate::errors::fragile_predictor;
 use crate::redis::Redis;
 use crate::support::{call, emulated, eventually, metric, png, post, predict, start};
 use crate::tasks::{delete, ended, get, submit, with_key};
@@ -95,7 +98,10 @@ async fn a_running_task_is_stopped_by_a_delete_at_any_server() {
     let other = start(quick(&redis)).await;
     for task in &tasks {
         assert_eq!(delete(&other, task).await.body["status"], "cancelled");
+        assert_eq!(delete(&other, task).await.body["status"], "cancelled", "again");
     }
+    let ended = r#"yolo_tasks_total{state="cancelled"}"#;
+    assert!((metric(&other, ended).await - 2.0).abs() < 1e-9, "each once");
     // At most the one in the engine is run to its end; what waits is never run.
     eventually("the other one leaves the queue", async || {
         metric(&runs, r#"yolo_cancelled_total{where="queue"}"#).await >= 1.0
@@ -122,6 +128,33 @@ async fn a_dead_servers_task_is_taken_over() {
     let ended = ended(&heir, &location).await.body;
     assert_eq!(ended["status"], "succeeded", "{ended}");
     heir.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_whose_engine_fails_leaves_tasks_to_the_others() {
+    let Some(redis) = Redis::start("a_server_whose_engine_fails_leaves_tasks_to_the_others").await else { return };
+    // What it takes before it knows that it fails is soon taken over.
+    let (broken, other) = (start(slow(&redis, 1)).await, start(slow(&redis, 1)).await);
+    let fails = Arc::new(AtomicBool::new(false));
+    broken.app().serve(fragile_predictor(&broken.app(), &fails)).unwrap().batcher().stop();
+    fails.store(true, Ordering::SeqCst);
+    let mut shade = 0;
+    eventually("its engine counts as failed", async || {
+        shade += 1;
+        predict(&broken, &png(9, 9, [shade; 3])).await.code() == "engine_failed"
+    })
+    .await;
+    // More than both read at once, so that it would get some.
+    let mut locations = Vec::new();
+    for shade in 0..30 {
+        locations.push(submit(&broken, &png(8, 8, [shade; 3])).await);
+    }
+    for location in &locations {
+        let ended = ended(&other, location).await.body;
+        assert_eq!(ended["status"], "succeeded", "{ended}");
+    }
+    broken.stop().await;
+    other.stop().await;
 }
 
 #[tokio::test]

@@ -9,6 +9,9 @@ use crate::http::error::{ApiError, Code};
 /// Bytes before each element of a `BYTES` tensor: its length, u32.
 const LENGTH_BYTES: usize = size_of::<u32>();
 
+/// Most dimensions of a tensor: more than any has; each takes memory, and room in errors.
+pub const DIMENSIONS_MAX: usize = 16;
+
 /// The datatypes of this server's tensors; the protocol has more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Datatype {
@@ -71,8 +74,14 @@ impl Tensor {
     /// Checks that there are as many elements as the shape says.
     ///
     /// # Errors
-    /// 400 if there are more or fewer. Elements of `BYTES` are checked when they are taken apart.
+    /// 400 if there are more or fewer, or more than [`DIMENSIONS_MAX`] dimensions. Elements of `BYTES` are checked when they are taken apart.
     pub fn new(name: String, datatype: Datatype, shape: Vec<usize>, data: Bytes) -> Result<Self, ApiError> {
+        if shape.len() > DIMENSIONS_MAX {
+            return Err(invalid(format!(
+                "{name:.64}: a shape of {} dimensions, of at most {DIMENSIONS_MAX}",
+                shape.len()
+            )));
+        }
         let tensor = Self { name, datatype, shape, data };
         let Some(element_bytes) = datatype.element_bytes() else { return Ok(tensor) };
         let expected = tensor.elements().and_then(|elements| elements.checked_mul(element_bytes));

@@ -1,4 +1,4 @@
-//! Requests under a bound that protobuf lacks: two bytes that say "one more, empty" become a value of up to two hundred,
+//! Requests under a bound that protobuf lacks: two bytes that say "one more, empty" become a value of up to three hundred,
 //! so a message of 64 MiB could take gigabytes. What a message holds is counted before it is decoded.
 
 use bytes::Buf;
@@ -9,18 +9,14 @@ use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 use super::convert::status;
 use crate::http::error::ApiError;
-use crate::http::oip::tensor::invalid;
+use crate::http::oip::tensor::{DIMENSIONS_MAX, invalid};
 
 /// Most fields of one message, those of its inputs and their contents included.
 const FIELDS_MAX: usize = 1_024;
-/// Levels of messages in a message: `inputs`, `contents`.
-const DEPTH_MAX: usize = 2;
-/// `raw_input_contents`, which holds no message.
-const RAW_FIELD: u32 = 7;
-/// Most bytes of numbers in `contents`: some types take eight times as much in memory.
+/// Most bytes of numbers in all `contents`: as bytes on the wire, which take up to eight times as much in memory.
 const NUMBERS_BYTES_MAX: usize = 8 << 20;
-/// Fields of `contents` that take no more than their bytes: floats, byte strings.
-const PLAIN_FIELDS: [u32; 2] = [6, 8];
+/// Most bytes of a shape: [`DIMENSIONS_MAX`] sizes, each of at most ten bytes.
+const SHAPE_BYTES_MAX: usize = 10 * DIMENSIONS_MAX;
 
 /// Protobuf in and out.
 #[derive(Debug, Clone)]
@@ -89,39 +85,91 @@ impl<U: prost::Message + Default> Decoder for BoundedDecoder<U> {
 }
 
 /// Refuses a message that would take far more memory than its bytes. What is no message is left to the decoder, which
-/// says so.
+/// ends at the same byte.
 pub(super) fn check(message: &[u8]) -> Result<(), ApiError> {
-    let mut fields = 0;
-    if count(message, 0, &mut fields).is_none() && fields > FIELDS_MAX {
-        return Err(invalid("the message holds too many elements: send tensors in raw_input_contents"));
+    match (Count { fields: 0, numbers_bytes: 0 }).add(message, Level::Request) {
+        Ok(()) | Err(Refused::NoMessage) => Ok(()),
+        Err(Refused::Group) => Err(invalid("the message holds a group, which the protocol does not know")),
+        Err(Refused::TooMuch) => {
+            Err(invalid("the message holds too many elements: send tensors in raw_input_contents"))
+        }
     }
-    Ok(())
 }
 
-/// Adds the fields of `message` and of those in it; ends early where there are too many, or where it is no message.
-fn count(mut message: &[u8], depth: usize, fields: &mut usize) -> Option<()> {
-    while !message.is_empty() {
-        *fields += 1;
-        let (field, wire_type) = encoding::decode_key(&mut message).ok()?;
-        let length = match wire_type {
-            WireType::Varint => encoding::decode_varint(&mut message).ok().map(|_| 0)?,
-            WireType::ThirtyTwoBit => 4,
-            WireType::SixtyFourBit => 8,
-            WireType::LengthDelimited => usize::try_from(encoding::decode_varint(&mut message).ok()?).ok()?,
-            WireType::StartGroup | WireType::EndGroup => return None,
-        };
-        let (value, rest) = message.split_at_checked(length)?;
-        message = rest;
-        if wire_type == WireType::LengthDelimited && depth < DEPTH_MAX && (depth, field) != (0, RAW_FIELD) {
-            // Text counts as if it were a message: a name is short, or worth refusing.
-            count(value, depth + 1, fields);
-        }
-        if depth == DEPTH_MAX && length > NUMBERS_BYTES_MAX && !PLAIN_FIELDS.contains(&field) {
-            *fields = usize::MAX;
-        }
-        if *fields > FIELDS_MAX {
-            return None;
+/// Why counting ended early.
+enum Refused {
+    /// It holds a group, which the decoder would skip.
+    Group,
+    TooMuch,
+    NoMessage,
+}
+
+/// A message of `ModelInferRequest`, itself included. Other requests hold nothing but short texts.
+#[derive(Clone, Copy)]
+enum Level {
+    Request,
+    Input,
+    Output,
+    Contents,
+    /// Of `parameters`.
+    Entry,
+}
+
+/// What a field of bytes holds.
+enum Holds {
+    Message(Level),
+    Shape,
+    Numbers,
+    /// What takes no more than its bytes: text, raw tensors, floats.
+    Plain,
+}
+
+impl Level {
+    /// By the numbers in `proto/inference.proto`.
+    const fn holds(self, field: u32) -> Holds {
+        match (self, field) {
+            (Self::Request | Self::Input, 4) | (Self::Output, 2) => Holds::Message(Self::Entry),
+            (Self::Request, 5) => Holds::Message(Self::Input),
+            (Self::Request, 6) => Holds::Message(Self::Output),
+            (Self::Input, 3) => Holds::Shape,
+            (Self::Input, 5) => Holds::Message(Self::Contents),
+            (Self::Contents, 1..=5) => Holds::Numbers,
+            _ => Holds::Plain,
         }
     }
-    Some(())
+}
+
+/// What a message holds, and the messages in it.
+struct Count {
+    fields: usize,
+    numbers_bytes: usize,
+}
+
+impl Count {
+    fn add(&mut self, mut message: &[u8], level: Level) -> Result<(), Refused> {
+        while !message.is_empty() {
+            self.fields += 1;
+            let (field, wire_type) = encoding::decode_key(&mut message).map_err(|_| Refused::NoMessage)?;
+            let mut varint = || encoding::decode_varint(&mut message).map_err(|_| Refused::NoMessage);
+            let length = match wire_type {
+                WireType::Varint => varint().map(|_| 0)?,
+                WireType::ThirtyTwoBit => 4,
+                WireType::SixtyFourBit => 8,
+                WireType::LengthDelimited => usize::try_from(varint()?).map_err(|_| Refused::NoMessage)?,
+                WireType::StartGroup | WireType::EndGroup => return Err(Refused::Group),
+            };
+            let (value, rest) = message.split_at_checked(length).ok_or(Refused::NoMessage)?;
+            message = rest;
+            match level.holds(field) {
+                Holds::Message(inner) if wire_type == WireType::LengthDelimited => self.add(value, inner)?,
+                Holds::Shape if length > SHAPE_BYTES_MAX => return Err(Refused::TooMuch),
+                Holds::Numbers => self.numbers_bytes += length,
+                Holds::Message(_) | Holds::Shape | Holds::Plain => {}
+            }
+            if self.fields > FIELDS_MAX || self.numbers_bytes > NUMBERS_BYTES_MAX {
+                return Err(Refused::TooMuch);
+            }
+        }
+        Ok(())
+    }
 }

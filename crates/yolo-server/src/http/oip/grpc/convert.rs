@@ -69,7 +69,7 @@ pub(super) fn request(message: ModelInferRequest) -> Result<Tensors, ApiError> {
 fn tensor(input: InferInputTensor, data: Bytes) -> Result<Tensor, ApiError> {
     let InferInputTensor { name, datatype, shape, .. } = input;
     let sizes: Option<Vec<usize>> = shape.iter().map(|size| usize::try_from(*size).ok()).collect();
-    let sizes = sizes.ok_or_else(|| invalid(format!("{name:.64}: shape {shape:?} has a negative size")))?;
+    let sizes = sizes.ok_or_else(|| invalid(format!("{name:.64}: a size in its shape is negative")))?;
     Tensor::new(name, Datatype::parse(&datatype)?, sizes, data)
 }
 

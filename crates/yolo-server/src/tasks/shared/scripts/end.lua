@@ -1,13 +1,14 @@
 -- Ends a task that has not ended: its answer is stored, and with that its entry leaves the queue. The tasks that ended
--- first are forgotten if there is no room for all. Returns the status it has now, or nothing if there is no such task.
+-- first are forgotten if there is no room for all. Returns the status it has now and whether this ended it, or nothing if
+-- there is no such task.
 -- KEYS: task, queue, bytes, ended tasks (each "bytes task"), their bytes. ARGV: group, status, answer, seconds to keep it,
 -- bytes of it, most bytes of all that ended.
 local held = redis.call('HMGET', KEYS[1], 'status', 'entry', 'bytes', 'idempotency')
 if held[1] ~= 'queued' and held[1] ~= 'running' then
-  return held[1]
+  return held[1] and {held[1], 0}
 end
-redis.call('HSET', KEYS[1], 'status', ARGV[2], 'answer', ARGV[3])
 redis.call('HDEL', KEYS[1], 'picture')
+redis.call('HSET', KEYS[1], 'status', ARGV[2], 'answer', ARGV[3])
 redis.call('EXPIRE', KEYS[1], ARGV[4])
 if held[4] then
   redis.call('EXPIRE', held[4], ARGV[4])
@@ -30,4 +31,4 @@ while redis.call('LLEN', KEYS[4]) > 1 do
 end
 redis.call('EXPIRE', KEYS[4], ARGV[4])
 redis.call('EXPIRE', KEYS[5], ARGV[4])
-return ARGV[2]
+return {ARGV[2], 1}
