@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 use yolo_loadgen::client::{Client, Limits, Target};
 use yolo_loadgen::pictures::{Mode, Pictures};
-use yolo_loadgen::record::{Outcome, quantile};
+use yolo_loadgen::record::{Ending, Outcome, quantile};
 use yolo_loadgen::schedule::{Phase, arrivals};
 
 use crate::contender::Contender;
@@ -80,6 +80,8 @@ pub struct Overload {
     pub goodput: f64,
     /// Refused with a status other than 2xx, or never answered, over all.
     pub unanswered_ratio: f64,
+    /// Median and 99th percentile of the time from the start of sending to a 429; none without one.
+    pub refusal_ms: Option<[f64; 2]>,
 }
 
 /// Poisson arrivals at `rate`, over 128 connections.
@@ -97,11 +99,16 @@ pub fn overload(
         let recording = client.run(schedule, (pictures, Mode::Distinct), std::future::pending()).await;
         let all = recording.outcomes();
         let answered: Vec<_> = all.iter().filter(|o| o.ending.is_success()).map(Outcome::latency).collect();
+        let refused = all.iter().filter(|o| o.ending == Ending::Status(429));
+        let mut refused: Vec<_> = refused.map(|o| o.ended.saturating_sub(o.started)).collect();
+        refused.sort_unstable();
+        let refusal_ms = |q| Some(quantile(&refused, q)?.as_secs_f64() * 1e3);
         let good = answered.iter().filter(|latency| **latency <= GOOD).count();
         Ok(Overload {
             goodput: per_second(good, OVERLOAD),
             unanswered_ratio: 1.0 - per_second(answered.len(), OVERLOAD) / per_second(all.len(), OVERLOAD),
             p99_ms: p99_ms(answered)?,
+            refusal_ms: refusal_ms(0.5).zip(refusal_ms(0.99)).map(<[f64; 2]>::from),
         })
     })
 }

@@ -22,6 +22,8 @@ const GOODPUT_MIN: f64 = 0.9;
 const PSS_MAX: f64 = 0.4;
 const READY_S_MAX: f64 = 1.0;
 const HIT_MS_MAX: f64 = 1.0;
+/// Of the median and the 99th percentile of refusals.
+const REFUSAL_MS_MAX: [f64; 2] = [5.0, 25.0];
 
 /// One value of a turn, given the ceiling's rate around it; none if it was not measured.
 type Value = fn(&Turn, f64) -> Option<f64>;
@@ -31,6 +33,8 @@ const OVERLOAD_P99_MS: Value = |turn, _| turn.overload.map(|Overload { p99_ms, .
 const GOODPUT_RATIO: Value = |turn, _| turn.overload.map(|overload| overload.goodput / turn.closed.rate);
 const PSS_MB: Value = |turn, _| Some(turn.pss_mb);
 const READY_S: Value = |turn, _| Some(turn.ready_s);
+const REFUSAL_P50_MS: Value = |turn, _| Some(turn.overload?.refusal_ms?[0]);
+const REFUSAL_P99_MS: Value = |turn, _| Some(turn.overload?.refusal_ms?[1]);
 const STARTED_LATE: Value = |turn, _| turn.overload.map(|_| turn.started_late);
 
 /// Everything that was measured.
@@ -143,6 +147,12 @@ impl Measured {
         }
         if let Some((value, runs)) = ours(GOODPUT_RATIO) {
             all.push(Figure::at_least(id("overload_goodput"), value, "ratio", GOODPUT_MIN).over(&runs));
+        }
+        let refusals = [("refusal_p50", REFUSAL_P50_MS), ("refusal_p99", REFUSAL_P99_MS)];
+        for ((name, of), most_ms) in refusals.into_iter().zip(REFUSAL_MS_MAX) {
+            if let Some((value, runs)) = ours(of) {
+                all.push(Figure::at_most(id(name), value, "ms", most_ms).over(&runs));
+            }
         }
         if let Some((_, runs)) = ours(STARTED_LATE) {
             all.push(Figure::at_most(id("started_past_deadline"), runs.iter().sum(), "images", 0.0).over(&runs));

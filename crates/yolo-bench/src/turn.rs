@@ -131,7 +131,7 @@ impl fmt::Display for Turn {
              {foreign_cores:.2} cores of foreign load",
             closed.rate, closed.p99_ms
         )?;
-        if let Some(Overload { p99_ms, goodput, unanswered_ratio }) = overload {
+        if let Some(Overload { p99_ms, goodput, unanswered_ratio, refusal_ms: _ }) = overload {
             write!(f, "; overload: p99 {p99_ms:.0} ms, {goodput:.1}/s in time, {unanswered_ratio:.2} refused")?;
         }
         Ok(())
