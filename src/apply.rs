@@ -39,6 +39,8 @@ pub struct Kept {
     pub knobs: Option<KnobsDocument>,
     /// The number of pods as last written.
     pub ordered: Option<Ordered>,
+    /// That of the spec which was last applied whole.
+    pub generation: Option<i64>,
     receipts: Receipts,
     contests: Contests,
     nudges: Nudges,
@@ -124,17 +126,24 @@ pub async fn apply(
         let written = writer.apply(&deployment, seen.deployment.as_deref()).await?;
         let sent = writer.sent;
         let present = written.as_ref().or(seen.deployment.as_deref());
-        remember_order(&mut kept.ordered, seen, present);
+        // While it rests from a contest, the count in it may be somebody else's.
+        if !kept.contests.get("Deployment").is_some_and(|contest| contest.rests(seen.now)) {
+            remember_order(&mut kept.ordered, seen, present);
+        }
         nudge_pods(access, seen, knobs.generation, &mut kept.nudges).await;
         let contested = kept.contests.values().find_map(Contest::told).map(ToOwned::to_owned);
         // Not while the store still has it as it was before our own write.
         if let Some(present) = present.filter(|present| !waits && !rollouts::differs(present, &deployment)) {
             ctx.rollouts.stands(id, Standing::of(present));
         }
+        kept.generation = Some(spec.generation);
         let (template, unseen) = (build::template_hash(&deployment), present.is_some_and(rollouts::unseen));
         Ok(Applied { knobs, template, sent, unseen, waits, contested })
     };
     let outcome = outcome.await;
+    if outcome.is_err() {
+        ctx.rollouts.failed(id, seen.deployment.as_deref());
+    }
     // Kept after a failure too: what was written is written.
     ctx.applied.keep(&spec.id, &spec.uid, kept);
     outcome
@@ -174,7 +183,10 @@ fn remember_order(ordered: &mut Option<Ordered>, seen: &Seen, live: Option<&Depl
 /// `deployment`, with the pod template that is there if the new one has to wait for a place among the rollouts; and whether.
 fn in_turn(ctx: &Context, spec: &Validated, seen: &Seen, deployment: Deployment) -> (Deployment, bool) {
     let most = || ctx.defaults.rollouts_most.of(ctx.live.deployments.len());
-    match seen.deployment.as_deref().filter(|live| !seen.asked_anew && rollouts::differs(live, &deployment)) {
+    let waits = |live: &&Deployment| {
+        !seen.asked_anew && rollouts::differs(live, &deployment) && !rollouts::serves_nothing(live)
+    };
+    match seen.deployment.as_deref().filter(waits) {
         Some(live) if !ctx.rollouts.admit(&spec.id, most()) => (rollouts::held(deployment, live), true),
         _ => (deployment, false),
     }

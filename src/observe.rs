@@ -96,8 +96,9 @@ pub fn observe(
     }
     let ahead = Duration::try_from_secs_f64(state.horizon(&policy, now).get()).unwrap_or_default();
     policy.schedule_floor = schedules::floor(&spec.peaks, now, ahead);
-    // A hint like all of the status: a wrong one lets a rollout go sooner or later, no more.
-    let asked_anew = status.and_then(|status| status.observed_generation) != Some(spec.generation);
+    // The status is a hint: a wrong one lets a rollout go sooner or later, no more. It also tells of specs that failed.
+    let applied = kept.generation.or(status.and_then(|status| status.observed_generation));
+    let asked_anew = applied != Some(spec.generation);
     Seen { observation, policy, pods, snapshot, deployment, config_map, knobs, ownership, asked_anew, now }
 }
 

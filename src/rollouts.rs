@@ -1,7 +1,8 @@
 //! Which services replace their pods now: an upgrade of the operator that changes every pod's template rolls in waves.
 //!
 //! What a person changes in a service rolls at once, and counts. Only what changes with the operator (its version, the default
-//! image) waits for a place. A wave that does not finish keeps its places, so a bad version stops where it began.
+//! image) waits for a place. A wave that does not finish keeps its places, so a bad version stops where it began. Services
+//! that serve nothing, and Deployments that a person has paused, hold nobody up.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -60,7 +61,9 @@ pub enum Standing {
 impl Standing {
     /// Of `deployment`.
     pub fn of(deployment: &Deployment) -> Self {
-        if !(rolling(deployment) || unseen(deployment)) {
+        // A paused one replaces no pods, for as long as a person wants.
+        let paused = deployment.spec.as_ref().and_then(|spec| spec.paused).unwrap_or(false);
+        if paused || !(rolling(deployment) || unseen(deployment)) {
             return Self::Complete;
         }
         let mut conditions = deployment.status.iter().flat_map(|status| status.conditions.iter().flatten());
@@ -80,6 +83,13 @@ pub fn rolling(deployment: &Deployment) -> bool {
 pub fn unseen(deployment: &Deployment) -> bool {
     let looked = deployment.status.as_ref().and_then(|status| status.observed_generation);
     looked.is_some_and(|looked| Some(looked) < deployment.metadata.generation)
+}
+
+/// Whether no pod serves, though some should: a new template can make nothing worse, and says nothing about the others.
+pub fn serves_nothing(live: &Deployment) -> bool {
+    let wanted = live.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    let available = live.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0);
+    wanted > 0 && available == 0
 }
 
 /// Whether `live` has another pod template than `desired`, by the hash that both carry.
@@ -128,6 +138,14 @@ impl Rollouts {
         }
         places.insert(service.clone(), true);
         true
+    }
+
+    /// `service` could not be applied, and its Deployment, if any, stands so: whatever place it had is free unless pods are
+    /// being replaced.
+    pub fn failed(&self, service: &ServiceId, live: Option<&Deployment>) {
+        if live.map_or(Standing::Complete, Standing::of) == Standing::Complete {
+            self.forget(service);
+        }
     }
 
     /// `service`, whose template is the desired one, stands so.
@@ -219,6 +237,32 @@ mod tests {
         assert_eq!(standing("2, replicas: 4, updatedReplicas: 1"), Standing::Rolling);
         let late = "2, replicas: 4, updatedReplicas: 1, conditions: [{type: Progressing, status: 'False'}]";
         assert_eq!(standing(late), Standing::Stuck);
+        let paused = deployment(
+            "{metadata: {generation: 2}, spec: {paused: true, selector: {}, template: {}}, \
+             status: {observedGeneration: 2, replicas: 4, updatedReplicas: 1}}",
+        );
+        assert_eq!(Standing::of(&paused), Standing::Complete, "it may stay so for ever");
+    }
+
+    #[test]
+    fn who_serves_nothing_waits_for_nobody_and_a_failed_service_gives_its_place_back() {
+        let live = |replicas: i32, available: &str| {
+            deployment(&format!(
+                "{{spec: {{replicas: {replicas}, selector: {{}}, template: {{}}}}, status: {{{available}}}}}"
+            ))
+        };
+        assert!(serves_nothing(&live(2, "replicas: 2")));
+        assert!(!serves_nothing(&live(2, "replicas: 2, availableReplicas: 1")));
+        assert!(!serves_nothing(&live(0, "")), "nothing is asked of it");
+        let rollouts = Rollouts::default();
+        let [fork, knife] = ["fork", "knife"].map(service);
+        assert!(rollouts.admit(&fork, 1));
+        rollouts.failed(&fork, Some(&live(2, "replicas: 2, updatedReplicas: 1")));
+        assert!(!rollouts.admit(&knife, 1), "its pods are being replaced");
+        rollouts.failed(&fork, Some(&live(2, "replicas: 2, updatedReplicas: 2")));
+        assert!(rollouts.admit(&knife, 1));
+        rollouts.failed(&knife, None);
+        assert!(rollouts.admit(&fork, 1));
     }
 
     #[test]

@@ -40,6 +40,11 @@ impl Contest {
         now.since(self.last) >= doubled.min(limits::REWRITE_REST_MAX).as_secs_f64()
     }
 
+    /// Whether it stays as the other has it, at `now`.
+    pub fn rests(&self, now: Timestamp) -> bool {
+        self.told.is_some() && !self.rested(now)
+    }
+
     /// `target`, which `meta` is of, was changed again too soon.
     pub fn tell(&mut self, target: &Target, meta: &ObjectMeta) {
         let by = other(meta).unwrap_or("another client");
@@ -88,7 +93,9 @@ mod tests {
         let meta: ObjectMeta = serde_yaml_ng::from_str(meta).unwrap();
         let mut contest = Contest::after(None, Timestamp::ZERO);
         assert_eq!(contest.told(), None);
+        assert!(!contest.rests(Timestamp::ZERO), "nobody has changed it again");
         contest.tell(&Target::new("Service", "kitchen", "fork"), &meta);
+        assert!(contest.rests(Timestamp::ZERO) && !contest.rests(Timestamp::whole(30)));
         assert!(contest.told().unwrap().starts_with("kubectl keeps changing Service kitchen/fork"), "{contest:?}");
         assert!(Contest::after(Some(contest), Timestamp::ZERO).told().is_some(), "told until it is over");
     }

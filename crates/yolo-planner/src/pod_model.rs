@@ -29,8 +29,8 @@ const COLD_FOR_S: f64 = 3600.0;
 pub(crate) const CACHE_FACTOR: f64 = 1.15;
 /// Step towards a lower working set; a higher one counts at once.
 const MEMORY_DOWN: f64 = 0.05;
-/// For so long a batch size that does not run is remembered by its working set, as long as the longest pin: one that was too
-/// large once is not run again, so that nothing else would ever say that it fits now.
+/// After so long, the longest pin, half of what a batch size that does not run needed beyond smaller ones is believed: one that
+/// was too large once is not run again, so that nothing else would ever say that it fits now.
 const MEMORY_LASTS_S: f64 = 8.0 * 3600.0;
 
 /// CPU time an image, all stages, less what a pod uses when idle.
@@ -175,9 +175,14 @@ impl Memory {
             return;
         }
         let at_s = sample.until.get();
-        for old in [&mut self.least, &mut self.most] {
-            *old = old.filter(|old| at_s - old.at_s < MEMORY_LASTS_S);
+        // Halved, not forgotten: larger batches come back step by step, and one too large is known again before the next step.
+        if let (Some(least), Some(most)) = (self.least, &mut self.most)
+            && at_s - most.at_s >= MEMORY_LASTS_S
+        {
+            most.bytes = least.bytes + 0.5 * (most.bytes - least.bytes).max(0.0);
+            most.at_s = at_s;
         }
+        self.least = self.least.filter(|least| at_s - least.at_s < MEMORY_LASTS_S);
         let bytes = (real(sample.rss.get()) - CACHE_FACTOR * real(sample.cache_bytes.get())).max(0.0);
         let seen = WorkingSet { batch, bytes, at_s };
         if self.least.is_none_or(|least| batch <= least.batch) {
@@ -224,6 +229,8 @@ pub(crate) struct Startup {
     unschedulable: Option<Timestamp>,
     /// Pods that were seen young and not ready yet. Others that become ready have been so before: a failed probe, a restart.
     starting: Vec<u64>,
+    /// Pods that were not ready, and old, when this planner first looked: nobody knows whether they have been.
+    unknown: Vec<u64>,
 }
 
 impl Startup {
@@ -234,11 +241,14 @@ impl Startup {
         }
         let mut newest = self.counted;
         let young = |pod: &Pod| now.since(pod.created) < YOUNG_S;
-        let mut still = Vec::new();
+        let first_look = self.counted == Timestamp::ZERO;
+        let (mut still, mut unknown) = (Vec::new(), Vec::new());
         for pod in pods {
             let first = young(pod) || self.starting.contains(&pod.id);
             if first && pod.ready.is_none() {
                 still.push(pod.id);
+            } else if pod.ready.is_none() && (first_look || self.unknown.contains(&pod.id)) {
+                unknown.push(pod.id);
             }
             let Some(ready) = pod.ready.filter(|ready| *ready > self.counted && *ready <= now) else { continue };
             newest = if ready > newest { ready } else { newest };
@@ -253,13 +263,13 @@ impl Startup {
                 starts.remove(0);
             }
         }
-        (self.counted, self.starting) = (newest, still);
+        (self.counted, self.starting, self.unknown) = (newest, still, unknown);
     }
 
-    /// Whether `pod`, which is not ready, has never been: no node has room for it, or it was young when first seen. Of another
-    /// one nothing is known, and most of those have served before.
+    /// Whether `pod`, which is not ready, was never seen ready: no node has room for it, it was young when first seen, or this
+    /// planner has not seen it otherwise.
     pub(crate) fn never_ready(&self, pod: &Pod) -> bool {
-        pod.phase == Phase::Unschedulable || self.starting.contains(&pod.id)
+        pod.phase == Phase::Unschedulable || self.starting.contains(&pod.id) || self.unknown.contains(&pod.id)
     }
 
     /// How long a pod ordered now takes to serve, seconds.
@@ -330,6 +340,21 @@ mod tests {
     }
 
     #[test]
+    fn pod_that_a_new_planner_finds_waiting_has_never_been_ready_as_far_as_it_knows() {
+        let named = |id, pod: Pod| Pod { id, ..pod };
+        let look = |ready| [named(1, pod(100, 110, Phase::Ready)), named(2, pod(100, ready, Phase::Pending))];
+        let mut startup = Startup::default();
+        for second in [5000, 5005] {
+            startup.add(&look(0), Timestamp::whole(second));
+            assert!(startup.never_ready(&look(0)[1]), "it waits since long before");
+        }
+        startup.add(&look(5010), Timestamp::whole(5011));
+        startup.add(&look(0), Timestamp::whole(5016));
+        assert!(!startup.never_ready(&look(0)[1]), "it has been ready since");
+        assert!((startup.expected_s(Timestamp::whole(5016)) - START_WARM_S).abs() < 1e-9, "that was no start of 82 min");
+    }
+
+    #[test]
     fn pod_that_is_ready_again_or_was_long_before_has_not_started() {
         let mut startup = Startup::default();
         startup.add(&[pod(100, 0, Phase::Pending)], Timestamp::whole(101));
@@ -385,7 +410,11 @@ mod tests {
         assert!((mebi(&memory) - 1800.0).abs() < 1.0, "within eight hours it is known");
         let mut tried = memory.clone();
         add(&mut tried, 7, 4, 600, 1005 + 3600 * 8);
-        assert!(mebi(&tried) < 601.0, "then it may be tried: {}", mebi(&tried));
+        assert!((mebi(&tried) - 1200.0).abs() < 1.0, "then half of what it adds: {}", mebi(&tried));
+        for hour in 9..=16 {
+            add(&mut tried, 7, 4, 600, 1005 + 3600 * hour);
+        }
+        assert!((mebi(&tried) - 900.0).abs() < 1.0, "and half of that: {}", mebi(&tried));
         memory.succeed(8);
         add(&mut memory, 7, 16, 1800, 30_000);
         add(&mut memory, 8, 4, 300, 30_000);

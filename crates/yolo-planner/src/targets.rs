@@ -27,6 +27,9 @@ pub(crate) struct Evidence<'a> {
     pub(crate) at_floor: bool,
 }
 
+/// A rollout that takes longer, the progress deadline of a Deployment, is stuck: what is measured is judged all the same.
+const SETTLING_MAX_S: f64 = 600.0;
+
 /// What is remembered about verdicts.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(crate) struct Verdicts {
@@ -34,8 +37,8 @@ pub(crate) struct Verdicts {
     policy: Option<Policy>,
     /// Since when that policy holds, and the pods are those that it asks for.
     policy_since: Timestamp,
-    /// No whole window has passed since then.
-    settling: bool,
+    /// When the policy changed, until a whole window has passed since [`Self::policy_since`].
+    settling: Option<Timestamp>,
     rows: Vec<(TargetName, Verdict, Timestamp)>,
     /// Since when every row has been Met or Predicted.
     good_since: Option<Timestamp>,
@@ -48,11 +51,13 @@ impl Verdicts {
     pub(crate) fn notice_policy(&mut self, policy: &Policy, rolling: bool, now: Timestamp) {
         let declared = policy.declared();
         if self.policy.as_ref() != Some(&declared) {
-            *self = Self { policy: Some(declared), policy_since: now, settling: true, ..Self::default() };
-        } else if self.settling && rolling {
+            // The first policy that is seen need not have changed.
+            let settling = self.policy.as_ref().map(|_changed| now);
+            *self = Self { policy: Some(declared), policy_since: now, settling, ..Self::default() };
+        } else if rolling && self.settling.is_some_and(|changed| now.since(changed) < SETTLING_MAX_S) {
             self.policy_since = now;
-        } else {
-            self.settling &= now.since(self.policy_since) < policy.window_s();
+        } else if now.since(self.policy_since) >= policy.window_s() {
+            self.settling = None;
         }
     }
 
@@ -363,6 +368,13 @@ mod tests {
         assert_eq!(judge_at(&new, false, 1259), Tristate::Unknown);
         assert_eq!(judge_at(&new, false, 1260), Tristate::True);
         assert_eq!(judge_at(&new, true, 1265), Tristate::True);
+        let hangs = Policy { revision: 3, ..Policy::default() };
+        assert_eq!(judge_at(&hangs, true, 2000), Tristate::Unknown);
+        for second in (2005..2600).step_by(5) {
+            assert_eq!(judge_at(&hangs, true, second), Tristate::Unknown, "{second}");
+        }
+        judge_at(&hangs, true, 2600);
+        assert_eq!(judge_at(&hangs, true, 2660), Tristate::True, "a rollout that hangs hides no verdict for ever");
     }
 
     #[test]
