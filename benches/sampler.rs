@@ -213,6 +213,7 @@ fn pod(number: u8) -> PodView {
         class: 0,
         node: None,
         knobs_annotation: None,
+        deletion_cost: None,
         oom_killed: None,
         termination: None,
         restarts: 0,

@@ -5,6 +5,7 @@
 
 mod contest;
 mod covers;
+mod leave;
 mod names;
 mod nudge;
 mod objects;
@@ -122,6 +123,10 @@ pub async fn apply(
         if let Some(live) = seen.deployment.as_deref().filter(|_| !seen.ownership.ours()) {
             release::release(access, live).await?;
         }
+        if let Some(kept) = fewer(seen.deployment.as_deref(), &deployment) {
+            // Before the order: its controller may act on it at once.
+            leave::mark(access, &seen.pods, kept, seen.snapshot.as_deref()).await;
+        }
         let (deployment, waits) = in_turn(ctx, spec, seen, deployment);
         let written = writer.apply(&deployment, seen.deployment.as_deref()).await?;
         let sent = writer.sent;
@@ -178,6 +183,13 @@ fn remember_order(ordered: &mut Option<Ordered>, seen: &Seen, live: Option<&Depl
     if ordered.as_ref().is_none_or(|ordered| ordered.generation <= generation) {
         *ordered = Some(Ordered { replicas: Replicas::new(replicas), generation, foreign });
     }
+}
+
+/// The number of pods that `desired` leaves of those that `live` asks for, if it is smaller.
+fn fewer(live: Option<&Deployment>, desired: &Deployment) -> Option<usize> {
+    let count = |deployment: &Deployment| deployment.spec.as_ref()?.replicas;
+    let (now, next) = (count(live?)?, count(desired)?);
+    usize::try_from(next).ok().filter(|_| next < now)
 }
 
 /// `deployment`, with the pod template that is there if the new one has to wait for a place among the rollouts; and whether.

@@ -20,6 +20,8 @@ pub const SERVICE_LABEL: &str = "yolo-operator.io/service";
 pub const CLASS_LABEL: &str = "yolo-operator.io/class";
 /// Annotation on a pod: the knobs generation it was last nudged to, `17` or `17.2` for the second re-nudge.
 pub const KNOBS_GENERATION_ANNOTATION: &str = "yolo-operator.io/knobs-generation";
+/// Annotation on a pod: which of equally ready pods leave first when there are to be fewer; the lowest does.
+pub const DELETION_COST_ANNOTATION: &str = "controller.kubernetes.io/pod-deletion-cost";
 /// Selects our pods in every namespace.
 pub const POD_SELECTOR: &str = "app.kubernetes.io/managed-by=yolo-operator,app.kubernetes.io/name=yolo-server";
 
@@ -106,6 +108,8 @@ pub struct PodView {
     pub node: Option<String>,
     /// The value of [`KNOBS_GENERATION_ANNOTATION`].
     pub knobs_annotation: Option<String>,
+    /// The value of [`DELETION_COST_ANNOTATION`].
+    pub deletion_cost: Option<String>,
     /// When the kernel last killed the server for memory.
     pub oom_killed: Option<Timestamp>,
     /// Why the server, or the fetch of its model, last refused to start; absent once the pod is ready.
@@ -179,6 +183,7 @@ impl PodView {
             class: pod.labels().get(CLASS_LABEL).and_then(|hex| u32::from_str_radix(hex, 16).ok()).unwrap_or(0),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
             knobs_annotation: pod.annotations().get(KNOBS_GENERATION_ANNOTATION).cloned(),
+            deletion_cost: pod.annotations().get(DELETION_COST_ANNOTATION).cloned(),
             oom_killed: server.and_then(oom_killed),
             termination: if ready_since.is_some() { None } else { container.and_then(termination) },
             restarts: container.and_then(|c| u32::try_from(c.restart_count).ok()).unwrap_or(0),
@@ -190,7 +195,7 @@ impl PodView {
 /// Keeps only what [`PodView`] reads, so that 10 000 pods fit into little memory.
 pub fn trim(pod: &mut Pod) {
     let annotations = pod.metadata.annotations.take().map(|mut all| {
-        all.retain(|key, _| key == KNOBS_GENERATION_ANNOTATION);
+        all.retain(|key, _| [KNOBS_GENERATION_ANNOTATION, DELETION_COST_ANNOTATION].contains(&key.as_str()));
         all
     });
     pod.metadata = ObjectMeta {
@@ -310,7 +315,7 @@ metadata:
   uid: u1
   creationTimestamp: "2026-01-01T00:00:00Z"
   labels: {yolo-operator.io/service: fork, yolo-operator.io/class: 0000beef}
-  annotations: {yolo-operator.io/knobs-generation: "17.1", other: x}
+  annotations: {yolo-operator.io/knobs-generation: "17.1", controller.kubernetes.io/pod-deletion-cost: "-2", other: x}
 status:
   phase: Running
   podIP: 10.0.0.7
@@ -324,9 +329,9 @@ status:
         let view = PodView::of(&trimmed).unwrap();
         assert_eq!(view, PodView::of(&pod(READY)).unwrap());
         assert_eq!((view.phase, view.class), (PodPhase::Ready, 0xbeef));
-        assert_eq!(view.knobs_annotation.as_deref(), Some("17.1"));
+        assert_eq!((view.knobs_annotation.as_deref(), view.deletion_cost.as_deref()), (Some("17.1"), Some("-2")));
         assert_eq!(view.ready_since.unwrap().duration_since(view.created).as_secs(), 9);
-        assert_eq!(trimmed.annotations().len(), 1);
+        assert_eq!(trimmed.annotations().len(), 2);
     }
 
     #[test]

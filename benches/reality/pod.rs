@@ -80,6 +80,7 @@ impl Pod {
             class: 0,
             node: None,
             knobs_annotation: None,
+            deletion_cost: None,
             oom_killed: None,
             termination: None,
             restarts: 0,

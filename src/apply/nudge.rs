@@ -9,7 +9,7 @@ use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
-use serde_json::json;
+use serde_json::{Value, json};
 use yolo_planner::units::Timestamp;
 
 use super::objects::FIELD_MANAGER;
@@ -105,20 +105,28 @@ pub async fn nudge(access: Access<'_>, due: Vec<(PodView, Nudge)>) -> Vec<(Strin
 }
 
 async fn one(access: Access<'_>, pod: &PodView, nudge: Nudge) -> Result<(), WriteError> {
+    annotate(access, pod, json!({KNOBS_GENERATION_ANNOTATION: value(nudge)})).await
+}
+
+/// Sets annotations of a pod; one that is `null` is removed.
+///
+/// # Errors
+/// [`WriteError`] of the one write.
+pub async fn annotate(access: Access<'_>, pod: &PodView, annotations: Value) -> Result<(), WriteError> {
     let api: Api<Pod> = Api::namespaced(access.client.clone(), &pod.namespace);
     // The uid is a precondition: the API server answers 409 for another pod of this name.
-    let patch = json!({"metadata": {"uid": pod.uid, "annotations": {KNOBS_GENERATION_ANNOTATION: value(nudge)}}});
+    let patch = json!({"metadata": {"uid": pod.uid, "annotations": annotations}});
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let target = Target::new("Pod", &pod.namespace, &pod.name);
     access.write(&target, api.patch_metadata(&pod.name, &params, &Patch::Merge(&patch))).await.map(|_pod| ())
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::fleet::ServiceId;
 
-    fn pod(uid: &str, annotation: Option<&str>, phase: PodPhase) -> PodView {
+    pub(in super::super) fn pod(uid: &str, annotation: Option<&str>, phase: PodPhase) -> PodView {
         PodView {
             uid: uid.to_owned(),
             namespace: "kitchen".to_owned(),
@@ -131,6 +139,7 @@ mod tests {
             class: 0,
             node: None,
             knobs_annotation: annotation.map(ToOwned::to_owned),
+            deletion_cost: None,
             oom_killed: None,
             termination: None,
             restarts: 0,

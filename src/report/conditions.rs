@@ -311,6 +311,7 @@ mod tests {
             class: 0,
             node: None,
             knobs_annotation: None,
+            deletion_cost: None,
             oom_killed: None,
             termination: None,
             restarts: 0,

@@ -110,6 +110,11 @@ impl Snapshot {
         self.pods.get(uid)?.model_sha256.as_deref()
     }
 
+    /// Bytes in the pod's result cache, as it last reported; how warm it is.
+    pub fn cache_bytes(&self, uid: &str) -> Option<u64> {
+        self.pods.get(uid)?.sample.as_ref().map(|sample| sample.cache_bytes.get())
+    }
+
     /// Why some ready pod could not be read in the last round, in words for a condition's message; the same one each time.
     pub fn trouble(&self) -> Option<&str> {
         let first = self.pods.iter().filter(|(_, pod)| pod.trouble.is_some()).min_by_key(|(uid, _)| *uid);

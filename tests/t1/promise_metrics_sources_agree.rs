@@ -373,6 +373,7 @@ fn pod(ip: IpAddr) -> PodView {
         class: 0,
         node: None,
         knobs_annotation: None,
+        deletion_cost: None,
         oom_killed: None,
         termination: None,
         restarts: 0,

@@ -216,6 +216,39 @@ fn leaving_auto_keeps_the_pods() {
 }
 
 #[test]
+fn pods_that_are_to_leave_are_marked_before_the_count_falls() {
+    let Some(cluster) = operator::cluster() else { return };
+    let namespace = cluster.namespace("leave").unwrap();
+    cluster
+        .block_on(async |client| {
+            let operator = Operator::start(cluster, &namespace, &format!("{namespace}-a")).await;
+            let fixed = |count: i32| manifest("fork", json!({"scaling": {"replicas": {"fixed": count}}}));
+            apply(&client, &namespace, &fixed(3)).await;
+            for (name, second) in [("fork-old", 1), ("fork-young", 3), ("fork-middle", 2)] {
+                operator::object(&client, &namespace, "fork", name).await;
+                let since = format!("2026-01-01T00:00:0{second}Z");
+                let ready = json!({"type": "Ready", "status": "True", "lastTransitionTime": since});
+                operator::set_status(&client, &namespace, name, json!({"phase": "Running", "conditions": [ready]}))
+                    .await;
+            }
+            until(&client, &namespace, "fork", "three pods", |object| condition(object, "Ready").0 == "True").await;
+            apply(&client, &namespace, &fixed(1)).await;
+            let one = async || (operator::replicas(&client, &namespace, "fork").await == 1).then_some(());
+            wait_for("the order", PATIENCE, one).await.unwrap();
+            let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+            let cost = async |name| {
+                let annotations = pods.get(name).await.unwrap().metadata.annotations.unwrap_or_default();
+                annotations.get("controller.kubernetes.io/pod-deletion-cost").cloned()
+            };
+            assert_eq!(cost("fork-old").await, None);
+            assert_eq!(cost("fork-middle").await.as_deref(), Some("-1"));
+            assert_eq!(cost("fork-young").await.as_deref(), Some("-2"), "leaves first");
+            operator.stop().await;
+        })
+        .unwrap();
+}
+
+#[test]
 fn model_that_is_missing_is_named_and_correcting_the_object_recovers() {
     let Some(cluster) = operator::cluster() else { return };
     let namespace = cluster.namespace("model").unwrap();
