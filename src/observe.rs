@@ -97,7 +97,7 @@ pub fn observe(
     let ahead = Duration::try_from_secs_f64(state.horizon(&policy, now).get()).unwrap_or_default();
     policy.schedule_floor = schedules::floor(&spec.peaks, now, ahead);
     // The status is a hint: a wrong one lets a rollout go sooner or later, no more. It also tells of specs that failed.
-    let applied = kept.generation.or(status.and_then(|status| status.observed_generation));
+    let applied = kept.generation.or_else(|| status.and_then(|status| status.observed_generation));
     let asked_anew = applied != Some(spec.generation);
     Seen { observation, policy, pods, snapshot, deployment, config_map, knobs, ownership, asked_anew, now }
 }

@@ -351,7 +351,10 @@ mod tests {
         startup.add(&look(5010), Timestamp::whole(5011));
         startup.add(&look(0), Timestamp::whole(5016));
         assert!(!startup.never_ready(&look(0)[1]), "it has been ready since");
-        assert!((startup.expected_s(Timestamp::whole(5016)) - START_WARM_S).abs() < 1e-9, "that was no start of 82 min");
+        assert!(
+            (startup.expected_s(Timestamp::whole(5016)) - START_WARM_S).abs() < 1e-9,
+            "that was no start of 82 min"
+        );
     }
 
     #[test]
