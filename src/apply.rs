@@ -1,7 +1,7 @@
 //! Makes the live objects as desired, by server-side apply, in an order that a stop at any point leaves harmless.
 //!
-//! Reads: live objects from memory, and by name what is not in memory. Writes: the service's child objects, the nudge annotation of its pods. Does not: delete
-//! anything; the garbage collector does, by owner reference.
+//! Reads: live objects from memory, and by name what is not in memory. Writes: the service's child objects, and annotations of
+//! its pods: the nudge, and which of them leave first. Does not: delete anything; the garbage collector does, by owner reference.
 
 mod contest;
 mod covers;
