@@ -1,6 +1,6 @@
 """The work of one request, as a careful Python service does it: the same for every peer that does not bring its own.
 
-Environment: `YOLO_MODEL` (ONNX file), `YOLO_PORT`; the peers listen on 127.0.0.1.
+Environment: `YOLO_MODEL` (ONNX file), `YOLO_SIDE_PX` (of its input), `YOLO_PORT`; the peers listen on 127.0.0.1.
 """
 
 import ast
@@ -25,6 +25,11 @@ def port() -> int:
     return int(os.environ["YOLO_PORT"])
 
 
+def side_px() -> int:
+    """Width and height of the model's input."""
+    return int(os.environ["YOLO_SIDE_PX"])
+
+
 class Pipeline:
     """A session of one thread that does not spin, with OpenCV before it and OpenCV's suppression behind it."""
 
@@ -38,7 +43,7 @@ class Pipeline:
         )
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.names = ast.literal_eval(metadata["names"])
-        self.side_px = self.session.get_inputs()[0].shape[2]
+        self.side_px = side_px()
         self(cv2.imencode(".jpg", numpy.zeros((64, 64, 3), numpy.uint8))[1].tobytes())
 
     def __call__(self, picture: bytes) -> dict:

@@ -9,7 +9,7 @@ from fastapi import FastAPI, File, UploadFile
 from PIL import Image
 from ultralytics import YOLO
 
-from pipeline import WORKERS, port
+from pipeline import WORKERS, port, side_px
 
 app = FastAPI()
 model = YOLO(os.environ["YOLO_MODEL"], task="detect")
@@ -19,8 +19,9 @@ model = YOLO(os.environ["YOLO_MODEL"], task="detect")
 async def predict(file: UploadFile = File(...)) -> dict:
     """Detections in the uploaded picture."""
     picture = Image.open(io.BytesIO(await file.read())).convert("RGB")
-    # Without rect=False a dynamic batch is taken for a dynamic size, and the model refuses the smaller rectangle.
-    results = model(picture, rect=False, verbose=False)
+    # Without rect=False a dynamic batch is taken for a dynamic size, and the model refuses the smaller rectangle; without
+    # imgsz a model of another size than 640 refuses every picture.
+    results = model(picture, imgsz=side_px(), rect=False, verbose=False)
     return {"detections": json.loads(results[0].to_json())}
 
 

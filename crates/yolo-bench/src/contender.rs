@@ -86,6 +86,7 @@ impl Contender {
             _ => command.arg(format!("serve_{}.py", self.name())),
         };
         command.current_dir(&site.peers).env("YOLO_MODEL", &site.model).env("YOLO_PORT", port);
+        command.env("YOLO_SIDE_PX", site.side_px.to_string());
         // Set on some machines for old builds of OpenBLAS; they would slow numpy down.
         command.env_remove("OPENBLAS_CORETYPE").env_remove("OPENBLAS_L2_SIZE");
         command

@@ -221,6 +221,12 @@ pub const ENGINE_FAILURES_MAX: u32 = 3;
 /// How often an engine that failed so is tried again, with a new session: nothing else would reach it any more.
 pub const ENGINE_RETRY: Duration = Duration::from_secs(1);
 
+/// Time after which a batch size that failed and was given up is tried again: a neighbour on the device may have taken its
+/// memory. Doubled with each failure.
+pub const BATCH_RETRY_MIN: Duration = Duration::from_mins(5);
+/// Longest of these times.
+pub const BATCH_RETRY_MAX: Duration = Duration::from_hours(1);
+
 /// Input sizes of one server: each is warmed on every session, keeps its memory there, and on a GPU has sessions of its own.
 pub const INPUT_SIZES_MAX: usize = 8;
 /// Largest model: a protocol-buffer message has less than 2 GiB, and an ONNX file is one.

@@ -17,8 +17,8 @@ pub struct DecodeLimits {
     pub pixels_max: u64,
     /// Longest side, in pixels.
     pub side_px_max: u32,
-    /// Most memory that a decoder may take for one picture, in bytes, its output included. Turning the picture as its
-    /// EXIF block says takes another 3 bytes a pixel, after the decoder is done.
+    /// Most memory that one picture may take, in bytes, the output included: the decoder's, and after it that of turning
+    /// the picture as its EXIF block says.
     pub memory_bytes_max: usize,
     /// Most scans of a progressive JPEG: each costs a pass over the whole picture.
     pub jpeg_scans_max: usize,

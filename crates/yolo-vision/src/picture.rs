@@ -63,9 +63,20 @@ impl Picture {
         self.size
     }
 
-    /// A black picture. `size` must be that of another picture, or that one turned: not empty, and it fits into memory.
+    /// A black picture.
+    #[cfg(test)]
     pub(crate) fn black(size: Size) -> Self {
         Self { size, rgb: vec![0; 3 * size.width() * size.height()] }
+    }
+
+    /// The same pixels in rows of another length. `size` must have as many.
+    pub(crate) fn reshaped(self, size: Size) -> Self {
+        Self { size, ..self }
+    }
+
+    /// What it takes, in bytes: more than its pixels where they were decoded with another channel.
+    pub(crate) const fn memory_bytes(&self) -> usize {
+        self.rgb.capacity()
     }
 
     /// `[height, width, 3]` u8 RGB.
@@ -78,12 +89,7 @@ impl Picture {
         &mut self.rgb
     }
 
-    /// `[height * width]` RGB pixels.
-    pub(crate) fn pixels(&self) -> &[[u8; 3]] {
-        self.rgb.as_chunks().0
-    }
-
-    /// As [`Picture::pixels`], to be changed.
+    /// `[height * width]` RGB pixels, to be changed.
     pub(crate) fn pixels_mut(&mut self) -> &mut [[u8; 3]] {
         self.rgb.as_chunks_mut().0
     }

@@ -73,8 +73,14 @@ fn jpeg_of(name: &str, width: u16, height: u16) -> Vec<u8> {
 }
 
 fn png_of(size: Size, colour: ColorType, depth: BitDepth) -> Vec<u8> {
+    png_with_exif(size, (colour, depth), None)
+}
+
+fn png_with_exif(size: Size, (colour, depth): (ColorType, BitDepth), exif: Option<&'static [u8]>) -> Vec<u8> {
     let mut file = Vec::new();
-    let mut encoder = png::Encoder::new(&mut file, size.width_px, size.height_px);
+    let mut info = png::Info::with_size(size.width_px, size.height_px);
+    info.exif_metadata = exif.map(Into::into);
+    let mut encoder = png::Encoder::with_info(&mut file, info).expect("a header");
     encoder.set_color(colour);
     encoder.set_depth(depth);
     if colour == ColorType::Indexed {
@@ -104,13 +110,23 @@ fn png_with_metadata(bytes: usize) -> Vec<u8> {
     file
 }
 
-fn webp_of(size: Size, colour: image_webp::ColorType, samples: usize) -> Vec<u8> {
+fn webp_of(size: Size, colour: image_webp::ColorType, samples: usize, exif: &[u8]) -> Vec<u8> {
     let rgb = fixture::synthetic(size);
     let pixels: Vec<u8> = rgb.rgb().iter().copied().cycle().take(rgb.rgb().len() / 3 * samples).collect();
     let mut file = Vec::new();
-    let encoder = image_webp::WebPEncoder::new(&mut file);
+    let mut encoder = image_webp::WebPEncoder::new(&mut file);
+    encoder.set_exif_metadata(exif.to_vec());
     encoder.encode(&pixels, size.width_px, size.height_px, colour).expect("pixels");
     file
+}
+
+/// An EXIF block: held so that rows become columns and turn round.
+const TURNED: &[u8] = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+
+fn turned_jpeg(file: &[u8]) -> Vec<u8> {
+    let (start, rest) = file.split_at(2);
+    let length = u16::try_from(2 + 6 + TURNED.len()).expect("small").to_be_bytes();
+    [start, &[0xFF, 0xE1], &length, b"Exif\0\0", TURNED, rest].concat()
 }
 
 #[test]
@@ -285,15 +301,20 @@ fn a_decoder_takes_no_more_memory_than_it_is_allowed() {
         ["baseline-420.jpg", "baseline-444.jpg", "progressive.jpg", "restart-markers.jpg", "grey.jpg", "cmyk.jpg"]
     {
         files.push((name.to_owned(), jpeg_of(name, 1000, 800)));
+        files.push((format!("turned {name}"), turned_jpeg(&jpeg_of(name, 1000, 800))));
     }
     for colour in [ColorType::Grayscale, ColorType::Rgb, ColorType::GrayscaleAlpha, ColorType::Rgba] {
         for depth in [BitDepth::Eight, BitDepth::Sixteen] {
             files.push((format!("PNG {colour:?} {depth:?}"), png_of(size, colour, depth)));
+            let turned = png_with_exif(size, (colour, depth), Some(TURNED));
+            files.push((format!("turned PNG {colour:?} {depth:?}"), turned));
         }
     }
     files.push(("PNG palette".to_owned(), png_of(size, ColorType::Indexed, BitDepth::Eight)));
-    files.push(("lossless WebP".to_owned(), webp_of(size, image_webp::ColorType::Rgb8, 3)));
-    files.push(("lossless WebP with alpha".to_owned(), webp_of(size, image_webp::ColorType::Rgba8, 4)));
+    for (samples, colour) in [(3, image_webp::ColorType::Rgb8), (4, image_webp::ColorType::Rgba8)] {
+        files.push((format!("lossless WebP {colour:?}"), webp_of(size, colour, samples, &[])));
+        files.push((format!("turned lossless WebP {colour:?}"), webp_of(size, colour, samples, TURNED)));
+    }
     for name in ["lossy.webp", "lossy-alpha.webp", "animated.webp"] {
         files.push((format!("large {name}"), fixture::bytes(&format!("large/{name}"))));
     }
@@ -306,7 +327,10 @@ fn a_decoder_takes_no_more_memory_than_it_is_allowed() {
             let middle = usize::midpoint(refused, enough);
             *(if allowed(middle) { &mut enough } else { &mut refused }) = middle;
         }
-        let bytes = cost(&file, &DecodeLimits { memory_bytes_max: enough, ..DecodeLimits::default() }).bytes;
+        let Cost { verdict, bytes, .. } =
+            cost(&file, &DecodeLimits { memory_bytes_max: enough, ..DecodeLimits::default() });
+        let turned = Size::new(size.height_px, size.width_px);
+        assert!(!name.starts_with("turned") || verdict == Ok(turned), "{name}: {verdict:?}");
         assert!(bytes <= enough + UNCOUNTED_BYTES_MAX, "{name}: allowed {enough} bytes, took {bytes}");
     }
 }

@@ -41,6 +41,9 @@ impl Estimate {
 #[derive(Debug, Clone)]
 pub struct Curve {
     estimates: [Option<Estimate>; BATCH_MAX + 1],
+    /// The engine's bound.
+    runnable_max: usize,
+    /// As much of it as has not failed.
     largest: usize,
     /// Whether only [`BATCH_SIZES`] are run; others are padded.
     fixed: bool,
@@ -52,18 +55,33 @@ impl Curve {
     /// Nothing is known; `largest` is the engine's bound, `fixed` whether it only runs [`BATCH_SIZES`].
     pub fn new(largest: usize, fixed: bool) -> Self {
         let largest = largest.clamp(1, BATCH_MAX);
-        Self { estimates: [None; BATCH_MAX + 1], largest, fixed, failures: None }
+        Self { estimates: [None; BATCH_MAX + 1], runnable_max: largest, largest, fixed, failures: None }
     }
 
     /// The engine failed to run a batch of `size`, not for one of its images: no such one, and no larger one, is taken
-    /// any more; one that ran before only after three failures, of whatever sizes, while none as large ran.
-    pub fn failed(&mut self, size: usize) {
+    /// any more; one that ran before only after three failures, of whatever sizes, while none as large ran. Returns
+    /// whether it is given up by this.
+    pub fn failed(&mut self, size: usize) -> bool {
         let (smallest, count) = self.failures.map_or((size, 1), |(smallest, count)| (smallest.min(size), count + 1));
         self.failures = Some((smallest, count));
-        if !self.is_known(size) || count >= FAILURES_MAX {
+        let given_up = !self.is_known(size) || count >= FAILURES_MAX;
+        if given_up {
             self.largest = self.largest.min(size.saturating_sub(1)).max(1);
             self.failures = None;
         }
+        given_up
+    }
+
+    /// The engine can run no batch of `size`, and no larger one, whatever passes.
+    pub fn bound(&mut self, size: usize) {
+        self.runnable_max = self.runnable_max.min(size.saturating_sub(1)).max(1);
+        self.largest = self.largest.min(self.runnable_max);
+    }
+
+    /// Makes the sizes that were given up unknown, so that they are tried again.
+    pub fn retry(&mut self) {
+        self.estimates.iter_mut().skip(self.largest + 1).for_each(|estimate| *estimate = None);
+        self.largest = self.runnable_max;
     }
 
     fn slot(size: usize) -> usize {
@@ -257,6 +275,13 @@ mod tests {
             other.failed(2);
         }
         assert_eq!(other.effective(16), 1);
+        other.retry();
+        assert_eq!((other.effective(16), other.next_untimed(16, THRESHOLD)), (1, Some(2)), "tried anew");
+        assert!(other.failed(2), "as at first, one failure is enough");
+        assert_eq!(other.next_untimed(16, THRESHOLD), None);
+        other.bound(2);
+        other.retry();
+        assert_eq!(other.next_untimed(16, THRESHOLD), None, "what cannot be run is not tried");
     }
 
     #[test]

@@ -44,19 +44,36 @@ impl Curves {
         &other.unwrap_or(&self.first).curve
     }
 
+    /// A size's, if it is served.
+    fn of_mut(&mut self, size: Size) -> Option<&mut Curve> {
+        let mut sizes = std::iter::once(&mut self.first).chain(&mut self.others);
+        sizes.find(|known| known.size == size).map(|known| &mut known.curve)
+    }
+
     /// Takes the engine time of a batch.
     pub(super) fn record(&mut self, size: Size, images: usize, time: Duration) {
-        let sizes = std::iter::once(&mut self.first).chain(&mut self.others);
-        for known in sizes.filter(|known| known.size == size) {
-            known.curve.record(images, time);
+        if let Some(curve) = self.of_mut(size) {
+            curve.record(images, time);
         }
     }
 
-    /// The engine failed to run a batch of `images` of the size, not for one of them.
-    pub(super) fn failed(&mut self, size: Size, images: usize) {
-        let sizes = std::iter::once(&mut self.first).chain(&mut self.others);
-        for known in sizes.filter(|known| known.size == size) {
-            known.curve.failed(images);
+    /// The engine failed to run a batch of `images` of the size, not for one of them. Returns whether such batches are
+    /// given up by this.
+    pub(super) fn failed(&mut self, size: Size, images: usize) -> bool {
+        self.of_mut(size).is_some_and(|curve| curve.failed(images))
+    }
+
+    /// The engine cannot run a batch of `images` of the size.
+    pub(super) fn bound(&mut self, size: Size, images: usize) {
+        if let Some(curve) = self.of_mut(size) {
+            curve.bound(images);
+        }
+    }
+
+    /// Makes what was given up unknown, so that it is tried again.
+    pub(super) fn retry(&mut self) {
+        for known in std::iter::once(&mut self.first).chain(&mut self.others) {
+            known.curve.retry();
         }
     }
 

@@ -135,6 +135,15 @@ impl Reserved {
     }
 }
 
+/// Batch sizes that failed and are not run, until what disturbed them may have passed.
+#[derive(Debug)]
+struct GivenUp {
+    /// When they are tried again.
+    until: Option<Instant>,
+    /// Time from the next one that fails until then.
+    pause: Duration,
+}
+
 struct State {
     queue: FairQueue<Item>,
     /// Images admitted and not queued yet, by lane: they are being decoded.
@@ -147,6 +156,7 @@ struct State {
     shared_out: usize,
     failures: u32,
     last_failure: Instant,
+    given_up: GivenUp,
     closing: bool,
     /// Whether another model is served, to which times at idle would be ascribed.
     retired: bool,
@@ -186,6 +196,7 @@ impl Shared {
             shared_out: 0,
             failures: 0,
             last_failure: Instant::now(),
+            given_up: GivenUp { until: None, pause: limits::BATCH_RETRY_MIN },
             closing: false,
             retired: false,
             stopped: false,
@@ -298,7 +309,12 @@ impl Shared {
 
     /// A batch of `size` images of `input` failed, and not for one of them.
     pub(super) fn failed(&self, input: Size, size: usize) {
-        self.state().curves.failed(input, size);
+        self.state().failed(input, size, Instant::now());
+    }
+
+    /// A batch of `size` images of `input` cannot be run, ever.
+    pub(super) fn bound(&self, input: Size, size: usize) {
+        self.state().curves.bound(input, size);
     }
 
     /// Ends worker `index`'s run at idle; publishes the size's time once it is known.
@@ -407,7 +423,17 @@ impl State {
         self.running.iter().filter(|running| running.is_none()).count()
     }
 
+    fn failed(&mut self, input: Size, size: usize, now: Instant) {
+        if self.curves.failed(input, size) {
+            self.given_up.until = Some(now + self.given_up.pause);
+            self.given_up.pause = (2 * self.given_up.pause).min(limits::BATCH_RETRY_MAX);
+        }
+    }
+
     fn next(&mut self, now: Instant, metrics: &Metrics) -> Next {
+        if self.given_up.until.take_if(|until| *until <= now).is_some() {
+            self.curves.retry();
+        }
         self.drop_dead(now, metrics);
         self.shared_out = self.shared_out.min(self.queue.len());
         let oldest = self.queue.iter().map(|item| item.enqueued).min();
@@ -505,6 +531,23 @@ mod tests {
                 assert_eq!(items.len(), *size, "an answer within {answer_after_hours} h");
                 shared.finish(0, &[], false);
             }
+        }
+    }
+
+    #[test]
+    fn a_size_that_was_given_up_is_tried_again_after_pauses_that_double() {
+        let model = emulated::load(&Config::new("pretended.onnx")).unwrap();
+        let input = model.info.size();
+        let shared = Shared::new(model, 1, Knobs { timed_batch_max: 2, ..Knobs::default() }, Arc::new(Metrics::new()));
+        shared.finish(0, &[BatchTime { input, size: 1, time: Duration::from_millis(10) }; 3], false);
+        let mut state = shared.state();
+        let mut now = Instant::now();
+        for pause in [1, 2, 4, 8, 12, 12].map(|factor| factor * limits::BATCH_RETRY_MIN) {
+            let timed = |next| matches!(next, Next::Do(Pull::Time { size: 2, .. }));
+            assert!(timed(state.next(now, &shared.metrics)), "it is tried at idle");
+            state.failed(input, 2, now);
+            assert!(!timed(state.next(now + pause.mul_f64(0.99), &shared.metrics)), "{pause:?}");
+            now += pause;
         }
     }
 

@@ -15,8 +15,6 @@ use crate::priority;
 
 /// Runs of one image of each input size before a session counts as warm.
 const WARM_RUNS: usize = 3;
-/// A size that cannot be run counts as slow as can be: known, and never chosen.
-const TIME_OF_A_FAILURE: Duration = Duration::from_hours(1);
 /// A grey of no meaning, for runs without a picture.
 const BLANK: u8 = 114;
 
@@ -64,7 +62,7 @@ impl Worker {
                 // It does not fit into the device's memory. Tried with requests' images, each of its batches would fail
                 // first and be run one by one then.
                 tracing::warn!(%input, size, %error, "A batch size cannot be prepared: it is not used.");
-                self.shared.failed(input, size);
+                self.shared.bound(input, size);
                 return;
             }
         }
@@ -92,11 +90,17 @@ impl Worker {
     fn time_at_idle(&mut self, size: usize, last: bool) {
         // Rare sizes give their memory back after the last run only: to get it anew would be part of the time.
         let memory = if last && size > 1 { Memory::Release } else { Memory::Keep };
-        let time = self.time(self.shared.model.info.size(), size, memory).unwrap_or_else(|error| {
-            tracing::warn!(size, %error, "Timing a batch at idle failed.");
-            TIME_OF_A_FAILURE
-        });
-        self.shared.finish_timing(self.index, size, time);
+        let input = self.shared.model.info.size();
+        let timed = catch_unwind(AssertUnwindSafe(|| self.time(input, size, memory)));
+        match timed.unwrap_or_else(|_| self.renew()) {
+            Ok(time) => self.shared.finish_timing(self.index, size, time),
+            Err(error) => {
+                tracing::warn!(size, %error, "Timing a batch at idle failed.");
+                self.shared.failed(input, size);
+                // A single image fails for no size.
+                self.shared.finish(self.index, &[], size == 1);
+            }
+        }
     }
 
     fn repair(&mut self) {
@@ -152,12 +156,13 @@ impl Worker {
     }
 
     fn attempt(&mut self, items: &[Item]) -> Result<Ran, EngineError> {
-        let ran = catch_unwind(AssertUnwindSafe(|| self.infer(items)));
-        ran.unwrap_or_else(|_| {
-            // The session may be in any state after a panic.
-            self.engine = self.shared.model.sessions.open()?;
-            Err(EngineError("the engine panicked".to_owned()))
-        })
+        catch_unwind(AssertUnwindSafe(|| self.infer(items))).unwrap_or_else(|_| self.renew())
+    }
+
+    /// Opens a new session after a panic, which may have left the old one in any state.
+    fn renew<T>(&mut self) -> Result<T, EngineError> {
+        self.engine = self.shared.model.sessions.open()?;
+        Err(EngineError("the engine panicked".to_owned()))
     }
 
     fn infer(&mut self, items: &[Item]) -> Result<Ran, EngineError> {

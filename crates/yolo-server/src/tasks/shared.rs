@@ -90,6 +90,7 @@ struct Scripts {
     submit: Script,
     begin: Script,
     end: Script,
+    forget: Script,
 }
 
 impl SharedTasks {
@@ -117,6 +118,7 @@ impl SharedTasks {
                 submit: Script::new(include_str!("shared/scripts/submit.lua")),
                 begin: Script::new(include_str!("shared/scripts/begin.lua")),
                 end: Script::new(include_str!("shared/scripts/end.lua")),
+                forget: Script::new(include_str!("shared/scripts/forget.lua")),
             },
             leases: Leases::default(),
             search: Mutex::new(Search::new()),

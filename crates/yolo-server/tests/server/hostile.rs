@@ -2,12 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use yolo_server::{Config, Server};
 
 use crate::sockets::{connect, request, response};
-use crate::support::{PATIENCE, admin, emulated, eventually, metric, png, start, start_patient};
+use crate::support::{
+    PATIENCE, admin, call, emulated, eventually, json, metric, multipart, png, post, start, start_patient,
+};
 
 /// Everything that comes until the server closes; fails if it does not.
 pub async fn until_closed(stream: &mut TcpStream) -> String {
@@ -267,5 +270,40 @@ async fn a_client_may_leave_at_any_moment() {
     .await;
     drop(deaf); // with its answer unread
     is_healthy(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_address_in_a_request_is_never_connected_to() {
+    let server = start(emulated(0, 1)).await;
+    let bait = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}/picture.png", bait.local_addr().unwrap());
+    let named = |name: &str| json("/predict", &serde_json::json!({name: address}));
+    let input = serde_json::json!({"name": "image", "shape": [1], "datatype": "BYTES", "data": [address]});
+    let refused = [
+        named("image"),
+        named("image_url"),
+        named("url"),
+        multipart("/predict", &[("file", address.as_bytes())]),
+        multipart("/predict", &[("image_url", address.as_bytes())]),
+        multipart("/predict/batch", &[("files", address.as_bytes())]),
+        post("/predict", address.clone()),
+        post("/predict/async", address.clone()),
+        post(&format!("/predict?image_url={address}"), ""),
+        json("/v2/models/pretended/infer", &serde_json::json!({"inputs": [input]})),
+    ];
+    for request in refused {
+        let what = request.uri().to_string();
+        let answer = call(&server, request).await;
+        let code = answer.body["results"][0]["error"]["code"].as_str();
+        assert!(answer.status.is_client_error() || code == Some("unsupported_image"), "{what}: {}", answer.body);
+    }
+    let mut called_back = post("/predict", png(8, 8, [1; 3]));
+    for header in ["referer", "origin", "x-forwarded-for", "forwarded", "callback-url", "traceparent"] {
+        called_back.headers_mut().insert(header, address.parse().unwrap());
+    }
+    assert_eq!(call(&server, called_back).await.status, 200);
+    is_healthy(&server).await;
+    assert!(bait.accept().now_or_never().is_none(), "it was connected to");
     server.stop().await;
 }

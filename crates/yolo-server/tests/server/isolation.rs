@@ -209,18 +209,20 @@ struct Small {
     inner: Arc<dyn Sessions>,
     pixels_max: Arc<AtomicU64>,
     failed: Arc<AtomicU32>,
+    crashes: bool,
 }
 
 struct SmallEngine {
     inner: Box<dyn Engine>,
     pixels_max: Arc<AtomicU64>,
     failed: Arc<AtomicU32>,
+    crashes: bool,
 }
 
 impl Sessions for Small {
     fn open(&self) -> Result<Box<dyn Engine>, EngineError> {
         let (pixels_max, failed) = (Arc::clone(&self.pixels_max), Arc::clone(&self.failed));
-        Ok(Box::new(SmallEngine { inner: self.inner.open()?, pixels_max, failed }))
+        Ok(Box::new(SmallEngine { inner: self.inner.open()?, pixels_max, failed, crashes: self.crashes }))
     }
 }
 
@@ -228,6 +230,7 @@ impl Engine for SmallEngine {
     fn run(&mut self, inputs: &[&EngineInput], memory: Memory) -> Result<Box<dyn BatchOutput + '_>, EngineError> {
         if inputs.iter().map(|input| input.size.pixels()).sum::<u64>() > self.pixels_max.load(Ordering::SeqCst) {
             self.failed.fetch_add(1, Ordering::SeqCst);
+            assert!(!self.crashes, "a batch that crashes the engine");
             return Err(EngineError("out of memory".to_owned()));
         }
         self.inner.run(inputs, memory)
@@ -241,7 +244,7 @@ async fn a_batch_size_that_does_not_fit_at_another_input_size_is_tried_once() {
         config.imgsz = vec![64, 128];
         let (model, failed) = (emulated::load(&config).unwrap(), Arc::new(AtomicU32::new(0)));
         let (inner, pixels_max) = (Arc::clone(&model.sessions), Arc::new(AtomicU64::new(4 * 128 * 128)));
-        let sessions = Arc::new(Small { inner, pixels_max, failed: Arc::clone(&failed) });
+        let sessions = Arc::new(Small { inner, pixels_max, failed: Arc::clone(&failed), crashes: false });
         let model = LoadedModel { sessions, batches_fixed, batch_max: 8, ..model };
         let knobs = Knobs { batch_max: 8, timed_batch_max: 8, deadline: support::PATIENCE, ..Knobs::default() };
         let batcher = Batcher::start(&model, 1, knobs, &Arc::new(Metrics::new())).unwrap();
@@ -266,7 +269,8 @@ async fn a_batch_size_that_does_not_fit_at_another_input_size_is_tried_once() {
 async fn a_batch_size_that_fits_no_more_is_given_up_after_three_failures_however_busy_the_server() {
     let (model, failed) = (emulated::load(&support::emulated(5, 0)).unwrap(), Arc::new(AtomicU32::new(0)));
     let (inner, pixels_max) = (Arc::clone(&model.sessions), Arc::new(AtomicU64::new(u64::MAX)));
-    let sessions = Arc::new(Small { inner, pixels_max: Arc::clone(&pixels_max), failed: Arc::clone(&failed) });
+    let sessions =
+        Arc::new(Small { inner, pixels_max: Arc::clone(&pixels_max), failed: Arc::clone(&failed), crashes: false });
     let model = LoadedModel { sessions, batch_max: 8, ..model };
     let knobs = Knobs { batch_max: 8, timed_batch_max: 8, deadline: support::PATIENCE, ..Knobs::default() };
     let batcher = Batcher::start(&model, 1, knobs, &Arc::new(Metrics::new())).unwrap();
@@ -278,4 +282,25 @@ async fn a_batch_size_that_fits_no_more_is_given_up_after_three_failures_however
     assert_eq!(failed.load(Ordering::SeqCst), 3);
     assert_eq!(batcher.load().batch_effective, 4);
     batcher.stop();
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_when_it_is_timed_at_idle_has_no_time_and_ends_no_worker() {
+    for crashes in [false, true] {
+        let (model, failed) = (emulated::load(&support::emulated(5, 0)).unwrap(), Arc::new(AtomicU32::new(0)));
+        let (inner, pixels_max) = (Arc::clone(&model.sessions), Arc::new(AtomicU64::new(4 * 64 * 64)));
+        let sessions = Arc::new(Small { inner, pixels_max, failed: Arc::clone(&failed), crashes });
+        let model = LoadedModel { sessions, batch_max: 8, ..model };
+        let knobs = Knobs { batch_max: 8, timed_batch_max: 8, deadline: support::PATIENCE, ..Knobs::default() };
+        let metrics = Arc::new(Metrics::new());
+        let batcher = Batcher::start(&model, 1, knobs, &metrics).unwrap();
+        support::eventually("8 was tried", async || failed.load(Ordering::SeqCst) > 0).await;
+        let results = run(&batcher, &[GOOD; 24]).await;
+        let largest = results.iter().map(|result| result.as_ref().unwrap().batch_size).max();
+        assert_eq!((largest, failed.load(Ordering::SeqCst)), (Some(4), 1));
+        let page = metrics.encode(false).unwrap();
+        let timed = |size| page.contains(&format!(r#"yolo_batch_curve_seconds{{size="{size}""#));
+        assert!(timed(4) && !timed(8), "{page}");
+        batcher.stop();
+    }
 }

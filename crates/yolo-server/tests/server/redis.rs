@@ -146,6 +146,14 @@ impl Redis {
             .unwrap();
     }
 
+    /// Number of servers that the store holds for takers of tasks.
+    pub async fn consumers(&self) -> usize {
+        let mut connection = self.connection().await;
+        let mut command = redis::cmd("XINFO");
+        let command = command.arg("CONSUMERS").arg(format!("yolo:{{{SCOPE}}}:q")).arg("servers");
+        command.query_async::<Vec<redis::Value>>(&mut connection).await.unwrap().len()
+    }
+
     async fn connection(&self) -> redis::aio::MultiplexedConnection {
         let client = redis::Client::open(("127.0.0.1", self.port)).unwrap();
         client.get_multiplexed_async_connection().await.unwrap()

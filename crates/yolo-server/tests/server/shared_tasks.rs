@@ -127,7 +127,30 @@ async fn a_dead_servers_task_is_taken_over() {
     assert_eq!(left["status"], "running", "not answered by the one that died: {left}");
     let ended = ended(&heir, &location).await.body;
     assert_eq!(ended["status"], "succeeded", "{ended}");
+    eventually("the dead one is forgotten", async || redis.consumers().await == 1).await;
     heir.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_that_another_server_runs_is_not_counted_as_queued() {
+    let Some(redis) = Redis::start("a_task_that_another_server_runs_is_not_counted_as_queued").await else { return };
+    // Each takes on as many as its engine runs and has waiting: two.
+    let servers = [start(slow(&redis, 3_000)).await, start(slow(&redis, 3_000)).await];
+    let mut tasks = Vec::new();
+    for shade in 0..4 {
+        tasks.push(submit(&servers[0], &png(8, 8, [shade; 3])).await);
+    }
+    for server in &servers {
+        let (queued, running) = (r#"yolo_tasks{state="queued"}"#, r#"yolo_tasks{state="running"}"#);
+        eventually("it has its fill", async || metric(server, running).await > 1.5).await;
+        assert!(metric(server, queued).await < 0.5, "two run elsewhere");
+    }
+    for task in &tasks {
+        delete(&servers[0], task).await;
+    }
+    for server in servers {
+        server.stop().await;
+    }
 }
 
 #[tokio::test]

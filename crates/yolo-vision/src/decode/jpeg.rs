@@ -54,7 +54,9 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, Dec
         format: FORMAT,
         detail: "it has an unusual number of components".to_owned(),
     })?;
-    Ok(orientation::apply(picture, decoder.exif().map(Vec::as_slice)))
+    let orientation = decoder.exif().and_then(|exif| orientation::read(exif));
+    drop(decoder);
+    orientation::apply(picture, orientation, limits)
 }
 
 /// The pixels by `zune-jpeg`, whose headers have been read.

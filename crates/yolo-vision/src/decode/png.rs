@@ -26,23 +26,29 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, Dec
     let mut pixels = vec![0; bytes_needed];
     let frame = reader.next_frame(&mut pixels).map_err(damaged)?;
     pixels.truncate(frame.buffer_size());
-    let rgb = match frame.color_type {
-        ColorType::Rgb => pixels,
-        ColorType::Rgba => {
-            drop_alpha(&mut pixels);
-            pixels
-        }
-        ColorType::Grayscale => grey_to_rgb(pixels.iter().copied()),
-        ColorType::GrayscaleAlpha => grey_to_rgb(pixels.as_chunks().0.iter().map(|&[grey, _]| grey)),
-        // `normalize_to_color8` expands palettes.
-        ColorType::Indexed => Vec::new(),
-    };
+    let rgb = rgb(pixels, frame.color_type);
     let picture = Picture::from_rgb(size, rgb).ok_or_else(|| DecodeError::Damaged {
         format: FORMAT,
         detail: "its first frame is not of the size in its header".to_owned(),
     })?;
-    let exif = reader.info().exif_metadata.as_deref();
-    Ok(orientation::apply(picture, exif))
+    let orientation = reader.info().exif_metadata.as_deref().and_then(orientation::read);
+    drop(reader);
+    orientation::apply(picture, orientation, limits)
+}
+
+/// 8-bit samples of a colour type as RGB.
+fn rgb(mut samples: Vec<u8>, colour: ColorType) -> Vec<u8> {
+    match colour {
+        ColorType::Rgb => samples,
+        ColorType::Rgba => {
+            drop_alpha(&mut samples);
+            samples
+        }
+        ColorType::Grayscale => grey_to_rgb(samples.iter().copied()),
+        ColorType::GrayscaleAlpha => grey_to_rgb(samples.as_chunks().0.iter().map(|&[grey, _]| grey)),
+        // `normalize_to_color8` expands palettes.
+        ColorType::Indexed => Vec::new(),
+    }
 }
 
 /// Width and height of the header chunk, which comes first in every PNG.

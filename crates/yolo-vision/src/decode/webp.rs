@@ -40,8 +40,9 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, Dec
     }
     let picture = Picture::from_rgb(size, pixels).ok_or_else(|| Fault::OtherSize.into_error(size, limits))?;
     // Metadata that cannot be read loses the orientation, not the picture.
-    let exif = decoder.exif_metadata().ok().flatten();
-    Ok(orientation::apply(picture, exif.as_deref()))
+    let orientation = decoder.exif_metadata().ok().flatten().and_then(|exif| orientation::read(&exif));
+    drop(decoder);
+    orientation::apply(picture, orientation, limits)
 }
 
 /// Why the streams of a file are not given to the decoder.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use redis::aio::ConnectionManager;
 use redis::streams::{
-    StreamAutoClaimOptions, StreamAutoClaimReply, StreamClaimOptions, StreamId, StreamReadOptions, StreamReadReply,
+    StreamAutoClaimOptions, StreamAutoClaimReply, StreamClaimOptions, StreamId, StreamPendingReply, StreamReadOptions,
+    StreamReadReply,
 };
 use redis::{AsyncCommands, RedisResult};
 use tokio::sync::watch;
@@ -45,11 +46,17 @@ pub struct Lease {
 }
 
 impl Leases {
-    fn take(&self, entry: &str, running: Running) -> Lease {
-        self.0.send_modify(|entries| {
-            entries.insert(entry.to_owned(), running);
+    /// `None` if this process is at work on it already: after a store that was away, a pod may take its own tasks for
+    /// abandoned.
+    fn take(&self, entry: &str, running: Running) -> Option<Lease> {
+        let free = self.0.send_if_modified(|entries| {
+            let vacant = !entries.contains_key(entry);
+            if vacant {
+                entries.insert(entry.to_owned(), running);
+            }
+            vacant
         });
-        Lease { entry: entry.to_owned(), leases: self.clone() }
+        free.then(|| Lease { entry: entry.to_owned(), leases: self.clone() })
     }
 }
 
@@ -117,9 +124,20 @@ impl SharedTasks {
             self.or_new_group(&mut connection, reply).await
         });
         let reply = reply.await?;
-        let mut search = self.search.lock().unwrap_or_else(PoisonError::into_inner);
         // Empty if there was no group yet.
         let through = reply.next_stream_id.is_empty() || reply.next_stream_id == BEGINNING;
+        if through {
+            let mut script = self.scripts.forget.prepare_invoke();
+            script.key(&self.keys.queue).arg(GROUP).arg(idle_ms);
+            // Counted if it fails; the next search does it again.
+            let _ = self
+                .store
+                .call("task_claim", async |mut connection: ConnectionManager| {
+                    script.invoke_async::<()>(&mut connection).await
+                })
+                .await;
+        }
+        let mut search = self.search.lock().unwrap_or_else(PoisonError::into_inner);
         if through {
             search.due = Instant::now() + self.times.reclaim / SIGNS_OF_LIFE;
         }
@@ -159,7 +177,7 @@ impl SharedTasks {
         let id: String = entry.get("id")?;
         let running = Running { id: id.clone(), withdrawn: CancellationToken::new() };
         let withdrawn = running.withdrawn.clone();
-        let lease = self.leases.take(&entry.id, running);
+        let lease = self.leases.take(&entry.id, running)?;
         let mut script = self.scripts.begin.prepare_invoke();
         script.key(self.keys.task(&id)).key(&self.keys.queue).arg(GROUP).arg(&entry.id).arg(FIELDS.as_slice());
         let fields = self.store.call("task_claim", async |mut connection: ConnectionManager| {
@@ -204,22 +222,40 @@ impl SharedTasks {
                     }
                     statuses = pipeline.query_async::<Vec<Option<String>>>(&mut connection).await?;
                 }
-                Ok((connection.xlen::<_, usize>(&self.keys.queue).await?, statuses))
+                let pending: RedisResult<StreamPendingReply> = connection.xpending(&self.keys.queue, GROUP).await;
+                let running = self.or_new_group(&mut connection, pending).await?.count();
+                let unfinished = connection.xlen::<_, usize>(&self.keys.queue).await?;
+                Ok((unfinished.saturating_sub(running), statuses))
             });
-            let Ok((unfinished, statuses)) = seen.await else { continue };
+            let Ok((queued, statuses)) = seen.await else { continue };
             for (task, status) in running.iter().zip(statuses) {
                 // One that the store has lost has nowhere to put its result either.
                 if !matches!(status.as_deref().and_then(parse), Some(Status::Queued | Status::Running)) {
                     task.withdrawn.cancel();
                 }
             }
+            self.metrics.set_kept(Status::Queued, queued);
             self.metrics.set_kept(Status::Running, entries.len());
-            self.metrics.set_kept(Status::Queued, unfinished.saturating_sub(entries.len()));
         }
     }
 
     pub(in crate::tasks) async fn settled(&self) {
         // The sender lives as long as `self`, so waiting cannot fail.
         let _ = self.leases.0.subscribe().wait_for(HashMap::is_empty).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_that_is_run_here_is_not_begun_again() {
+        let leases = Leases::default();
+        let take = || leases.take("1-0", Running { id: "t".to_owned(), withdrawn: CancellationToken::new() });
+        let first = take();
+        assert!(first.is_some() && take().is_none());
+        drop(first);
+        assert!(take().is_some());
     }
 }
