@@ -23,7 +23,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
-use yolo_vision::{Detection, Letterbox, Parameters};
+use yolo_vision::{Detection, Letterbox, OutputError, Parameters};
 
 use crate::admission::{Load, Refusal};
 use crate::engine::{EngineError, EngineInput, LoadedModel};
@@ -111,6 +111,9 @@ pub enum JobError {
     /// The engine failed on this very image, or its output did not fit the model.
     #[error("inference failed on this image: {0}")]
     Failed(String),
+    /// Its answer would take too much memory.
+    #[error("{0}")]
+    TooLarge(OutputError),
     /// The server shut down first.
     #[error("the server stopped before the image was run")]
     Stopped,
@@ -224,7 +227,7 @@ impl Batcher {
         self.shared.stuck()
     }
 
-    /// Whether the engine works: less than three failures in a row.
+    /// Whether the engine works: some session had less than three failures in a row.
     pub fn sound(&self) -> bool {
         self.shared.sound()
     }

@@ -44,7 +44,20 @@ pub struct Answer {
     pub detections: Vec<Detection>,
 }
 
+/// What a detection takes at most while it is answered, without its name and form: itself, as JSON has it, and as text.
+const DETECTION_ANSWERED_BYTES: usize = 640;
+/// How much of what a form takes it takes then: a point has two numbers of 4 bytes, of 8 in JSON and 20 in text.
+const FORM_ANSWERED_FACTOR: usize = 8;
+
 impl Answer {
+    /// Most memory that it takes while it is answered, in bytes: it may be one of many that a request waits for.
+    pub fn answered_bytes(&self) -> usize {
+        let each = |found: &Detection| {
+            DETECTION_ANSWERED_BYTES + 2 * found.name.len() + FORM_ANSWERED_FACTOR * found.heap_bytes()
+        };
+        self.detections.iter().map(each).sum()
+    }
+
     fn weight_bytes(&self) -> u64 {
         // Class names are shared with the model.
         let heap: usize = self.detections.iter().map(Detection::heap_bytes).sum();
@@ -324,6 +337,8 @@ impl Leader<'_> {
 
 #[cfg(test)]
 mod tests {
+    use yolo_vision::{BoxXyxyPx, Form, Keypoint, Rle, RotatedBoxPx};
+
     use super::*;
     use crate::args::Config;
     use crate::engine::emulated;
@@ -352,6 +367,34 @@ mod tests {
         match cache.lookup(numbered(number), Flight::Lead, &model()).await {
             Lookup::Miss(leader) => leader.complete(answer()),
             _ => panic!("key {number} was there"),
+        }
+    }
+
+    #[test]
+    fn an_answer_takes_no_more_than_is_held_for_it() {
+        let longest = 12_345.679_f32;
+        let point = Keypoint { x: longest, y: longest, visible: Some(0.123_456_79) };
+        let rle = Rle { size: Size::new(16_384, 3_000), counts: vec![49_152_000; 1_000] };
+        let turned =
+            RotatedBoxPx { centre_x: longest, centre_y: longest, width: longest, height: longest, angle_rad: longest };
+        let forms = [
+            Form::Box,
+            Form::Polygon(vec![[longest; 2]; 1_000]),
+            Form::Rle(rle),
+            Form::Keypoints(vec![point; 17]),
+            Form::Rotated(turned),
+        ];
+        let bounds = BoxXyxyPx { x1: longest, y1: longest, x2: longest, y2: longest };
+        for form in forms {
+            let name = "a class whose name is long: ".repeat(20).into();
+            let found = Detection { name, class: u32::MAX, confidence: 0.123_456_79, bounds, form };
+            let json = found.to_json(None);
+            let numbers = serde_json::to_value(&json).unwrap().to_string().matches([',', '[']).count();
+            let taken = size_of::<Detection>() + found.heap_bytes() // itself
+                + size_of_val(&json) + 8 * numbers // as JSON has it
+                + serde_json::to_string(&json).unwrap().len();
+            let held = Answer { size: Size::new(1, 1), detections: vec![found] }.answered_bytes();
+            assert!(taken <= held, "{taken} of {held} bytes: {json:?}");
         }
     }
 

@@ -100,10 +100,21 @@ fn devices(nvml: &'static Nvml) -> Vec<Device<'static>> {
 }
 
 /// Which of the GPUs with these `uuids` CUDA uses: all unless some are `chosen`, by number or by the beginning of the
-/// UUID, in that order and up to the first that does not exist.
+/// UUID, in that order and up to the first that does not exist. Of slices a process sees one: the first, if it comes first.
 ///
-/// Source: CUDA C++ Programming Guide, "CUDA Environment Variables".
+/// Sources: CUDA C++ Programming Guide, "CUDA Environment Variables"; Multi-Instance GPU User Guide, "CUDA Device
+/// Enumeration".
 fn visible(chosen: Option<&str>, uuids: &[String]) -> Vec<usize> {
+    let slice = |index: &usize| uuids.get(*index).is_some_and(|uuid| uuid.starts_with("MIG-"));
+    let mut chosen = chosen_of(chosen, uuids);
+    match chosen.first() {
+        Some(first) if slice(first) => chosen.truncate(1),
+        _ => chosen.retain(|index| !slice(index)),
+    }
+    chosen
+}
+
+fn chosen_of(chosen: Option<&str>, uuids: &[String]) -> Vec<usize> {
     let Some(chosen) = chosen else { return (0..uuids.len()).collect() };
     let find = |name: &str| match name.parse::<usize>() {
         Ok(index) => Some(index).filter(|index| *index < uuids.len()),
@@ -125,16 +136,18 @@ mod tests {
     fn gpus_are_chosen_as_cuda_chooses_them() {
         let uuids = ["GPU-1a2b", "GPU-1a3c", "MIG-77"].map(ToOwned::to_owned);
         for (chosen, expected) in [
-            (None, vec![0, 1, 2]),
+            (None, vec![0, 1]),
             (Some(""), vec![]),
             (Some("-1"), vec![]),
             (Some("1"), vec![1]),
-            (Some("2, 0"), vec![2, 0]),
+            (Some("1, 0"), vec![1, 0]),
             (Some("0,3,1"), vec![0]),
-            (Some("GPU-1a3,MIG-77"), vec![1, 2]),
+            (Some("GPU-1a3,MIG-77"), vec![1]),
+            (Some("MIG-77,GPU-1a3"), vec![2]),
             (Some("GPU-9,0"), vec![]),
         ] {
             assert_eq!(visible(chosen, &uuids), expected, "{chosen:?}");
         }
+        assert_eq!(visible(None, &["MIG-1", "MIG-2"].map(ToOwned::to_owned)), [0]);
     }
 }

@@ -10,6 +10,7 @@ pub mod health;
 mod held_file;
 mod image;
 mod json;
+mod making;
 mod observe;
 pub mod oip;
 mod openapi;

@@ -103,6 +103,8 @@ pub const URI_BYTES_MAX: usize = 8 << 10;
 /// Smallest answer that is compressed for a client that accepts it: the JSON of a picture fits a few packets, and is not
 /// worth the time.
 pub const COMPRESSED_BYTES_MIN: u64 = 8 << 10;
+/// Most bytes that a thread that serves connections reads or writes in one go: a fraction of a millisecond.
+pub const WORK_BYTES_INLINE: usize = 256 << 10;
 /// Largest answer that does not count among the bodies in memory: of each connection one, they take less than those.
 pub const ANSWER_BYTES_UNCOUNTED: usize = 8 << 10;
 /// Slowest accepted reader of an answer, in bytes a second, as of an upload.
@@ -198,6 +200,9 @@ pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
 
 /// Time for the last traces at the end of a drain; a collector that is gone must not cost the grace period.
 pub const TRACES_FLUSH_MAX: Duration = Duration::from_secs(2);
+
+/// Time for the batches that run at the end of a drain; nobody waits for them any more.
+pub const WORKERS_END_MAX: Duration = Duration::from_secs(5);
 
 /// Size of `knobs.json`.
 pub const KNOBS_BYTES_MAX: u64 = 4 << 10;

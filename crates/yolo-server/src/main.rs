@@ -17,7 +17,7 @@ use yolo_server::{Config, cgroup, logging};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// What libraries read from the environment alone, and before `main` or as they are loaded. Whoever sets one, wins.
-const LIBRARY_SETTINGS: [(&str, &str); 6] = [
+const LIBRARY_SETTINGS: [(&str, &str); 7] = [
     // Builds of ONNX Runtime may report to their maker, and keep a database in the home folder for it.
     ("ORT_DISABLE_TELEMETRY", "1"),
     // Pictures and tensors come and go: what nobody used for 10 ms goes back (1 s by default), and a page of 2 MiB for a
@@ -29,6 +29,8 @@ const LIBRARY_SETTINGS: [(&str, &str); 6] = [
     ("MALLOC_MMAP_THRESHOLD_", "65536"),
     ("MALLOC_TRIM_THRESHOLD_", "65536"),
     ("MALLOC_TOP_PAD_", "0"),
+    // GPUs are numbered as NVML numbers them, not the fastest first.
+    ("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
 ];
 
 fn main() -> ExitCode {

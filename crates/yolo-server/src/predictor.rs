@@ -275,7 +275,7 @@ impl Predictor {
             Lane::Spare => (self.batcher.admit_patiently(&place, decode_wait).await, None),
         };
         let read = upload.read;
-        let turn = Turn { place: &place, start_by };
+        let turn = Turn { place: &place, start_by, answer_by: times.answer_by, unrun: true };
         let prepared = self.preparer.prepare(upload, (&self.model, wishes.size), &turn).await?;
         let size = prepared.letterbox.source();
         let job = Job {
@@ -304,6 +304,7 @@ impl Predictor {
             }
             JobError::Superseded => Code::Superseded,
             JobError::Failed(_) => Code::InferenceFailed,
+            JobError::TooLarge(_) => Code::PayloadTooLarge,
             JobError::Stopped => Code::Draining,
         };
         ApiError::new(code, error.to_string())

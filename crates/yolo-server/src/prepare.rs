@@ -38,6 +38,10 @@ pub struct Turn<'a> {
     pub place: &'a Place,
     /// Later it is worthless; `None` if it may wait as long as it takes.
     pub start_by: Option<Instant>,
+    /// When its request gives it up.
+    pub answer_by: Option<Instant>,
+    /// Whether its image has not been run yet: who leaves now has cancelled it.
+    pub unrun: bool,
 }
 
 /// Decodes at most `threads` pictures at a time.
@@ -52,21 +56,33 @@ pub struct Preparer {
     metrics: ImageMetrics,
 }
 
-/// Counts a picture as waiting while it lives, however its wait ends.
-struct Waiting<'a>(&'a Preparer);
+/// Counts a picture as waiting while it lives, and as cancelled if its client leaves meanwhile.
+struct Waiting<'a> {
+    preparer: &'a Preparer,
+    turn: &'a Turn<'a>,
+    left: bool,
+}
 
 impl<'a> Waiting<'a> {
-    fn new(preparer: &'a Preparer) -> Self {
+    fn new(preparer: &'a Preparer, turn: &'a Turn<'a>) -> Self {
         preparer.waiting.fetch_add(1, Ordering::Relaxed);
         preparer.metrics.stage_queued.of("decode").inc();
-        Self(preparer)
+        Self { preparer, turn, left: true }
+    }
+
+    fn ended(mut self) {
+        self.left = false;
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.0.metrics.stage_queued.of("decode").dec();
+        self.preparer.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.preparer.metrics.stage_queued.of("decode").dec();
+        let in_time = self.turn.answer_by.is_none_or(|answer_by| Instant::now() < answer_by);
+        if self.left && self.turn.unrun && in_time {
+            self.preparer.metrics.cancelled.of("queue").inc();
+        }
     }
 }
 
@@ -107,9 +123,10 @@ impl Preparer {
         turn: &Turn<'_>,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let waiting = Waiting::new(self);
-        let permit = self.acquire(turn).await?;
-        drop(waiting);
+        let waiting = Waiting::new(self, turn);
+        let permit = self.acquire(turn).await;
+        waiting.ended();
+        let permit = permit?;
         let mean_micros = Arc::clone(&self.mean_micros);
         let work = tokio::task::spawn_blocking(move || {
             priority::give_way();

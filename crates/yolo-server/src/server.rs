@@ -19,7 +19,7 @@ use crate::engine::{EngineError, LoadError};
 use crate::http;
 use crate::knobs;
 use crate::lifecycle::Stage;
-use crate::limits::{ADMIN_CONNECTIONS_MAX, ConnectionLimits, FILES_RESERVED, INPUT_SIZES_MAX};
+use crate::limits::{ADMIN_CONNECTIONS_MAX, ConnectionLimits, FILES_RESERVED, INPUT_SIZES_MAX, WORKERS_END_MAX};
 use crate::load;
 use crate::memory::TooLittle;
 use crate::reload::Reloader;
@@ -216,17 +216,15 @@ impl Server {
             lifecycle.advance(Stage::Aborting);
             let _ = ended.await;
         }
+        // One after the other: a batch that never ends must not take the last traces with it.
         let app = Arc::clone(&self.app);
-        // Joins threads, at most one batch long, and sends the last traces.
-        let _ = tokio::task::spawn_blocking(move || {
-            if let Some(predictor) = app.predictor() {
-                predictor.batcher().stop();
-            }
-            if let Some(traces) = app.traces() {
-                traces.flush();
-            }
-        })
-        .await;
+        let flush = move || app.traces().map(|traces| traces.flush());
+        let _ = tokio::task::spawn_blocking(flush).await;
+        let app = Arc::clone(&self.app);
+        let stop = tokio::task::spawn_blocking(move || app.predictor().map(|predictor| predictor.batcher().stop()));
+        if tokio::time::timeout(WORKERS_END_MAX, stop).await.is_err() {
+            tracing::warn!("A batch does not end: it is left behind.");
+        }
         // The admin port answers until here: the drain can be watched.
         lifecycle.advance(Stage::Aborting);
     }

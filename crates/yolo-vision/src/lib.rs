@@ -50,7 +50,7 @@ pub use letterbox::{Letterbox, LetterboxError, Tap, letterbox_into, letterbox_pa
 pub use mask::Rle;
 pub use metadata::{ModelError, ModelInfo, TensorShape};
 pub use picture::{Picture, Size};
-pub use postprocess::{Masks, OutputError, OutputView, Parameters, postprocess};
+pub use postprocess::{FORMS_BYTES_MAX, Masks, OutputError, OutputView, Parameters, postprocess};
 pub use rotated::RotatedBoxPx;
 pub use summary::{BoxJson, CornersJson, DetectionJson, EdgesJson, KeypointsJson, RleJson, SegmentsJson};
 pub use task::Task;

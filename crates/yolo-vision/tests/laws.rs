@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use yolo_vision::{
-    Letterbox, LetterboxError, Masks, ModelInfo, OutputView, Parameters, Picture, Size, TensorShape, letterbox_into,
-    postprocess,
+    Letterbox, LetterboxError, Masks, ModelInfo, OutputError, OutputView, Parameters, Picture, Size, TensorShape,
+    letterbox_into, postprocess,
 };
 
 const TARGET: Size = Size::new(640, 640);
@@ -151,4 +151,29 @@ fn a_score_that_overflows_is_dropped_and_the_others_stay() {
     let output = OutputView { shape: &[40, 7], values: &values };
     let found = postprocess(&[output], &model([40, 7], 2), &plan, &Parameters::default()).expect("the planned shape");
     assert_eq!(found.iter().map(|detection| detection.class).collect::<Vec<_>>(), [1]);
+}
+
+/// A hundred masks, each a bar across a picture of 16 000 x 3 000 pixels: two runs a column.
+#[test]
+fn masks_that_take_too_much_are_refused() {
+    const ANCHORS: usize = 100;
+    // Centre, width and height, the scores of two classes, a coefficient.
+    let rows = [320.0, 320.0, 640.0, 8.0, 0.9, 0.1, 1.0];
+    let values: Vec<f32> = rows.into_iter().flat_map(|value| [value; ANCHORS]).collect();
+    let metadata: BTreeMap<_, _> = [("task".to_owned(), "segment".to_owned())].into();
+    let outputs = [TensorShape::new("output0", &[-1, 7, 100]), TensorShape::new("output1", &[-1, 1, 160, 160])];
+    let inputs = [TensorShape::new("images", &[-1, 3, 640, 640])];
+    let model = ModelInfo::parse(&metadata, &inputs, &outputs).expect("a segmentation");
+    let plan = Letterbox::plan(Size::new(16_000, 3_000), TARGET).expect("not empty");
+    let found = |masks, detections_max| {
+        let parameters = Parameters { masks, detections_max, iou: 1.0, ..Parameters::default() };
+        let views = [
+            OutputView { shape: &[7, ANCHORS], values: &values },
+            OutputView { shape: &[1, 160, 160], values: &vec![1.0; 160 * 160] },
+        ];
+        postprocess(&views, &model, &plan, &parameters).map(|found| found.len())
+    };
+    assert_eq!(found(Masks::Rle, 60), Ok(60));
+    assert_eq!(found(Masks::Rle, ANCHORS), Err(OutputError::TooLarge));
+    assert_eq!(found(Masks::Polygon, ANCHORS), Ok(ANCHORS));
 }

@@ -67,7 +67,7 @@ pub(super) enum Pull {
         /// Whether it is the size's last timed run.
         last: bool,
     },
-    /// The engine failed several times: open a new session and try it.
+    /// The worker's session failed several times: open a new one and try it.
     Repair,
     /// End.
     Stop,
@@ -107,6 +107,19 @@ struct Timed {
 
 /// Runs that a size is timed by, after the first one.
 const TIMED_RUNS: usize = 3;
+
+/// Failed batches of a worker since the last one that ran, and when the last of them failed.
+#[derive(Debug, Clone, Copy)]
+struct Failures {
+    count: u32,
+    last: Instant,
+}
+
+impl Failures {
+    const fn sound(self) -> bool {
+        self.count < limits::ENGINE_FAILURES_MAX
+    }
+}
 
 /// Counts by lane.
 #[derive(Debug, Default)]
@@ -154,8 +167,8 @@ struct State {
     queue_bytes_max: usize,
     /// Images of a complete batch that were left to the other idle workers: they wait for no more.
     shared_out: usize,
-    failures: u32,
-    last_failure: Instant,
+    /// Of each worker, in a row.
+    failures: Vec<Failures>,
     given_up: GivenUp,
     closing: bool,
     /// Whether another model is served, to which times at idle would be ascribed.
@@ -194,8 +207,7 @@ impl Shared {
             knobs,
             queue_bytes_max: limits::QUEUE_BYTES_MAX,
             shared_out: 0,
-            failures: 0,
-            last_failure: Instant::now(),
+            failures: vec![Failures { count: 0, last: Instant::now() }; workers],
             given_up: GivenUp { until: None, pause: limits::BATCH_RETRY_MIN },
             closing: false,
             retired: false,
@@ -247,8 +259,7 @@ impl Shared {
                 let _ = superseded.reply.send(Err(JobError::Superseded));
             }
         }
-        drop(state);
-        self.changed.notify_one();
+        self.wake_one(&state);
         receiver
     }
 
@@ -256,7 +267,7 @@ impl Shared {
     pub(super) fn pull(&self, index: usize) -> Pull {
         let mut state = self.state();
         loop {
-            let next = state.next(Instant::now(), &self.metrics);
+            let next = state.next(index, Instant::now(), &self.metrics);
             self.room.notify_waiters(); // whether images were pulled or dropped
             match next {
                 Next::Do(pull) => {
@@ -277,7 +288,11 @@ impl Shared {
                     }
                     if !state.queue.is_empty() {
                         // What is left is the share of another idle worker.
-                        self.changed.notify_one();
+                        self.wake_one(&state);
+                    }
+                    if matches!(pull, Pull::Stop) {
+                        // The others end too, whenever they last looked.
+                        self.changed.notify_all();
                     }
                     return pull;
                 }
@@ -295,16 +310,25 @@ impl Shared {
         for BatchTime { input, size, time } in times {
             state.curves.record(*input, *size, *time);
         }
-        state.failures = if failed { state.failures.saturating_add(1) } else { 0 };
-        if failed {
-            state.last_failure = Instant::now();
+        if let Some(failures) = state.failures.get_mut(index) {
+            let count = if failed { failures.count.saturating_add(1) } else { 0 };
+            *failures = Failures { count, last: if failed { Instant::now() } else { failures.last } };
         }
         if let Some(running) = state.running.get_mut(index) {
             *running = None;
         }
-        drop(state);
         // The finished worker's peers may now take a larger share.
-        self.changed.notify_one();
+        self.wake_one(&state);
+    }
+
+    /// Wakes a worker that takes images.
+    fn wake_one(&self, state: &State) {
+        if state.failures.iter().all(|failures| failures.sound()) {
+            self.changed.notify_one();
+        } else {
+            // The one that is woken could be one whose session fails.
+            self.changed.notify_all();
+        }
     }
 
     /// A batch of `size` images of `input` failed, and not for one of them.
@@ -356,7 +380,7 @@ impl Shared {
         Load {
             lane,
             queued,
-            workers: state.running.len(),
+            workers: state.failures.iter().filter(|failures| failures.sound()).count().max(1),
             idle_workers: state.idle_workers(),
             rest_of_running: state.running.iter().map(rest).min().unwrap_or_default(),
             batch_effective,
@@ -415,12 +439,14 @@ impl State {
         *reserved = reserved.saturating_sub(1);
     }
 
+    /// Whether some worker's session works.
     fn sound(&self) -> bool {
-        self.failures < limits::ENGINE_FAILURES_MAX
+        self.failures.iter().any(|failures| failures.sound())
     }
 
     fn idle_workers(&self) -> usize {
-        self.running.iter().filter(|running| running.is_none()).count()
+        let workers = self.running.iter().zip(&self.failures);
+        workers.filter(|(running, failures)| running.is_none() && failures.sound()).count()
     }
 
     fn failed(&mut self, input: Size, size: usize, now: Instant) {
@@ -430,14 +456,22 @@ impl State {
         }
     }
 
-    fn next(&mut self, now: Instant, metrics: &Metrics) -> Next {
+    /// What worker `index` does next.
+    fn next(&mut self, index: usize, now: Instant, metrics: &Metrics) -> Next {
         if self.given_up.until.take_if(|until| *until <= now).is_some() {
             self.curves.retry();
         }
         self.drop_dead(now, metrics);
+        // It takes no image before its session works again: failing is fast, so it would take most of them.
+        if let Some(Failures { last, .. }) = self.failures.get(index).filter(|failures| !failures.sound())
+            && !self.closing
+        {
+            let wait = limits::ENGINE_RETRY.saturating_sub(now.saturating_duration_since(*last));
+            return if wait.is_zero() { Next::Do(Pull::Repair) } else { Next::Wait(Some(wait)) };
+        }
         self.shared_out = self.shared_out.min(self.queue.len());
         let oldest = self.queue.iter().map(|item| item.enqueued).min();
-        let (Some(oldest), Some(first)) = (oldest, self.queue.first()) else { return self.next_at_idle(now) };
+        let (Some(oldest), Some(first)) = (oldest, self.queue.first()) else { return self.next_at_idle() };
         let curve = self.curves.of(first.size());
         let effective = curve.effective(self.knobs.batch_max);
         let age = now.saturating_duration_since(oldest);
@@ -460,16 +494,11 @@ impl State {
         Next::Do(Pull::Batch(batch))
     }
 
-    fn next_at_idle(&mut self, now: Instant) -> Next {
+    fn next_at_idle(&mut self) -> Next {
         if self.closing {
             // Images that are being decoded still come.
             self.stopped = self.reserved.all() == 0;
             return if self.stopped { Next::Do(Pull::Stop) } else { Next::Wait(None) };
-        }
-        if !self.sound() {
-            let since = now.saturating_duration_since(self.last_failure);
-            let wait = limits::ENGINE_RETRY.saturating_sub(since);
-            return if wait.is_zero() { Next::Do(Pull::Repair) } else { Next::Wait(Some(wait)) };
         }
         // One worker at a time, so that they do not disturb each other.
         let alone = !self.retired && self.reserved.all() == 0 && self.running.iter().all(Option::is_none);
@@ -544,9 +573,9 @@ mod tests {
         let mut now = Instant::now();
         for pause in [1, 2, 4, 8, 12, 12].map(|factor| factor * limits::BATCH_RETRY_MIN) {
             let timed = |next| matches!(next, Next::Do(Pull::Time { size: 2, .. }));
-            assert!(timed(state.next(now, &shared.metrics)), "it is tried at idle");
+            assert!(timed(state.next(0, now, &shared.metrics)), "it is tried at idle");
             state.failed(input, 2, now);
-            assert!(!timed(state.next(now + pause.mul_f64(0.99), &shared.metrics)), "{pause:?}");
+            assert!(!timed(state.next(0, now + pause.mul_f64(0.99), &shared.metrics)), "{pause:?}");
             now += pause;
         }
     }

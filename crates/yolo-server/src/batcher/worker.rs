@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use yolo_vision::{OutputView, Size, postprocess};
+use yolo_vision::{OutputError, OutputView, Size, postprocess};
 
 use super::queue::{BatchTime, Item, Pull, Shared};
 use super::{Found, ImageTensor, Inferred, JobError, Wanted};
@@ -230,10 +230,14 @@ impl Shared {
         let views =
             output.image(index).ok_or_else(|| JobError::Failed("the model gave no output for it".to_owned()))?;
         let found = match &item.job.wanted {
-            Wanted::Detections { letterbox, parameters } => Found::Detections(
-                postprocess(&views, &self.model.info, letterbox, parameters)
-                    .map_err(|error| JobError::Failed(error.to_string()))?,
-            ),
+            Wanted::Detections { letterbox, parameters } => {
+                Found::Detections(postprocess(&views, &self.model.info, letterbox, parameters).map_err(|error| {
+                    match error {
+                        OutputError::TooLarge => JobError::TooLarge(error),
+                        OutputError::Shapes { .. } => JobError::Failed(error.to_string()),
+                    }
+                })?)
+            }
             Wanted::Tensors => {
                 let copy =
                     |view: &OutputView<'_>| ImageTensor { shape: view.shape.to_vec(), values: view.values.to_vec() };

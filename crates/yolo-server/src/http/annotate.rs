@@ -82,7 +82,7 @@ pub(super) async fn respond(
         }
     };
     let place = Place::of_new_request();
-    let turn = Turn { place: &place, start_by: Some(Instant::now() + app.knobs().deadline) };
+    let turn = Turn { place: &place, start_by: Some(Instant::now() + app.knobs().deadline), answer_by, unrun: false };
     let drawn = predictor.preparer().run(&turn, work);
     let (file, held) = predictor.within(answer_by, &AtomicBool::new(true), drawn).await?;
     let headers = [(header::CONTENT_TYPE, format.media_type()), (header::VARY, "Accept")];

@@ -3,6 +3,7 @@
 //! A batch is split: only as many of its pictures are in flight as keep the workers busy, and a picture's deadline
 //! counts from when it is taken up. So a lone client gets all its results, and a large batch never fills the queue.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,6 +16,7 @@ use super::answer::{self, BatchBody, BatchItem, PredictionBody};
 use super::body::{self, Bounds, Upload};
 use super::error::{ApiError, Code};
 use super::image::{self, Image};
+use super::making::Making;
 use super::parameters::Wishes;
 use super::{Received, RequestId};
 use crate::app::App;
@@ -47,9 +49,7 @@ async fn steps(app: &App, request: Request, received: &mut Option<Received>) -> 
         })
         .collect();
     let begun = Instant::now();
-    let runs: Vec<_> =
-        items.into_iter().map(|(image, picture)| run(&predictor, image, picture, (&wishes, at))).collect();
-    let results: Vec<_> = futures::stream::iter(runs).buffered(in_flight(&predictor)).collect().await;
+    let (results, making) = results(app, &predictor, items, (&wishes, at)).await;
     // The pictures of a batch wait and run beside each other, so the sum of their times means nothing here.
     let speed = Speed { inference: begun.elapsed(), ..Speed::default() };
     *received = Some(Received { at, speed });
@@ -57,17 +57,35 @@ async fn steps(app: &App, request: Request, received: &mut Option<Received>) -> 
         return Err(none_usable(results));
     }
     let start = Instant::now();
-    let results: Vec<_> = results
-        .iter()
-        .map(|result| match result {
-            Ok(prediction) => BatchItem::Found(PredictionBody::new(&predictor, prediction, &wishes, &id).into()),
+    let served = Arc::clone(&predictor);
+    let body = move || {
+        let items = results.iter().map(|result| match result {
+            Ok(prediction) => BatchItem::Found(PredictionBody::new(&served, prediction, &wishes, &id).into()),
             Err(error) => BatchItem::Failed(error.body(&id)),
-        })
-        .collect();
-    let mut response = Json(BatchBody { request_id: &id, results }).into_response();
+        });
+        Json(BatchBody { request_id: &id, results: items.collect() }).into_response()
+    };
+    let mut response = making.work(body).await?;
     answer::mark_emulated(&mut response, &predictor);
     image::encoded(app, start);
     Ok(response)
+}
+
+/// Runs the pictures. What was found in them is held from when it is there; what memory has no room for is an error.
+async fn results(
+    app: &App,
+    predictor: &Predictor,
+    items: Vec<(Image<'_>, Result<Upload, ApiError>)>,
+    at: (&Wishes, Instant),
+) -> (Vec<Result<Prediction, ApiError>>, Making) {
+    let runs: Vec<_> = items.into_iter().map(|(image, picture)| run(predictor, image, picture, at)).collect();
+    let mut runs = pin!(futures::stream::iter(runs).buffered(in_flight(predictor)));
+    let (mut results, mut making) = (Vec::new(), Making::default());
+    while let Some(result) = runs.next().await {
+        let held = |found: Prediction| making.add(&app.bodies, found.answer.answered_bytes()).map(|()| found);
+        results.push(result.and_then(held));
+    }
+    (results, making)
 }
 
 type Parts = (Arc<Predictor>, Wishes, Vec<Result<Upload, ApiError>>, Instant);

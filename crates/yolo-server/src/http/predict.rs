@@ -12,6 +12,7 @@ use super::answer::{self, PredictionBody};
 use super::body;
 use super::error::ApiError;
 use super::image::{self, Image};
+use super::making::Making;
 use super::parameters::Wishes;
 use super::{Received, RequestId};
 use crate::app::App;
@@ -47,12 +48,15 @@ async fn steps(
     let prediction = image.predict(&predictor, upload, &wishes).await?;
     *received = Some(Received { at, speed: prediction.speed });
     let start = Instant::now();
-    let mut response = match to_draw {
-        Some((format, upload)) => {
-            let answer_by = wishes.timeout.map(|timeout| at + timeout);
-            annotate::respond(app, &predictor, (upload, answer_by), &prediction, format).await?
-        }
-        None => Json(PredictionBody::new(&predictor, &prediction, &wishes, &id)).into_response(),
+    let mut response = if let Some((format, upload)) = to_draw {
+        let answer_by = wishes.timeout.map(|timeout| at + timeout);
+        annotate::respond(app, &predictor, (upload, answer_by), &prediction, format).await?
+    } else {
+        let mut making = Making::default();
+        making.add(&app.bodies, prediction.answer.answered_bytes())?;
+        let predictor = Arc::clone(&predictor);
+        let body = move || Json(PredictionBody::new(&predictor, &prediction, &wishes, &id)).into_response();
+        making.work(body).await?
     };
     answer::mark_emulated(&mut response, &predictor);
     image::encoded(app, start);

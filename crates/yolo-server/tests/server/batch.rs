@@ -5,6 +5,7 @@ use axum::http::Request;
 use base64::Engine as _;
 use serde_json::{Value, json};
 use yolo_server::Server;
+use yolo_server::limits::BodyLimits;
 
 use crate::support::{self, Answer, emulated, metric, multipart, png, predict, send, start};
 
@@ -145,5 +146,20 @@ async fn one_picture_that_is_too_large_spoils_no_batch() {
     let results = results(&answer);
     assert_eq!(results[0]["error"]["code"], "payload_too_large");
     assert!(results[1]["detections"].is_array());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_found_in_a_batch_takes_no_more_memory_than_there_is() {
+    let mut config = emulated(0, 0);
+    config.bodies = BodyLimits { bodies_bytes_max: 40 << 10, ..BodyLimits::DEFAULT };
+    let server = start(config).await;
+    let small = send(&server, form(&pictures(8), BATCH)).await;
+    assert!(results(&small).iter().all(|result| result["detections"].is_array()), "{}", small.body);
+    let large = send(&server, form(&pictures(64), BATCH)).await;
+    let results = results(&large);
+    assert!(results[0]["detections"].is_array(), "{}", large.body);
+    let refused = results.iter().filter(|result| result["error"]["code"] == "queue_full").count();
+    assert!(refused > 0, "{}", large.body);
     server.stop().await;
 }

@@ -9,7 +9,7 @@ use yolo_server::Server;
 use yolo_server::batcher::Place;
 use yolo_server::prepare::Turn;
 
-use crate::support::{Answer, call, emulated, eventually, metric, png, predict, start};
+use crate::support::{Answer, call, emulated, eventually, metric, png, post, predict, start};
 
 /// Occupies every thread of the pool until the sender is dropped.
 async fn occupied(server: &Server) -> mpsc::Sender<()> {
@@ -29,7 +29,11 @@ async fn occupied(server: &Server) -> mpsc::Sender<()> {
                 drop(done);
                 Ok(())
             };
-            predictor.preparer().run(&Turn { place: &place, start_by: None }, work).await.unwrap();
+            predictor
+                .preparer()
+                .run(&Turn { place: &place, start_by: None, answer_by: None, unrun: false }, work)
+                .await
+                .unwrap();
         }));
         begun.recv().await.unwrap();
     }
@@ -56,6 +60,25 @@ async fn a_picture_whose_deadline_passes_before_a_decoder_is_free_is_not_decoded
     assert_eq!(predict(&server, &png(8, 8, [2; 3])).await.status, 200);
     let decoded = r#"yolo_stage_duration_seconds_count{stage="decode"}"#;
     assert!((metric(&server, decoded).await - 1.0).abs() < 1e-9, "the late one was not decoded");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_a_decoder_is_free_is_counted_as_one_that_left_the_queue() {
+    let server = start(emulated(0, 1)).await;
+    server.app().offer_knobs(br#"{"deadlineMillis":60000}"#);
+    let release = occupied(&server).await;
+    let waiting = r#"yolo_stage_queued{stage="decode"}"#;
+    let picture = png(8, 8, [1; 3]);
+    tokio::select! {
+        answer = predict(&server, &picture) => panic!("{}", answer.body),
+        () = eventually("it waits", async || metric(&server, waiting).await > 0.5) => {}
+    }
+    assert!((metric(&server, r#"yolo_cancelled_total{where="queue"}"#).await - 1.0).abs() < 1e-9);
+    let timed_out = call(&server, post("/predict?timeout_ms=50", picture.clone())).await;
+    assert_eq!(timed_out.code(), "deadline_exceeded");
+    assert!((metric(&server, r#"yolo_cancelled_total{where="queue"}"#).await - 1.0).abs() < 1e-9, "it did not leave");
+    drop(release);
     server.stop().await;
 }
 

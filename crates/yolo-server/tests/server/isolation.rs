@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Mutex;
 use yolo_server::batcher::{Batcher, Inferred, Job, JobError, Place, Wanted};
 use yolo_server::engine::{BatchOutput, Engine, EngineError, EngineInput, LoadedModel, Memory, Sessions, emulated};
 use yolo_server::knobs::Knobs;
+use yolo_server::lifecycle::Stage;
+use yolo_server::limits::WORKERS_END_MAX;
 use yolo_server::metrics::Metrics;
 use yolo_vision::{Letterbox, Parameters, Size};
 
@@ -53,6 +56,53 @@ impl Engine for FragileEngine {
         }
         self.inner.run(inputs, memory)
     }
+}
+
+/// Ends no batch while the gate is held.
+struct Hangs {
+    inner: Arc<dyn Sessions>,
+    gate: Arc<Mutex<()>>,
+}
+
+struct HangingEngine {
+    inner: Box<dyn Engine>,
+    gate: Arc<Mutex<()>>,
+}
+
+impl Sessions for Hangs {
+    fn open(&self) -> Result<Box<dyn Engine>, EngineError> {
+        Ok(Box::new(HangingEngine { inner: self.inner.open()?, gate: Arc::clone(&self.gate) }))
+    }
+}
+
+impl Engine for HangingEngine {
+    fn run(&mut self, inputs: &[&EngineInput], memory: Memory) -> Result<Box<dyn BatchOutput + '_>, EngineError> {
+        drop(self.gate.blocking_lock());
+        self.inner.run(inputs, memory)
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_never_ends_does_not_hold_the_end_of_the_server() {
+    let server = support::start(support::emulated(0, 1)).await;
+    let (app, gate) = (server.app(), Arc::new(Mutex::new(())));
+    let model = emulated::load(&support::emulated(0, 1)).unwrap();
+    let sessions = Arc::new(Hangs { inner: Arc::clone(&model.sessions), gate: Arc::clone(&gate) });
+    let model = LoadedModel { sessions, ..model };
+    let batcher = Batcher::start(&model, 1, app.knobs(), &app.metrics).unwrap();
+    app.serve(app.predictor().unwrap().with_model(model, batcher)).unwrap().batcher().stop();
+    let held = gate.lock_owned().await;
+    let picture = support::png(8, 8, [1; 3]);
+    let (answer, ended) = tokio::join!(support::predict(&server, &picture), async {
+        support::eventually("it runs", async || app.predictor().unwrap().batcher().load().idle_workers == 0).await;
+        let started = Instant::now();
+        app.lifecycle.advance(Stage::Aborting);
+        started
+    });
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    server.stop().await;
+    assert!(ended.elapsed() < 3 * WORKERS_END_MAX, "{:?}", ended.elapsed());
+    drop(held);
 }
 
 /// `model` with an engine that fails while `broken`.
@@ -171,6 +221,46 @@ async fn an_engine_that_keeps_failing_is_not_ready_until_a_new_session_works() {
     broken.store(false, Ordering::SeqCst);
     support::eventually("sound again", async || batcher.sound()).await;
     assert!(run(&batcher, &[GOOD; 4]).await.iter().all(Result::is_ok));
+    batcher.stop();
+}
+
+/// Its second session fails once it is broken; those that replace it do not.
+struct SecondBreaks {
+    inner: Arc<dyn Sessions>,
+    broken: Arc<AtomicBool>,
+    opened: Arc<AtomicU32>,
+}
+
+impl Sessions for SecondBreaks {
+    fn open(&self) -> Result<Box<dyn Engine>, EngineError> {
+        let second = self.opened.fetch_add(1, Ordering::SeqCst) == 1;
+        let broken = if second { Arc::clone(&self.broken) } else { Arc::default() };
+        Ok(Box::new(FragileEngine { inner: self.inner.open()?, broken }))
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_fails_beside_one_that_works_is_replaced_after_three_failures() {
+    let model = emulated::load(&support::emulated(5, 0)).unwrap();
+    let (broken, opened) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let inner = Arc::clone(&model.sessions);
+    let sessions = Arc::new(SecondBreaks { inner, broken: Arc::clone(&broken), opened: Arc::clone(&opened) });
+    let model = LoadedModel { sessions, batch_max: 1, ..model };
+    let knobs = Knobs { batch_max: 1, timed_batch_max: 0, deadline: support::PATIENCE, ..Knobs::default() };
+    let batcher = Batcher::start(&model, 2, knobs, &Arc::new(Metrics::new())).unwrap();
+    broken.store(true, Ordering::SeqCst);
+    let mut failed = 0;
+    // It fails at once and is free again at once: without an end to it, most images would fail.
+    support::eventually("it is replaced", async || {
+        let results = run(&batcher, &[GOOD; 16]).await;
+        failed += results.iter().filter(|result| result.is_err()).count();
+        assert!(batcher.sound(), "the other one works");
+        opened.load(Ordering::SeqCst) > 2
+    })
+    .await;
+    assert_eq!(failed, 3);
+    assert_eq!(batcher.load().workers, 2);
+    assert!(run(&batcher, &[GOOD; 16]).await.iter().all(Result::is_ok));
     batcher.stop();
 }
 

@@ -80,6 +80,17 @@ async fn pictures_in_json_are_answered_as_predict_answers_them() {
 }
 
 #[tokio::test]
+async fn an_output_is_asked_for_once() {
+    let server = start(emulated(0, 1)).await;
+    let input = json!({"name": "image", "shape": [1], "datatype": "BYTES", "data": [base64(&png(8, 8, [1; 3]))]});
+    let wanted = json!([{"name": "boxes"}, {"name": "scores"}, {"name": "boxes"}]);
+    let answer = infer(&server, &json!({"inputs": [input], "outputs": wanted}), None).await;
+    assert_eq!(answer.status, 400, "{}", answer.json);
+    assert!(answer.json["error"].as_str().unwrap().contains("boxes is asked for twice"), "{}", answer.json);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn binary_outputs_follow_the_json_in_their_order() {
     let server = start(emulated(0, 1)).await;
     let (first, second) = (png(64, 64, [1; 3]), png(64, 64, [2; 3]));

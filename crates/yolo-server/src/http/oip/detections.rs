@@ -55,16 +55,31 @@ pub fn described(name: &str, model: &ModelInfo) -> (Datatype, Vec<i64>) {
 
 /// What was found in N images, of which the fullest holds D detections; the others are padded with zeros.
 #[derive(Debug)]
-pub struct Batch<'a> {
+pub struct Batch {
     /// One an image.
-    pub found: &'a [Prediction],
+    pub found: Vec<Prediction>,
     /// Whether coordinates are fractions of the image instead of pixels.
     pub normalize: bool,
-    /// The model that found it.
-    pub model: &'a ModelInfo,
+    /// Points of a pose, and numbers of each.
+    pub keypoints: [usize; 2],
 }
 
-impl Batch<'_> {
+/// A number of a tensor: in it, in the row that goes into it, and as text.
+const NUMBER_BYTES: usize = 4 + 4 + 24;
+
+impl Batch {
+    /// Most bytes of the `wanted` outputs and of their text, masks as counted by [`Answer::answered_bytes`].
+    ///
+    /// [`Answer::answered_bytes`]: crate::cache::Answer::answered_bytes
+    pub fn padded_bytes(&self, wanted: &[String]) -> usize {
+        let numbers = |name: &String| match name.as_str() {
+            BOXES => BOX,
+            KEYPOINTS => self.keypoints.iter().product(),
+            _ => 1,
+        };
+        self.found.len() * self.most() * NUMBER_BYTES * wanted.iter().map(numbers).sum::<usize>()
+    }
+
     /// The output of a name:
     ///
     /// name | type, shape | what
@@ -95,7 +110,7 @@ impl Batch<'_> {
                 Tensor::output(name, Datatype::Bytes, &[images, most], masks)
             }
             KEYPOINTS => {
-                let [points, values] = self.model.keypoints().unwrap_or_default();
+                let [points, values] = self.keypoints;
                 let rows = self.rows(points * values, numbers_of_points);
                 Tensor::output(name, Datatype::Fp32, &[images, most, points, values], rows)
             }

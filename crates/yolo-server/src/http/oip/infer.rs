@@ -1,11 +1,12 @@
 //! Does what a request asks, whichever transport brought it.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, Uri};
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use tokio::sync::OwnedSemaphorePermit;
 use yolo_vision::Masks;
 
@@ -17,6 +18,7 @@ use crate::http::batch;
 use crate::http::body::{self, Upload};
 use crate::http::error::{ApiError, Code};
 use crate::http::image::Image;
+use crate::http::making::{Making, off_thread};
 use crate::http::parameters::Wishes;
 use crate::limits;
 use crate::predictor::{Prediction, Predictor, Speed};
@@ -141,11 +143,17 @@ fn files(app: &App, predictor: &Predictor, asked: &Asked) -> Result<Vec<Bytes>, 
     }
 }
 
-/// Checks that all wanted outputs are among the `known` ones of the request's input.
+/// Checks that all wanted outputs are among the `known` ones of the request's input, and that each is named once.
 ///
 /// # Errors
 /// 400 naming one that is not.
 pub fn known_outputs(wanted: &[String], known: &[&str]) -> Result<(), ApiError> {
+    let mut rest = wanted.iter();
+    while let Some(name) = rest.next() {
+        if rest.as_slice().contains(name) {
+            return Err(invalid(format!("output {name:.64} is asked for twice")));
+        }
+    }
     let unknown = wanted.iter().find(|name| !known.contains(&name.as_str()));
     unknown
         .map_or(Ok(()), |unknown| Err(invalid(format!("unknown output {unknown:.64}: known are {}", known.join(", ")))))
@@ -154,45 +162,57 @@ pub fn known_outputs(wanted: &[String], known: &[&str]) -> Result<(), ApiError> 
 /// Finds the objects in encoded files.
 async fn detect(app: &App, predictor: &Predictor, files: Vec<Bytes>, asked: &Asked) -> Result<Answered, ApiError> {
     let (count, model) = (files.len(), &predictor.model().info);
-    let wanted: Vec<&str> = match asked.outputs.as_slice() {
-        [] => detections::names(model.task()).to_vec(),
-        named => named.iter().map(String::as_str).collect(),
+    let wanted: Vec<String> = match asked.outputs.as_slice() {
+        [] => detections::names(model.task()).iter().map(ToString::to_string).collect(),
+        named => named.to_vec(),
     };
     let mut wishes = asked.wishes.clone();
     // Outlines have no rectangular form, and masks that nobody wants need not be made.
     wishes.parameters.masks = match wishes.parameters.masks {
-        Masks::Polygon | Masks::Rle if wanted.contains(&detections::MASKS) => Masks::Rle,
+        Masks::Polygon | Masks::Rle if wanted.iter().any(|name| name == detections::MASKS) => Masks::Rle,
         _ => Masks::None,
     };
-    let run = |file: Bytes| {
+    let bytes = files.iter().map(Bytes::len).sum();
+    let files = off_thread(bytes, move || files.into_iter().map(hashed).collect::<Vec<_>>()).await?;
+    let run = |file: Hashed| {
         let (image, upload) = offered(app, file, asked);
         batch::run(predictor, image, Ok(upload), (&wishes, asked.received))
     };
     let runs: Vec<_> = files.into_iter().map(run).collect();
-    let found: Vec<_> = stream::iter(runs)
-        .buffered(batch::in_flight(predictor))
-        .enumerate()
-        .map(|(index, found)| found.map_err(|error| if count > 1 { at(index, error) } else { error }))
-        // The first that fails ends the others: nobody would see their results.
-        .try_collect()
-        .await?;
+    let mut runs = pin!(stream::iter(runs).buffered(batch::in_flight(predictor)).enumerate());
+    let (mut found, mut making) = (Vec::new(), Making::default());
+    // The first that fails ends the others: nobody would see their results.
+    while let Some((index, result)) = runs.next().await {
+        let prediction: Prediction = result.map_err(|error| if count > 1 { at(index, error) } else { error })?;
+        making.add(&app.bodies, prediction.answer.answered_bytes())?;
+        found.push(prediction);
+    }
     let speed = found.iter().map(|Prediction { speed, .. }| *speed).max_by_key(Speed::queue_and_inference);
-    let batch = Batch { found: &found, normalize: wishes.parameters.normalize, model };
-    let outputs = wanted.into_iter().map(|name| batch.output(name)).collect();
-    Ok(Answered { outputs, speed: speed.unwrap_or_default(), memory: None })
+    let keypoints = model.keypoints().unwrap_or_default();
+    let batch = Batch { found, normalize: wishes.parameters.normalize, keypoints };
+    making.add(&app.bodies, batch.padded_bytes(&wanted))?;
+    let outputs = making.work(move || wanted.iter().map(|name| batch.output(name)).collect()).await?;
+    Ok(Answered { outputs, speed: speed.unwrap_or_default(), memory: making.held() })
 }
 
-fn offered<'a>(app: &'a App, file: Bytes, asked: &Asked) -> (Image<'a>, Upload) {
-    let mut image = Image::arrived(app);
+/// A file and its hash, and how long that took.
+type Hashed = (Bytes, [u8; 32], Duration);
+
+fn hashed(file: Bytes) -> Hashed {
     let start = Instant::now();
     let content = *blake3::hash(&file).as_bytes();
+    (file, content, start.elapsed())
+}
+
+fn offered<'a>(app: &'a App, (file, content, hash): Hashed, asked: &Asked) -> (Image<'a>, Upload) {
+    let mut image = Image::arrived(app);
     let upload = Upload {
         bytes: file,
         content,
         parameters: Vec::new(),
         received: asked.received,
         read: asked.read,
-        hash: start.elapsed(),
+        hash,
         memory: asked.memory.clone(),
     };
     image.offered(&upload, asked.wishes.retry);
@@ -203,13 +223,4 @@ fn offered<'a>(app: &'a App, file: Bytes, asked: &Asked) -> (Image<'a>, Upload) 
 pub fn at(index: usize, mut error: ApiError) -> ApiError {
     error.message = format!("image {index}: {}", error.message);
     error
-}
-
-/// Does long work off the threads that serve connections: numbers in JSON take a third of a second to read at worst.
-///
-/// # Errors
-/// 500 if it panicked.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
-    let work = tokio::task::spawn_blocking(work).await;
-    work.map_err(|_| ApiError::new(Code::Internal, "reading the tensors crashed"))
 }

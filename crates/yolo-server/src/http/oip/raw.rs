@@ -8,7 +8,7 @@ use futures::{StreamExt, stream};
 use tokio::sync::OwnedSemaphorePermit;
 use yolo_vision::Size;
 
-use super::infer::{Answered, Asked, PICTURES, at, blocking, known_outputs};
+use super::infer::{Answered, Asked, PICTURES, at, known_outputs};
 use super::tensor::{Datatype, Tensor, invalid};
 use crate::app::App;
 use crate::batcher::ImageTensor;
@@ -16,6 +16,7 @@ use crate::engine::{EngineInput, Pixels};
 use crate::http::batch;
 use crate::http::error::{ApiError, Code};
 use crate::http::image::Image;
+use crate::http::making::off_thread;
 use crate::limits;
 use crate::predictor::{Predictor, Speed};
 
@@ -28,7 +29,7 @@ use crate::predictor::{Predictor, Speed};
 pub async fn infer(app: &App, predictor: &Predictor, input: &Tensor, asked: &Asked) -> Result<Answered, ApiError> {
     let (size, wanted) = checked(predictor, input, asked).inspect_err(|error| Image::arrived(app).failed(error))?;
     let tensor = input.clone();
-    let inputs = blocking(move || split(&tensor, size)).await?;
+    let inputs = off_thread(input.data.len(), move || split(&tensor, size)).await?;
     let count = inputs.len();
     let runs: Vec<_> = inputs
         .into_iter()

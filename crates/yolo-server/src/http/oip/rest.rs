@@ -21,6 +21,7 @@ use crate::app::App;
 use crate::http::body::{self, Whole};
 use crate::http::error::{ApiError, Code};
 use crate::http::image::{self, Image};
+use crate::http::making::off_thread;
 use crate::http::path::Named;
 use crate::http::{Received, answer};
 use crate::lifecycle::Stage;
@@ -132,10 +133,14 @@ async fn steps(
     let Answered { outputs, speed, memory: _memory } = infer::infer(app, &predictor, &asked).await?;
     *received = Some(Received { at, speed });
     let start = Instant::now();
-    let model = predictor.model();
-    let head = Head { model_name: &model.name, model_version: model.version(), id: &id };
     let outputs: Vec<_> = outputs.into_iter().zip(named.into_iter().chain(iter::repeat(others))).collect();
-    let mut response = codec::encode(&head, &outputs)?;
+    let bytes = outputs.iter().map(|(tensor, _)| tensor.data.len()).sum();
+    let served = Arc::clone(&predictor);
+    let encode = move || {
+        let model = served.model();
+        codec::encode(&Head { model_name: &model.name, model_version: model.version(), id: &id }, &outputs)
+    };
+    let mut response = off_thread(bytes, encode).await??;
     answer::mark_emulated(&mut response, &predictor);
     image::encoded(app, start);
     Ok(response)
@@ -146,12 +151,12 @@ async fn read(app: &App, target: &Target, request: Request) -> Result<Question, 
     let (uri, headers) = (request.uri().clone(), request.headers().clone());
     let whole = body::receive_whole(request, &app.bodies, &app.metrics.http).await?;
     let Whole { bytes, received, read, mut memory } = whole;
-    let bodies = app.bodies.clone();
+    let (bodies, length) = (app.bodies.clone(), bytes.len());
     let decode = move || {
         bodies.hold(&mut memory, bytes.len() + codec::decoding_bytes(&headers, &bytes))?;
         Ok::<_, ApiError>((codec::decode(&headers, &bytes)?, headers, memory.map(Arc::new)))
     };
-    let (decoded, headers, memory) = infer::blocking(decode).await??;
+    let (decoded, headers, memory) = off_thread(length, decode).await??;
     let Decoded { id, parameters, inputs, outputs, binary_outputs } = decoded;
     let wishes = infer::wishes(&uri, &headers, parameters, &predictor)?;
     let (outputs, named) = outputs.into_iter().unzip();
