@@ -1,6 +1,7 @@
 //! Whether an image may join the queue: pure, decided before the image costs anything.
 //!
-//! An image is refused if it would wait longer than its deadline until its batch starts, or if the queue is full.
+//! An image is refused if it would wait longer than its deadline, or its request's time-out, allows until its batch starts,
+//! or if the queue is full.
 //! Work that an idle worker could start now is never refused.
 
 use std::time::Duration;
@@ -33,6 +34,8 @@ pub struct Load {
     pub decode_wait: Duration,
     /// Longest wait until a batch starts.
     pub deadline: Duration,
+    /// The image's own: less where its request gives it up earlier.
+    pub start_within: Duration,
     /// Bytes of one prepared picture.
     pub image_bytes: usize,
     /// Memory for prepared pictures, in bytes.
@@ -72,8 +75,8 @@ impl Load {
         if self.queued >= self.capacity() {
             return Err(Refusal::QueueFull { retry_after: wait.max(RETRY_AFTER_MIN) });
         }
-        if self.lane == Lane::Interactive && wait > self.deadline {
-            let retry_after = wait.saturating_sub(self.deadline).max(RETRY_AFTER_MIN);
+        if self.lane == Lane::Interactive && wait > self.start_within {
+            let retry_after = wait.saturating_sub(self.start_within).max(RETRY_AFTER_MIN);
             return Err(Refusal::PredictedLate { wait, retry_after });
         }
         Ok(())
@@ -136,6 +139,7 @@ mod tests {
             batch_max: 4,
             decode_wait: Duration::ZERO,
             deadline: Duration::from_millis(500),
+            start_within: Duration::from_millis(500),
             image_bytes: 3 * 640 * 640,
             queue_bytes_max: limits::QUEUE_BYTES_MAX,
         }
@@ -143,7 +147,7 @@ mod tests {
 
     #[test]
     fn an_idle_worker_never_refuses() {
-        let late = Load { deadline: Duration::ZERO, batch_time_p95: Duration::from_secs(9), ..load() };
+        let late = Load { start_within: Duration::ZERO, batch_time_p95: Duration::from_secs(9), ..load() };
         assert!(late.admit().is_err());
         assert_eq!(Load { idle_workers: 1, ..late }.admit(), Ok(()));
         assert!(Load { idle_workers: 1, queued: 1, ..late }.admit().is_err(), "that worker is spoken for");
@@ -163,6 +167,10 @@ mod tests {
         let wait = Duration::from_millis(5_040);
         let retry_after = Duration::from_millis(4_540);
         assert_eq!(busy.admit(), Err(Refusal::PredictedLate { wait, retry_after }));
+        let hasty = Load { start_within: Duration::from_millis(39), ..load() };
+        let (wait, retry_after) = (Duration::from_millis(40), RETRY_AFTER_MIN);
+        assert_eq!(hasty.admit(), Err(Refusal::PredictedLate { wait, retry_after }), "its request would give it up");
+        assert_eq!(hasty.capacity(), load().capacity(), "that is nothing to the others");
     }
 
     #[test]

@@ -174,14 +174,14 @@ impl Batcher {
         }
     }
 
-    /// Reserves room for one image, before it is decoded.
+    /// Reserves room for one image, before it is decoded. `answer_by`: when its request gives it up.
     ///
     /// A frame whose predecessor is still queued is never refused: it takes no more room.
     ///
     /// # Errors
     /// [`Refusal`] if the image would start too late or its lane is full.
-    pub fn admit(&self, place: &Place, decode_wait: Duration) -> Result<Slot, Refusal> {
-        let reserved = Some(self.shared.reserve(place, decode_wait)?);
+    pub fn admit(&self, place: &Place, decode_wait: Duration, answer_by: Option<Instant>) -> Result<Slot, Refusal> {
+        let reserved = Some(self.shared.reserve(place, decode_wait, answer_by)?);
         Ok(Slot { shared: Arc::clone(&self.shared), reserved })
     }
 
@@ -190,7 +190,7 @@ impl Batcher {
         loop {
             // Before the attempt: room that comes between the two must not be missed.
             let room = self.shared.room.notified();
-            if let Ok(slot) = self.admit(place, decode_wait) {
+            if let Ok(slot) = self.admit(place, decode_wait, None) {
                 return slot;
             }
             room.await;

@@ -176,7 +176,7 @@ impl Predictor {
         let times = Times::new(received, wishes, knobs);
         let work = async {
             self.check_engine()?;
-            let slot = self.batcher.admit(&wishes.place, Duration::ZERO).map_err(refused)?;
+            let slot = self.batcher.admit(&wishes.place, Duration::ZERO, times.answer_by).map_err(refused)?;
             let job = Job {
                 input,
                 wanted: Wanted::Tensors,
@@ -269,9 +269,10 @@ impl Predictor {
         // Before decoding: a refusal must cost next to nothing.
         let (place, decode_wait) = (wishes.place.clone(), self.preparer.wait());
         let (slot, start_by) = match place.lane {
-            Lane::Interactive => {
-                (self.batcher.admit(&place, decode_wait).map_err(refused)?, Some(upload.received + times.deadline))
-            }
+            Lane::Interactive => (
+                self.batcher.admit(&place, decode_wait, times.answer_by).map_err(refused)?,
+                Some(upload.received + times.deadline),
+            ),
             Lane::Spare => (self.batcher.admit_patiently(&place, decode_wait).await, None),
         };
         let read = upload.read;
@@ -327,8 +328,10 @@ fn refused(refusal: Refusal) -> ApiError {
             ApiError::new(Code::QueueFull, "the queue is full: try again later").retry_after(retry_after)
         }
         Refusal::PredictedLate { wait, retry_after } => {
-            let message =
-                format!("the image would wait {} ms, longer than its deadline: try again later", wait.as_millis());
+            let message = format!(
+                "the image would wait {} ms, longer than its deadline or time-out allows: try again later",
+                wait.as_millis()
+            );
             ApiError::new(Code::PredictedLate, message).retry_after(retry_after)
         }
     }

@@ -96,6 +96,8 @@ pub(super) struct BatchTime {
     /// Images in it.
     pub(super) size: usize,
     pub(super) time: Duration,
+    /// Time that finding the objects in its output took after it; `None` if nobody wanted them.
+    pub(super) detect: Option<Duration>,
 }
 
 /// Runs of one size at idle. The first one pays for memory; it does not count.
@@ -104,6 +106,9 @@ struct Timed {
     size: usize,
     runs: Vec<Duration>,
 }
+
+/// Weight of the newest batch in the moving mean of [`BatchTime::detect`].
+const NEWEST_WEIGHT: f64 = 0.05;
 
 /// Runs that a size is timed by, after the first one.
 const TIMED_RUNS: usize = 3;
@@ -163,6 +168,8 @@ struct State {
     reserved: Reserved,
     running: Vec<Option<Running>>,
     curves: Curves,
+    /// Moving mean of the time that a worker takes for an image after its batch.
+    detect: Duration,
     knobs: Knobs,
     queue_bytes_max: usize,
     /// Images of a complete batch that were left to the other idle workers: they wait for no more.
@@ -204,6 +211,7 @@ impl Shared {
             // They warm their sessions.
             running: vec![Some(Running { since: Instant::now(), input, size: 1 }); workers],
             curves: Curves::new(&Curve::new(model.batch_max, model.batches_fixed), input, &model.sizes),
+            detect: Duration::ZERO,
             knobs,
             queue_bytes_max: limits::QUEUE_BYTES_MAX,
             shared_out: 0,
@@ -223,12 +231,17 @@ impl Shared {
     }
 
     /// Returns what [`Self::release`] gives back: the place, its stream only if a predecessor's turn was promised.
-    pub(super) fn reserve(&self, place: &Place, decode_wait: Duration) -> Result<Place, Refusal> {
+    pub(super) fn reserve(
+        &self,
+        place: &Place,
+        decode_wait: Duration,
+        answer_by: Option<Instant>,
+    ) -> Result<Place, Refusal> {
         let mut state = self.state();
         let stream = place.stream.clone().filter(|stream| state.queue.promise(place.lane, stream, place.flow));
         // Once stopped there is no load; the image is told so when it is queued.
         if stream.is_none() && !state.stopped {
-            self.load_of(&state, place.lane, decode_wait).admit()?;
+            self.load_of(&state, place.lane, decode_wait, answer_by).admit()?;
         }
         *state.reserved.of_mut(place.lane) += 1;
         Ok(Place { stream, ..place.clone() })
@@ -307,8 +320,12 @@ impl Shared {
     /// Ends worker `index`'s batch: `times` are those of the batches that ran well.
     pub(super) fn finish(&self, index: usize, times: &[BatchTime], failed: bool) {
         let mut state = self.state();
-        for BatchTime { input, size, time } in times {
+        for BatchTime { input, size, time, detect } in times {
             state.curves.record(*input, *size, *time);
+            if let Some(detect) = detect {
+                let image = detect.div_f64(f64::from(u32::try_from(*size).unwrap_or(u32::MAX)));
+                state.detect = state.detect.mul_f64(1.0 - NEWEST_WEIGHT) + image.mul_f64(NEWEST_WEIGHT);
+            }
         }
         if let Some(failures) = state.failures.get_mut(index) {
             let count = if failed { failures.count.saturating_add(1) } else { 0 };
@@ -348,7 +365,8 @@ impl Shared {
         if state.timed.size != size {
             state.timed = Timed { size, runs: Vec::new() };
         }
-        let counted = if state.timed.runs.is_empty() { None } else { Some(BatchTime { input, size, time }) };
+        let counted =
+            if state.timed.runs.is_empty() { None } else { Some(BatchTime { input, size, time, detect: None }) };
         state.timed.runs.push(time);
         let runs = state.timed.runs.clone();
         drop(state);
@@ -363,18 +381,23 @@ impl Shared {
     }
 
     pub(super) fn load(&self) -> Load {
-        self.load_of(&self.state(), Lane::Interactive, Duration::ZERO)
+        self.load_of(&self.state(), Lane::Interactive, Duration::ZERO, None)
     }
 
     /// What an image of `lane` meets. Only its own lane is before it: interactive images pass spare ones, and what
     /// spare images take of that, 5 %, is less than the uncertainty of the prediction.
-    fn load_of(&self, state: &State, lane: Lane, decode_wait: Duration) -> Load {
+    fn load_of(&self, state: &State, lane: Lane, decode_wait: Duration, answer_by: Option<Instant>) -> Load {
         let now = Instant::now();
+        let (deadline, detect) = (state.knobs.deadline, state.detect);
+        let alone = state.curves.of_load(|curve| curve.mean(1)) + detect;
+        // A time-out that not even an idle server keeps is no reason to come again later.
+        let left = answer_by.and_then(|answer_by| answer_by.saturating_duration_since(now).checked_sub(alone));
         let queued = state.queue.len_of(lane) + state.reserved.of(lane);
         let batch_effective = state.curves.first().effective(state.knobs.batch_max);
         let rest = |running: &Option<Running>| {
             running.map_or(Duration::ZERO, |Running { since, input, size }| {
-                state.curves.of(input).p95(size).saturating_sub(now.saturating_duration_since(since))
+                let usual = state.curves.of(input).p95(size) + images(detect, size);
+                usual.saturating_sub(now.saturating_duration_since(since))
             })
         };
         Load {
@@ -384,11 +407,12 @@ impl Shared {
             idle_workers: state.idle_workers(),
             rest_of_running: state.running.iter().map(rest).min().unwrap_or_default(),
             batch_effective,
-            batch_time_p95: state.curves.of_load(|curve| curve.p95(batch_effective)),
-            batch_time: state.curves.of_load(|curve| curve.mean(batch_effective)),
+            batch_time_p95: state.curves.of_load(|curve| curve.p95(batch_effective)) + images(detect, batch_effective),
+            batch_time: state.curves.of_load(|curve| curve.mean(batch_effective)) + images(detect, batch_effective),
             batch_max: state.knobs.batch_max.min(self.model.batch_max),
             decode_wait,
-            deadline: state.knobs.deadline,
+            deadline,
+            start_within: left.map_or(deadline, |left| left.min(deadline)),
             image_bytes: self.model.image_bytes_max(),
             queue_bytes_max: state.queue_bytes_max,
         }
@@ -520,6 +544,11 @@ impl State {
     }
 }
 
+/// `time` for each of them.
+fn images(time: Duration, count: usize) -> Duration {
+    time.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
 /// Fewer images than `size` if that lets the `first` one's answer come in time.
 fn size_in_time(curve: &Curve, first: &Item, size: usize, now: Instant) -> usize {
     let Some(answer_by) = first.job.answer_by else { return size };
@@ -550,7 +579,7 @@ mod tests {
         for (answer_after_hours, pulled) in [(17, [1, 1].as_slice()), (19, &[2]), (9, &[2])] {
             let knobs = Knobs { batch_max: 2, timed_batch_max: 1, ..Knobs::default() };
             let shared = Shared::new(model.clone(), 1, knobs, Arc::new(Metrics::new()));
-            let times = (1..).zip(TIMES).map(|(size, time)| BatchTime { input, size, time });
+            let times = (1..).zip(TIMES).map(|(size, time)| BatchTime { input, size, time, detect: None });
             shared.finish(0, &times.cycle().take(6).collect::<Vec<_>>(), false);
             assert_eq!(shared.load().batch_effective, 2, "batches of two pay");
             let answer_by = Instant::now() + Duration::from_hours(answer_after_hours);
@@ -568,7 +597,7 @@ mod tests {
         let model = emulated::load(&Config::new("pretended.onnx")).unwrap();
         let input = model.info.size();
         let shared = Shared::new(model, 1, Knobs { timed_batch_max: 2, ..Knobs::default() }, Arc::new(Metrics::new()));
-        shared.finish(0, &[BatchTime { input, size: 1, time: Duration::from_millis(10) }; 3], false);
+        shared.finish(0, &[BatchTime { input, size: 1, time: Duration::from_millis(10), detect: None }; 3], false);
         let mut state = shared.state();
         let mut now = Instant::now();
         for pause in [1, 2, 4, 8, 12, 12].map(|factor| factor * limits::BATCH_RETRY_MIN) {
@@ -578,6 +607,18 @@ mod tests {
             assert!(!timed(state.next(0, now + pause.mul_f64(0.99), &shared.metrics)), "{pause:?}");
             now += pause;
         }
+    }
+
+    #[test]
+    fn finding_objects_is_part_of_what_a_batch_takes() {
+        let model = emulated::load(&Config::new("pretended.onnx")).unwrap();
+        let input = model.info.size();
+        let shared = Shared::new(model, 1, Knobs::default(), Arc::new(Metrics::new()));
+        let (time, detect) = (Duration::from_millis(10), Some(Duration::from_millis(30)));
+        shared.finish(0, &[BatchTime { input, size: 1, time, detect }; 200], false);
+        let load = shared.load();
+        assert!(load.batch_time.abs_diff(Duration::from_millis(40)) < Duration::from_millis(1), "{load:?}");
+        assert!((load.throughput() - 25.0).abs() < 1.0, "{load:?}");
     }
 
     #[test]
@@ -592,7 +633,7 @@ mod tests {
         };
         assert!(!runs_for(limits::STUCK_BATCH_MIN / 2) && runs_for(2 * limits::STUCK_BATCH_MIN));
         let usual = limits::STUCK_BATCH_MIN;
-        shared.finish(0, &[BatchTime { input, size: 1, time: usual }; 3], false);
+        shared.finish(0, &[BatchTime { input, size: 1, time: usual, detect: None }; 3], false);
         assert!(!shared.stuck(), "nothing runs");
         assert!(!runs_for(2 * usual) && runs_for(2 * usual.mul_f64(limits::STUCK_BATCH_FACTOR)), "a slow model");
     }

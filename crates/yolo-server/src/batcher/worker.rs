@@ -46,7 +46,7 @@ impl Worker {
             for _ in 1..WARM_RUNS {
                 worker.time(input, 1, Memory::Keep)?;
             }
-            learned.push(BatchTime { input, size: 1, time: worker.time(input, 1, Memory::Keep)? });
+            learned.push(BatchTime { input, size: 1, time: worker.time(input, 1, Memory::Keep)?, detect: None });
         }
         // One time is enough to predict the first requests' waits. Others warm beside it, so none counts for more.
         worker.shared.finish(index, if index == 0 { &learned } else { &[] }, false);
@@ -124,9 +124,9 @@ impl Worker {
     fn run_items(&mut self, items: Vec<Item>) -> Outcome {
         let (input, size) = (items.first().map_or_else(|| self.shared.model.info.size(), Item::size), items.len());
         match self.attempt(&items) {
-            Ok(Ran { answers, time }) => {
+            Ok(Ran { answers, time, detect }) => {
                 self.answer(items, answers);
-                Outcome { times: vec![BatchTime { input, size, time }], failed: false }
+                Outcome { times: vec![BatchTime { input, size, time, detect: Some(detect) }], failed: false }
             }
             Err(error) => {
                 self.shared.metrics.batch.engine_errors.inc();
@@ -178,7 +178,8 @@ impl Worker {
             inferred.batch_size = items.len();
             Ok(inferred)
         });
-        Ok(Ran { answers: answers.collect(), time })
+        let answers = answers.collect();
+        Ok(Ran { answers, time, detect: start.elapsed().saturating_sub(time) })
     }
 
     fn answer(&self, items: Vec<Item>, answers: Vec<Result<Inferred, JobError>>) {
@@ -202,6 +203,8 @@ fn blank(size: Size) -> EngineInput {
 struct Ran {
     answers: Vec<Result<Inferred, JobError>>,
     time: Duration,
+    /// For finding the objects.
+    detect: Duration,
 }
 
 impl Shared {

@@ -1,7 +1,7 @@
 //! The batcher learns what pays, obeys its knobs in place, and drops what nobody waits for.
 
-use std::time::Duration;
-
+use axum::body::Body;
+use axum::http::Request;
 use yolo_server::Server;
 use yolo_server::args::EmulatedDevice;
 
@@ -17,7 +17,7 @@ async fn burst(server: &Server, count: u8) -> Vec<Answer> {
     futures::future::join_all(pictures.iter().map(|picture| predict(server, picture))).await
 }
 
-async fn idle_timing_is_done(server: &Server, sizes: &[usize]) {
+pub async fn idle_timing_is_done(server: &Server, sizes: &[usize]) {
     for size in sizes {
         let series = format!(r#"yolo_batch_curve_seconds{{size="{size}",stat="mean"}}"#);
         eventually(&series, async || value_of(&admin(server, "/metrics").await.1, &series).is_some()).await;
@@ -68,14 +68,23 @@ async fn images_past_their_deadline_are_dropped_before_they_cost() {
     let server = start_patient(emulated(150, 0)).await;
     idle_timing_is_done(&server, &[1]).await;
     let before = metric(&server, "yolo_batched_images_total").await;
-    let (first, second) = (png(8, 8, [1; 3]), png(8, 8, [2; 3]));
+    let first = png(8, 8, [1; 3]);
     let running = predict(&server, &first);
-    let late = async {
-        tokio::time::sleep(Duration::from_millis(30)).await; // behind the first, which runs for 150 ms
-        call(&server, post("/predict?timeout_ms=60", second)).await
+    // Frames of one camera: the later one takes the earlier one's place, whatever its wait.
+    let framed = |uri: &str, shade: u8| {
+        Request::post(uri).header("x-stream-id", "gate").body(Body::from(png(8, 8, [shade; 3]))).unwrap()
     };
-    let (running, late) = tokio::join!(running, late);
-    assert_eq!((running.status.as_u16(), late.status.as_u16(), late.code()), (200, 504, "deadline_exceeded"));
+    let replaced = async {
+        eventually("the first runs", async || metric(&server, "yolo_images_in_flight").await > 0.5).await;
+        call(&server, framed("/predict", 2)).await
+    };
+    let late = async {
+        eventually("the second waits", async || metric(&server, "yolo_queue_depth").await > 0.5).await;
+        call(&server, framed("/predict?timeout_ms=40", 3)).await
+    };
+    let (running, replaced, late) = tokio::join!(running, replaced, late);
+    assert_eq!((running.status.as_u16(), replaced.code()), (200, "superseded"));
+    assert_eq!((late.status.as_u16(), late.code()), (504, "deadline_exceeded"));
     eventually("queue empty", async || metric(&server, "yolo_queue_depth").await < 0.5).await;
     assert!((metric(&server, "yolo_batched_images_total").await - before - 1.0).abs() < 1e-9, "only one image ran");
     expired(&server, [1.0, 0.0]).await;

@@ -19,6 +19,7 @@ use yolo_server::predictor::Predictor;
 use yolo_server::prepare::Preparer;
 use yolo_vision::{DecodeLimits, Parameters};
 
+use crate::batching::idle_timing_is_done;
 use crate::isolation::fragile;
 use crate::support::{
     self, Answer, PATIENCE, emulated, eventually, metric, multipart, png, post, predict, send, start, start_patient,
@@ -293,21 +294,32 @@ async fn an_engine_that_fails_is_500_and_one_that_keeps_failing_503_until_it_wor
     batcher.stop();
 }
 
+/// A frame of the camera at the gate: it takes its predecessor's place in the queue, whatever its wait.
+fn framed(uri: &str, shade: u8) -> Request<Body> {
+    Request::post(uri).header("x-stream-id", "gate").body(png(8, 8, [shade; 3]).into()).unwrap()
+}
+
 #[tokio::test]
-async fn an_image_that_is_queued_past_its_deadline_is_504() {
-    let server = start_patient(emulated(400, 0)).await;
-    let mut answers = Vec::new();
-    let first = async {
-        let answer = send(&server, post("/predict", png(8, 8, [1; 3]))).await;
-        assert_eq!(answer.status, 200, "{}", answer.body);
+async fn an_image_that_would_come_too_late_is_refused_and_one_that_is_queued_past_its_time_out_is_504() {
+    let server = start_patient(emulated(1_000, 0)).await;
+    idle_timing_is_done(&server, &[1]).await;
+    let first = send(&server, post("/predict", png(8, 8, [1; 3])));
+    let replaced = async {
+        let predictor = server.app().predictor().unwrap();
+        eventually("the first runs", async || predictor.batcher().load().idle_workers == 0).await;
+        send(&server, framed("/predict", 2)).await
     };
-    let second = async {
-        eventually("the first runs", async || metric(&server, "yolo_images_in_flight").await > 0.5).await;
-        let late = Request::post("/predict?timeout_ms=150").body(png(8, 8, [2; 3]).into()).unwrap();
-        answers.push(send(&server, late).await);
+    let others = async {
+        eventually("the second waits", async || metric(&server, "yolo_queue_depth").await > 0.5).await;
+        let refused = send(&server, post("/predict?timeout_ms=1200", png(8, 8, [3; 3]))).await;
+        (refused, send(&server, framed("/predict?timeout_ms=150", 4)).await)
     };
-    tokio::time::timeout(Duration::from_secs(10), async { tokio::join!(first, second) }).await.unwrap();
-    assert_error(&answers[0], 504, "deadline_exceeded");
+    let all = async { tokio::join!(first, replaced, others) };
+    let (first, replaced, (refused, late)) = tokio::time::timeout(PATIENCE, all).await.unwrap();
+    assert_eq!((first.status.as_u16(), replaced.code()), (200, "superseded"), "{}", first.body);
+    assert_error(&refused, 429, "predicted_late");
+    assert!(refused.headers.contains_key("retry-after"));
+    assert_error(&late, 504, "deadline_exceeded");
     server.stop().await;
 }
 

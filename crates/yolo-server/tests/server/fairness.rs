@@ -27,7 +27,7 @@ async fn one_at_a_time() -> Batcher {
 
 fn enqueue(batcher: &Batcher, place: &Place) -> Reply {
     let side = Size::new(64, 64);
-    let slot = batcher.admit(place, Duration::ZERO).unwrap();
+    let slot = batcher.admit(place, Duration::ZERO, None).unwrap();
     slot.enqueue(Job {
         input: EngineInput { pixels: vec![0; 3 * 64 * 64].into(), size: Size::new(64, 64), content: [0; 32] },
         wanted: Wanted::Detections {
@@ -72,8 +72,8 @@ async fn spare_images_run_last_and_wait_for_room_instead_of_being_refused() {
     let mut replies = vec![("running", enqueue(&batcher, &Place::of_new_request()))];
     replies.extend((0..2).map(|_| ("spare", enqueue(&batcher, &spare()))));
     replies.extend((0..6).map(|_| ("interactive", enqueue(&batcher, &Place::of_new_request()))));
-    assert!(batcher.admit(&spare(), Duration::ZERO).is_err(), "two rounds of the batch that pays are enough");
-    assert!(batcher.admit(&Place::of_new_request(), Duration::ZERO).is_ok(), "that is nothing to the others");
+    assert!(batcher.admit(&spare(), Duration::ZERO, None).is_err(), "two rounds of the batch that pays are enough");
+    assert!(batcher.admit(&Place::of_new_request(), Duration::ZERO, None).is_ok(), "that is nothing to the others");
     let place = spare();
     let (third, order) = tokio::join!(batcher.admit_patiently(&place, Duration::ZERO), order(replies));
     drop(third);

@@ -159,7 +159,7 @@ async fn run_within(
         answer_by: Some(Instant::now() + answer),
         begun: Arc::default(),
     };
-    let admit = |place: &Place| batcher.admit(place, Duration::ZERO).unwrap();
+    let admit = |place: &Place| batcher.admit(place, Duration::ZERO, None).unwrap();
     let replies: Vec<_> =
         pictures.iter().map(|picture| job(*picture)).map(|job| admit(&job.place).enqueue(job)).collect();
     futures::future::join_all(replies).await.into_iter().map(|reply| reply.unwrap()).collect()
@@ -362,7 +362,9 @@ async fn a_batch_size_that_fits_no_more_is_given_up_after_three_failures_however
     let sessions =
         Arc::new(Small { inner, pixels_max: Arc::clone(&pixels_max), failed: Arc::clone(&failed), crashes: false });
     let model = LoadedModel { sessions, batch_max: 8, ..model };
-    let knobs = Knobs { batch_max: 8, timed_batch_max: 8, deadline: support::PATIENCE, ..Knobs::default() };
+    // The delay fills every batch: one of a size that never ran would be given up at once.
+    let (deadline, queue_delay_max) = (support::PATIENCE, Duration::from_secs(1));
+    let knobs = Knobs { batch_max: 8, timed_batch_max: 8, deadline, queue_delay_max, ..Knobs::default() };
     let batcher = Batcher::start(&model, 1, knobs, &Arc::new(Metrics::new())).unwrap();
     learned(&batcher, 8).await;
     pixels_max.store(4 * 64 * 64, Ordering::SeqCst);
