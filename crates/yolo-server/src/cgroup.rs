@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
 
 /// CPU use since start, and throttling by the quota.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -73,14 +72,20 @@ fn find_in(membership: &str, name: &str, mount: &Path) -> Option<Controller> {
             unified = Some(mount.join(path.trim_start_matches('/')));
         }
     }
-    // The root of v2 has no `<controller>.max`: then nothing is limited or counted for us alone.
+    // The root of v2 has no `<controller>.max`: then nothing is limited or counted for us alone. A path may be the host's
+    // here too.
     let limit_file = format!("{name}.max");
-    unified.filter(|folder| folder.join(limit_file).exists()).map(|folder| Controller { folder, unified: true })
+    let limited = |folder: &PathBuf| folder.join(&limit_file).exists();
+    let folder = unified.and_then(|own| [own, mount.to_owned()].into_iter().find(limited));
+    folder.map(|folder| Controller { folder, unified: true })
 }
 
 /// CPU quota in cores, if one is set.
 pub fn cpu_quota_cores() -> Option<f64> {
-    let cpu = Controller::find("cpu")?;
+    quota_cores(&Controller::find("cpu")?)
+}
+
+fn quota_cores(cpu: &Controller) -> Option<f64> {
     let (quota, period) = if cpu.unified {
         let limit = cpu.text("cpu.max")?;
         let (quota, period) = limit.trim().split_once(' ')?;
@@ -97,7 +102,8 @@ pub fn cpu_quota_cores() -> Option<f64> {
 /// The quota, else the request (`request_millicores`), each at most the affinity; the machine's count only if neither
 /// is known, because threads beyond the quota spend their time throttled.
 pub fn usable_cores(request_millicores: Option<u64>) -> f64 {
-    let affinity = float(thread::available_parallelism().map_or(1, |count| count.get() as u64));
+    // `std::thread::available_parallelism` would round the quota down.
+    let affinity = rustix::thread::sched_getaffinity(None).map_or(1.0, |cores| f64::from(cores.count()));
     let allowed = cpu_quota_cores().or_else(|| request_millicores.map(|millicores| float(millicores) / 1_000.0));
     allowed.map_or(affinity, |cores| cores.min(affinity))
 }
@@ -108,13 +114,15 @@ pub fn cpu_stat() -> CpuStat {
 }
 
 fn container_cpu_stat() -> Option<CpuStat> {
-    let cpu = Controller::find("cpu")?;
+    cpu_stat_of(&Controller::find("cpu")?, || Controller::find("cpuacct"))
+}
+
+fn cpu_stat_of(cpu: &Controller, account: impl FnOnce() -> Option<Controller>) -> Option<CpuStat> {
     let entry = |key| cpu.entry("cpu.stat", key);
     let (usage_s, throttled_s) = if cpu.unified {
         (float(entry("usage_usec")?) / 1e6, float(entry("throttled_usec").unwrap_or(0)) / 1e6)
     } else {
-        let account = Controller::find("cpuacct")?;
-        (float(account.number("cpuacct.usage")?) / 1e9, float(entry("throttled_time").unwrap_or(0)) / 1e9)
+        (float(account()?.number("cpuacct.usage")?) / 1e9, float(entry("throttled_time").unwrap_or(0)) / 1e9)
     };
     let (periods, throttled_periods) = (entry("nr_periods").unwrap_or(0), entry("nr_throttled").unwrap_or(0));
     Some(CpuStat { usage_s, periods, throttled_periods, throttled_s })
@@ -137,7 +145,10 @@ pub fn memory_stat() -> MemoryStat {
 }
 
 fn container_memory_stat() -> Option<MemoryStat> {
-    let memory = Controller::find("memory")?;
+    memory_stat_of(&Controller::find("memory")?)
+}
+
+fn memory_stat_of(memory: &Controller) -> Option<MemoryStat> {
     let (usage, limit, inactive) = if memory.unified {
         // "max" is no number: no limit.
         (memory.number("memory.current")?, memory.number("memory.max"), memory.entry("memory.stat", "inactive_file"))
@@ -193,6 +204,77 @@ mod tests {
             (Some(12), Some(3))
         );
         assert!(find_in("4:cpu:/\n0::/", "cpu", mount.path()).is_none(), "the machine's root");
+    }
+
+    /// A folder with these files, of the version that says `unified`.
+    fn controller(unified: bool, files: &[(&str, &str)]) -> (tempfile::TempDir, Controller) {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        let controller = Controller { folder: folder.path().to_owned(), unified };
+        (folder, controller)
+    }
+
+    #[test]
+    fn a_v2_container_whose_path_is_the_hosts_sees_its_own_folder_at_the_mount() {
+        let (mount, _) = controller(true, &[("memory.max", "max\n")]);
+        let found = find_in("0::/kubepods/pod1", "memory", mount.path()).unwrap();
+        assert_eq!((found.folder.as_path(), found.unified), (mount.path(), true));
+    }
+
+    #[test]
+    fn a_quota_is_its_share_of_the_period() {
+        for (unified, files, cores) in [
+            (true, &[("cpu.max", "150000 100000\n")][..], Some(1.5)),
+            (true, &[("cpu.max", "max 100000\n")], None),
+            (true, &[], None),
+            (false, &[("cpu.cfs_quota_us", "25000\n"), ("cpu.cfs_period_us", "50000\n")], Some(0.5)),
+            (false, &[("cpu.cfs_quota_us", "-1\n"), ("cpu.cfs_period_us", "100000\n")], None),
+        ] {
+            assert_eq!(quota_cores(&controller(unified, files).1), cores, "{files:?}");
+        }
+    }
+
+    #[test]
+    fn cpu_time_is_in_seconds_in_both_versions() {
+        let periods = "nr_periods 12\nnr_throttled 3\n";
+        let expected = CpuStat { usage_s: 2.5, periods: 12, throttled_periods: 3, throttled_s: 0.25 };
+        let stat = format!("usage_usec 2500000\n{periods}throttled_usec 250000\n");
+        let (_folder, cpu) = controller(true, &[("cpu.stat", &stat)]);
+        assert_eq!(cpu_stat_of(&cpu, || None), Some(expected));
+        let stat = format!("{periods}throttled_time 250000000\n");
+        let (_folder, cpu) = controller(false, &[("cpu.stat", &stat)]);
+        let (_other, account) = controller(false, &[("cpuacct.usage", "2500000000\n")]);
+        assert_eq!(cpu_stat_of(&cpu, || Some(account)), Some(expected));
+    }
+
+    #[test]
+    fn memory_is_what_counts_towards_a_kill_and_no_limit_is_none() {
+        let stat = "anon 5\ninactive_file 30\ntotal_inactive_file 40\n";
+        for (unified, files, working_set_bytes, limit_bytes) in [
+            (true, [("memory.current", "100\n"), ("memory.max", "500\n"), ("memory.stat", stat)], 70, Some(500)),
+            (true, [("memory.current", "100\n"), ("memory.max", "max\n"), ("memory.stat", stat)], 70, None),
+            (
+                false,
+                [("memory.usage_in_bytes", "100\n"), ("memory.limit_in_bytes", "500\n"), ("memory.stat", stat)],
+                60,
+                Some(500),
+            ),
+            (
+                false,
+                [
+                    ("memory.usage_in_bytes", "100\n"),
+                    ("memory.limit_in_bytes", "9223372036854771712\n"),
+                    ("memory.stat", stat),
+                ],
+                60,
+                None,
+            ),
+        ] {
+            let (_folder, memory) = controller(unified, &files);
+            assert_eq!(memory_stat_of(&memory), Some(MemoryStat { working_set_bytes, limit_bytes }), "{files:?}");
+        }
     }
 
     #[test]

@@ -140,7 +140,7 @@ async fn fetch(args: &Fetch) -> Result<(), FetchError> {
     let source = Source::new(&location).map_err(told)?;
     let start = Instant::now();
     let mut patience = Patience { left: args.tries, most: args.tries, transfers: 0 };
-    // Bytes of an earlier time may be of another file: only then is a wrong digest no answer yet.
+    // Bytes of an earlier transfer may be of another file: only then is a wrong digest no answer yet.
     let mut pieced = part.len() > 0;
     loop {
         let before = part.len();
@@ -155,8 +155,12 @@ async fn fetch(args: &Fetch) -> Result<(), FetchError> {
                 part.remove().map_err(disk)?;
                 return Err(FetchError::DigestMismatch { uri: location.to_string(), expected, found });
             }
-            Err(Failure::Stale) if before > 0 => part.clear().map_err(disk)?,
+            Err(Failure::Stale) if before > 0 => {
+                part.clear().map_err(disk)?;
+                pieced = false;
+            }
             Err(failure @ (Failure::Interrupted(_) | Failure::Stale)) => {
+                pieced = part.len() > 0;
                 patience.wait(part.len() > before, &failure).await.map_err(|()| told(failure))?;
             }
             Err(failure) => return Err(told(failure)),
