@@ -27,7 +27,7 @@ use crate::leader::LeaderToken;
 use crate::limits;
 use crate::live;
 use crate::observe::{Foreign, Ordered, Ownership, Seen};
-use crate::rollouts::{self, Standing};
+use crate::rollouts::{self, Present, Template};
 use crate::validate::Validated;
 use contest::{Contest, Contests};
 use nudge::Nudged;
@@ -42,6 +42,8 @@ pub struct Kept {
     pub ordered: Option<Ordered>,
     /// That of the spec which was last applied whole.
     pub generation: Option<i64>,
+    /// The pod template as last written.
+    template: Option<Template>,
     receipts: Receipts,
     contests: Contests,
     nudges: Nudges,
@@ -127,8 +129,9 @@ pub async fn apply(
             // Before the order: its controller may act on it at once.
             leave::mark(access, &seen.pods, kept, seen.snapshot.as_deref()).await;
         }
-        let (deployment, waits) = in_turn(ctx, spec, seen, deployment);
+        let (deployment, waits) = in_turn(ctx, spec, (seen, kept.template.as_ref()), deployment);
         let written = writer.apply(&deployment, seen.deployment.as_deref()).await?;
+        kept.template = Some(Template::of(&deployment));
         let sent = writer.sent;
         let present = written.as_ref().or(seen.deployment.as_deref());
         // While it rests from a contest, the count in it may be somebody else's.
@@ -139,7 +142,7 @@ pub async fn apply(
         let contested = kept.contests.values().find_map(Contest::told).map(ToOwned::to_owned);
         // Not while the store still has it as it was before our own write.
         if let Some(present) = present.filter(|present| !waits && !rollouts::differs(present, &deployment)) {
-            ctx.rollouts.stands(id, Standing::of(present));
+            ctx.rollouts.stands(id, present);
         }
         kept.generation = Some(spec.generation);
         let (template, unseen) = (build::template_hash(&deployment), present.is_some_and(rollouts::unseen));
@@ -192,16 +195,16 @@ fn fewer(live: Option<&Deployment>, desired: &Deployment) -> Option<usize> {
     usize::try_from(next).ok().filter(|_| next < now)
 }
 
-/// `deployment`, with the pod template that is there if the new one has to wait for a place among the rollouts; and whether.
-fn in_turn(ctx: &Context, spec: &Validated, seen: &Seen, deployment: Deployment) -> (Deployment, bool) {
-    let most = || ctx.defaults.rollouts_most.of(ctx.live.deployments.len());
-    let waits = |live: &&Deployment| {
-        !seen.asked_anew && rollouts::differs(live, &deployment) && !rollouts::serves_nothing(live)
-    };
-    match seen.deployment.as_deref().filter(waits) {
-        Some(live) if !ctx.rollouts.admit(&spec.id, most()) => (rollouts::held(deployment, live), true),
-        _ => (deployment, false),
-    }
+/// `deployment` as it may be applied now: its pod template may have to wait for a place among the rollouts; and whether it does.
+fn in_turn(
+    ctx: &Context,
+    spec: &Validated,
+    (seen, written): (&Seen, Option<&Template>),
+    deployment: Deployment,
+) -> (Deployment, bool) {
+    let Some(live) = seen.deployment.as_deref() else { return (deployment, false) };
+    let most = ctx.defaults.rollouts_most.of(ctx.live.deployments.len());
+    ctx.rollouts.turn(&spec.id, deployment, Present { live, written, asked_anew: seen.asked_anew }, most)
 }
 
 async fn nudge_pods(access: Access<'_>, seen: &Seen, generation: u64, nudges: &mut Nudges) {

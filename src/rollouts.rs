@@ -1,10 +1,11 @@
 //! Which services replace their pods now: an upgrade of the operator that changes every pod's template rolls in waves.
 //!
 //! What a person changes in a service rolls at once, and counts. Only what changes with the operator (its version, the default
-//! image) waits for a place. A wave that does not finish keeps its places, so a bad version stops where it began. Services
-//! that serve nothing, and Deployments that a person has paused, hold nobody up.
+//! image) waits for a place. A wave that does not finish keeps its places, so a bad version stops where it began, whoever leads:
+//! the Deployment itself says that a wave brought its template. Services that serve nothing, those whose spec cannot be acted on,
+//! and Deployments that a person has paused, hold nobody up.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +16,10 @@ use serde::Serialize;
 
 use crate::build::TEMPLATE_ANNOTATION;
 use crate::fleet::{SERVICE_LABEL, ServiceId};
+
+/// Annotation on the Deployment: the hash of the pod template that a wave brought. Another template than the present one says
+/// nothing any more.
+const WAVE_ANNOTATION: &str = "yolo-operator.io/wave-template-hash";
 
 /// How many services may replace their pods at the same time: a number, or a share of all services and at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -92,51 +97,118 @@ pub fn serves_nothing(live: &Deployment) -> bool {
     wanted > 0 && available == 0
 }
 
+/// Whether the Deployment takes a place: it rolls, or it stopped in a wave. What a person broke must not stop everybody else; a
+/// broken wave must.
+fn occupies(deployment: &Deployment) -> bool {
+    match Standing::of(deployment) {
+        Standing::Complete => false,
+        Standing::Rolling => true,
+        Standing::Stuck => Template::of(deployment).by_wave,
+    }
+}
+
 /// Whether `live` has another pod template than `desired`, by the hash that both carry.
 pub fn differs(live: &Deployment, desired: &Deployment) -> bool {
     live.annotations().get(TEMPLATE_ANNOTATION) != desired.annotations().get(TEMPLATE_ANNOTATION)
 }
 
 /// `desired` with the pod template that `live` has: everything else does not wait for a place.
-pub fn held(desired: Deployment, live: &Deployment) -> Deployment {
+fn held(desired: Deployment, live: &Deployment) -> Deployment {
     let mut held = desired;
     if let (Some(held), Some(live)) = (held.spec.as_mut(), live.spec.as_ref()) {
         held.template = live.template.clone();
     }
-    let hash = live.annotations().get(TEMPLATE_ANNOTATION).cloned();
-    let annotations = held.annotations_mut();
-    match hash {
-        Some(hash) => annotations.insert(TEMPLATE_ANNOTATION.to_owned(), hash),
-        None => annotations.remove(TEMPLATE_ANNOTATION),
-    };
+    for annotation in [TEMPLATE_ANNOTATION, WAVE_ANNOTATION] {
+        let there = live.annotations().get(annotation).cloned();
+        let annotations = held.annotations_mut();
+        match there {
+            Some(there) => annotations.insert(annotation.to_owned(), there),
+            None => annotations.remove(annotation),
+        };
+    }
     held
+}
+
+/// The pod template of a Deployment, and whether a wave brought it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    hash: Option<String>,
+    by_wave: bool,
+}
+
+impl Template {
+    /// That of `deployment`.
+    pub fn of(deployment: &Deployment) -> Self {
+        let hash = deployment.annotations().get(TEMPLATE_ANNOTATION);
+        let by_wave = hash.is_some() && deployment.annotations().get(WAVE_ANNOTATION) == hash;
+        Self { hash: hash.cloned(), by_wave }
+    }
+}
+
+/// `desired`, whose template comes by a wave if `by_wave`.
+fn brought(desired: Deployment, by_wave: bool) -> Deployment {
+    let mut brought = desired;
+    if let Some(hash) = brought.annotations().get(TEMPLATE_ANNOTATION).filter(|_| by_wave).cloned() {
+        brought.annotations_mut().insert(WAVE_ANNOTATION.to_owned(), hash);
+    }
+    brought
+}
+
+/// What is there of a service whose Deployment is to be applied.
+#[derive(Debug, Clone, Copy)]
+pub struct Present<'a> {
+    /// The Deployment that the store shows.
+    pub live: &'a Deployment,
+    /// The template that was last written, which the store may not show yet.
+    pub written: Option<&'a Template>,
+    /// A person has changed the service since.
+    pub asked_anew: bool,
 }
 
 /// The places, and who has one.
 #[derive(Debug, Default)]
 pub struct Rollouts {
-    /// True: taken by a wave. False: it rolls for another reason.
-    places: Mutex<HashMap<ServiceId, bool>>,
+    places: Mutex<HashSet<ServiceId>>,
 }
 
 impl Rollouts {
-    /// Begins anew: what rolls among `deployments` has a place.
+    /// Begins anew: what rolls among `deployments`, or stopped in a wave, has a place.
     pub fn begin(&self, deployments: &[Arc<Deployment>]) {
-        let rolling = deployments.iter().filter(|deployment| Standing::of(deployment) == Standing::Rolling);
-        let places = rolling.filter_map(|deployment| {
+        let places = deployments.iter().filter(|deployment| occupies(deployment)).filter_map(|deployment| {
             let name = deployment.labels().get(SERVICE_LABEL)?.clone();
-            Some((ServiceId { namespace: deployment.namespace()?, name }, false))
+            Some(ServiceId { namespace: deployment.namespace()?, name })
         });
         *self.lock() = places.collect();
     }
 
+    /// `desired` as it may be applied now to the Deployment of `service`, where `most` may roll; and whether its new pod template
+    /// waits.
+    pub fn turn(
+        &self,
+        service: &ServiceId,
+        desired: Deployment,
+        present: Present<'_>,
+        most: usize,
+    ) -> (Deployment, bool) {
+        let live = Template::of(present.live);
+        let hash = desired.annotations().get(TEMPLATE_ANNOTATION);
+        let known = present.written.into_iter().chain([&live]).find(|known| known.hash.as_ref() == hash);
+        if let Some(known) = known {
+            return (brought(desired, known.by_wave), false);
+        }
+        if present.asked_anew || serves_nothing(present.live) {
+            return (desired, false);
+        }
+        if self.admit(service, most) { (brought(desired, true), false) } else { (held(desired, present.live), true) }
+    }
+
     /// Whether `service` may replace its pods now: it has a place, or takes one of `most`.
-    pub fn admit(&self, service: &ServiceId, most: usize) -> bool {
+    fn admit(&self, service: &ServiceId, most: usize) -> bool {
         let mut places = self.lock();
-        if !places.contains_key(service) && places.len() >= most {
+        if !places.contains(service) && places.len() >= most {
             return false;
         }
-        places.insert(service.clone(), true);
+        places.insert(service.clone());
         true
     }
 
@@ -148,15 +220,20 @@ impl Rollouts {
         }
     }
 
-    /// `service`, whose template is the desired one, stands so.
-    pub fn stands(&self, service: &ServiceId, standing: Standing) {
-        let mut places = self.lock();
-        let wave = places.get(service).copied();
-        match (standing, wave) {
-            // What a person broke must not stop everybody else; a broken wave must.
-            (Standing::Complete, _) | (Standing::Stuck, None | Some(false)) => drop(places.remove(service)),
-            (Standing::Rolling, None) => drop(places.insert(service.clone(), false)),
-            (Standing::Rolling, Some(_)) | (Standing::Stuck, Some(true)) => {}
+    /// The spec of `service` cannot be acted on, and its Deployment, if any, stands so: nothing but a person changes it from here
+    /// on, and nobody waits for that. Pods that are being replaced still count.
+    pub fn refused(&self, service: &ServiceId, live: Option<&Deployment>) {
+        if live.map_or(Standing::Complete, Standing::of) != Standing::Rolling {
+            self.forget(service);
+        }
+    }
+
+    /// The Deployment of `service`, whose template is the desired one, stands so.
+    pub fn stands(&self, service: &ServiceId, live: &Deployment) {
+        if occupies(live) {
+            self.lock().insert(service.clone());
+        } else {
+            self.forget(service);
         }
     }
 
@@ -166,7 +243,7 @@ impl Rollouts {
     }
 
     /// A panic elsewhere cannot leave a half-written entry here.
-    fn lock(&self) -> MutexGuard<'_, HashMap<ServiceId, bool>> {
+    fn lock(&self) -> MutexGuard<'_, HashSet<ServiceId>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -194,6 +271,27 @@ mod tests {
         }
     }
 
+    /// A Deployment of the service `name` with this template, brought by a wave or not, of three pods of which `updated` are of
+    /// that template.
+    fn live(name: &str, (hash, by_wave): (&str, bool), (updated, stuck): (u32, bool)) -> Deployment {
+        let wave = if by_wave { hash } else { "earlier" };
+        deployment(&format!(
+            "{{metadata: {{namespace: kitchen, name: {name}, generation: 2, labels: {{yolo-operator.io/service: {name}}}, \
+             annotations: {{yolo-operator.io/template-hash: {hash}, yolo-operator.io/wave-template-hash: {wave}}}}}, \
+             spec: {{replicas: 3, selector: {{}}, template: {{}}}}, status: {{observedGeneration: 2, replicas: 4, \
+             updatedReplicas: {updated}, availableReplicas: 3, conditions: [{{type: Progressing, status: '{}'}}]}}}}",
+            if stuck { "False" } else { "True" },
+        ))
+    }
+
+    /// What `build` makes.
+    fn desired(hash: &str) -> Deployment {
+        deployment(&format!(
+            "{{metadata: {{annotations: {{yolo-operator.io/template-hash: {hash}}}}}, spec: {{replicas: 3, selector: {{}}, \
+             template: {{metadata: {{labels: {{of: {hash}}}}}}}}}}}"
+        ))
+    }
+
     #[test]
     fn next_one_rolls_when_one_is_complete_and_a_broken_wave_stops() {
         let rollouts = Rollouts::default();
@@ -201,28 +299,60 @@ mod tests {
         assert!(rollouts.admit(&fork, 1));
         assert!(rollouts.admit(&fork, 1), "it has its place");
         assert!(!rollouts.admit(&knife, 1));
-        rollouts.stands(&fork, Standing::Rolling);
-        rollouts.stands(&fork, Standing::Stuck);
+        rollouts.stands(&fork, &live("fork", ("new", true), (1, false)));
+        rollouts.stands(&fork, &live("fork", ("new", true), (1, true)));
         assert!(!rollouts.admit(&knife, 1), "a broken wave stops");
-        rollouts.stands(&fork, Standing::Complete);
+        rollouts.stands(&fork, &live("fork", ("new", true), (4, false)));
         assert!(rollouts.admit(&knife, 1));
         rollouts.forget(&knife);
         // A person's own rollout counts, but broken it stops nobody.
-        rollouts.stands(&spoon, Standing::Rolling);
+        rollouts.stands(&spoon, &live("spoon", ("new", false), (1, false)));
         assert!(!rollouts.admit(&fork, 1));
-        rollouts.stands(&spoon, Standing::Stuck);
+        rollouts.stands(&spoon, &live("spoon", ("new", false), (1, true)));
         assert!(rollouts.admit(&fork, 1));
     }
 
     #[test]
-    fn successor_counts_what_rolls_already() {
+    fn successor_counts_what_rolls_already_and_what_a_wave_broke() {
         let rollouts = Rollouts::default();
-        let rolls = "{metadata: {namespace: kitchen, name: fork, generation: 2, labels: {yolo-operator.io/service: fork}}, \
-                     status: {observedGeneration: 2, replicas: 3, updatedReplicas: 1}}";
-        let stands = rolls.replace("fork", "knife").replace("updatedReplicas: 1", "updatedReplicas: 3");
-        rollouts.begin(&[Arc::new(deployment(rolls)), Arc::new(deployment(&stands))]);
-        assert!(!rollouts.admit(&service("knife"), 1));
-        assert!(rollouts.admit(&service("knife"), 2));
+        let all = [
+            live("fork", ("new", true), (1, false)),
+            live("knife", ("new", true), (4, false)),
+            live("ladle", ("new", true), (1, true)),
+            live("spoon", ("new", false), (1, true)),
+        ];
+        rollouts.begin(&all.map(Arc::new));
+        assert!(!rollouts.admit(&service("knife"), 2), "fork rolls, and ladle stopped in a wave");
+        assert!(rollouts.admit(&service("knife"), 3));
+        assert!(rollouts.admit(&service("ladle"), 1), "what mends it need not wait");
+    }
+
+    #[test]
+    fn template_that_comes_by_a_wave_says_so_and_a_persons_does_not() {
+        let rollouts = Rollouts::default();
+        let [fork, knife] = ["fork", "knife"].map(service);
+        let old = live("fork", ("old", true), (4, false));
+        let shown = Present { live: &old, written: None, asked_anew: false };
+        let by_wave = |deployment: &Deployment| Template::of(deployment).by_wave;
+
+        let (wave, waits) = rollouts.turn(&fork, desired("new"), shown, 1);
+        assert!(by_wave(&wave) && !waits);
+        // The store still shows the old template: what was written stays as it is.
+        let written = Template::of(&wave);
+        let again = rollouts.turn(&fork, desired("new"), Present { written: Some(&written), ..shown }, 1);
+        assert_eq!(again, (wave.clone(), false));
+        let after = live("fork", ("new", true), (1, false));
+        let successor = Rollouts::default().turn(&fork, desired("new"), Present { live: &after, ..shown }, 1);
+        assert_eq!(successor, (wave, false), "a new leader has nothing to write");
+
+        let (waiting, waits) = rollouts.turn(&knife, desired("new"), shown, 1);
+        assert!(waits);
+        assert_eq!(Template::of(&waiting), Template::of(&old), "it stays as it is until it is its turn");
+        let (own, waits) = rollouts.turn(&knife, desired("new"), Present { asked_anew: true, ..shown }, 1);
+        assert!(!by_wave(&own) && !waits);
+        let written = Template::of(&own);
+        let stale = Present { written: Some(&written), ..shown };
+        assert_eq!(rollouts.turn(&knife, desired("new"), stale, 1), (own, false), "it has no need of a place");
     }
 
     #[test]
@@ -246,23 +376,34 @@ mod tests {
 
     #[test]
     fn who_serves_nothing_waits_for_nobody_and_a_failed_service_gives_its_place_back() {
-        let live = |replicas: i32, available: &str| {
+        let serving = |replicas: i32, available: &str| {
             deployment(&format!(
                 "{{spec: {{replicas: {replicas}, selector: {{}}, template: {{}}}}, status: {{{available}}}}}"
             ))
         };
-        assert!(serves_nothing(&live(2, "replicas: 2")));
-        assert!(!serves_nothing(&live(2, "replicas: 2, availableReplicas: 1")));
-        assert!(!serves_nothing(&live(0, "")), "nothing is asked of it");
+        assert!(serves_nothing(&serving(2, "replicas: 2")));
+        assert!(!serves_nothing(&serving(2, "replicas: 2, availableReplicas: 1")));
+        assert!(!serves_nothing(&serving(0, "")), "nothing is asked of it");
         let rollouts = Rollouts::default();
         let [fork, knife] = ["fork", "knife"].map(service);
         assert!(rollouts.admit(&fork, 1));
-        rollouts.failed(&fork, Some(&live(2, "replicas: 2, updatedReplicas: 1")));
+        rollouts.failed(&fork, Some(&serving(2, "replicas: 2, updatedReplicas: 1")));
         assert!(!rollouts.admit(&knife, 1), "its pods are being replaced");
-        rollouts.failed(&fork, Some(&live(2, "replicas: 2, updatedReplicas: 2")));
+        rollouts.failed(&fork, Some(&serving(2, "replicas: 2, updatedReplicas: 2")));
         assert!(rollouts.admit(&knife, 1));
         rollouts.failed(&knife, None);
         assert!(rollouts.admit(&fork, 1));
+    }
+
+    #[test]
+    fn who_can_not_be_acted_on_gives_its_place_back_once_no_pods_are_replaced() {
+        let rollouts = Rollouts::default();
+        let [fork, knife] = ["fork", "knife"].map(service);
+        assert!(rollouts.admit(&fork, 1));
+        rollouts.refused(&fork, Some(&live("fork", ("new", true), (1, false))));
+        assert!(!rollouts.admit(&knife, 1), "its pods are being replaced");
+        rollouts.refused(&fork, Some(&live("fork", ("new", true), (1, true))));
+        assert!(rollouts.admit(&knife, 1), "only a person moves it now");
     }
 
     #[test]

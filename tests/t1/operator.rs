@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
@@ -168,6 +169,17 @@ pub fn condition(object: &YoloInferenceService, kind: &str) -> (String, String) 
     let conditions = object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let found = conditions.iter().find(|condition| condition.type_ == kind);
     found.map_or_else(|| ("-".to_owned(), "-".to_owned()), |found| (found.status.clone(), found.reason.clone()))
+}
+
+/// Waits until `identity` holds the lease.
+pub async fn holder(client: &Client, namespace: &str, identity: &str) {
+    let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
+    let held = async || {
+        let all = leases.list(&ListParams::default()).await.ok()?;
+        let holder = all.items.into_iter().next()?.spec?.holder_identity?;
+        (holder == identity).then_some(())
+    };
+    wait_for("the lease", PATIENCE, held).await.unwrap();
 }
 
 /// Waits for the Deployment of a service and returns it.

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
@@ -13,7 +12,9 @@ use serde_json::{Value, json};
 use yolo_api::v1alpha1::YoloInferenceService;
 use yolo_testkit::cluster::{LocalCluster, Tier, wait_for};
 
-use crate::operator::{self, Operator, PATIENCE, TestPod, apply, condition, count, loopback, manifest, until, writes};
+use crate::operator::{
+    self, Operator, PATIENCE, TestPod, apply, condition, count, holder, loopback, manifest, until, writes,
+};
 
 /// From the death of the leader to its successor's first write: the lease, a look and a try.
 const TAKEOVER: Duration = Duration::from_secs(15);
@@ -252,17 +253,6 @@ async fn write_raw(client: &Client, namespace: &str, document: &Value) {
     let params = PatchParams::apply("person").force();
     let name = document["metadata"]["name"].as_str().unwrap();
     raw_api(client, namespace).patch(name, &params, &Patch::Apply(document)).await.unwrap();
-}
-
-/// Waits until `identity` holds the lease.
-async fn holder(client: &Client, namespace: &str, identity: &str) {
-    let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
-    let held = async || {
-        let all = leases.list(&ListParams::default()).await.ok()?;
-        let holder = all.items.into_iter().next()?.spec?.holder_identity?;
-        (holder == identity).then_some(())
-    };
-    wait_for("the lease", PATIENCE, held).await.unwrap();
 }
 
 /// The operator's program as a process of its own, so that it can be stopped in its tracks.
