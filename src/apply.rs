@@ -14,7 +14,7 @@ mod release;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use yolo_planner::units::Replicas;
+use yolo_planner::units::{Replicas, Timestamp};
 
 pub use nudge::Nudges;
 pub use objects::{FIELD_MANAGER, HASH_ANNOTATION};
@@ -114,7 +114,10 @@ pub async fn apply(
         let (receipts, contests) = (&mut kept.receipts, &mut kept.contests);
         let mut writer = Writer { access, owner_uid: &spec.uid, receipts, contests, now: seen.now, sent: 0 };
         // Knobs before the Deployment: a pod whose volume names a missing ConfigMap hangs in ContainerCreating.
-        writer.apply(&config_map, seen.config_map.as_deref()).await?;
+        let unnumbered = build::config_map(spec, &knobs.numbered(0));
+        writer.apply_numbered(&config_map, Some(&unnumbered), seen.config_map.as_deref()).await?;
+        // While it rests, the document in force is not ours, and no number is used up.
+        let knobs = if rests(writer.contests, "ConfigMap", seen.now) { seen.knobs.unwrap_or(knobs) } else { knobs };
         kept.knobs = Some(knobs);
         // The network policy before the pods that it protects.
         writer.apply(&network_policy, live_policy.as_deref()).await?;
@@ -135,7 +138,7 @@ pub async fn apply(
         let sent = writer.sent;
         let present = written.as_ref().or(seen.deployment.as_deref());
         // While it rests from a contest, the count in it may be somebody else's.
-        if !kept.contests.get("Deployment").is_some_and(|contest| contest.rests(seen.now)) {
+        if !rests(&kept.contests, "Deployment", seen.now) {
             remember_order(&mut kept.ordered, seen, present);
         }
         nudge_pods(access, seen, knobs.generation, &mut kept.nudges).await;
@@ -155,6 +158,11 @@ pub async fn apply(
     // Kept after a failure too: what was written is written.
     ctx.applied.keep(&spec.id, &spec.uid, kept);
     outcome
+}
+
+/// Whether the object of `kind` stays as somebody else has it.
+fn rests(contests: &Contests, kind: &str, now: Timestamp) -> bool {
+    contests.get(kind).is_some_and(|contest| contest.rests(now))
 }
 
 /// The document with its number: that of `now` if the content is the same, else one more than any that was ever seen or
