@@ -137,10 +137,7 @@ pub async fn apply(
         kept.template = Some(Template::of(&deployment));
         let sent = writer.sent;
         let present = written.as_ref().or(seen.deployment.as_deref());
-        // While it rests from a contest, the count in it may be somebody else's.
-        if !rests(&kept.contests, "Deployment", seen.now) {
-            remember_order(&mut kept.ordered, seen, present);
-        }
+        remember_order(&mut kept, seen, present);
         nudge_pods(access, seen, knobs.generation, &mut kept.nudges).await;
         let contested = kept.contests.values().find_map(Contest::told).map(ToOwned::to_owned);
         // Not while the store still has it as it was before our own write.
@@ -181,7 +178,11 @@ fn reported(seen: &Seen) -> Option<u64> {
 }
 
 /// Remembers the number of pods as the API server now has it, and who else wrote it.
-fn remember_order(ordered: &mut Option<Ordered>, seen: &Seen, live: Option<&Deployment>) {
+fn remember_order(kept: &mut Kept, seen: &Seen, live: Option<&Deployment>) {
+    // While it rests from a contest, the count in it may be somebody else's.
+    if rests(&kept.contests, "Deployment", seen.now) {
+        return;
+    }
     let foreign: Option<Foreign> = match &seen.ownership {
         Ownership::Ours { foreign, .. } => foreign.clone(),
         Ownership::Foreign { by, .. } => Some(by.clone()),
@@ -191,8 +192,8 @@ fn remember_order(ordered: &mut Option<Ordered>, seen: &Seen, live: Option<&Depl
     let replicas = live.spec.as_ref().and_then(|spec| spec.replicas).and_then(|count| u32::try_from(count).ok());
     let (Some(replicas), Some(generation)) = (replicas, live.metadata.generation) else { return };
     // A store that lags behind our last write must not take it back.
-    if ordered.as_ref().is_none_or(|ordered| ordered.generation <= generation) {
-        *ordered = Some(Ordered { replicas: Replicas::new(replicas), generation, foreign });
+    if kept.ordered.as_ref().is_none_or(|ordered| ordered.generation <= generation) {
+        kept.ordered = Some(Ordered { replicas: Replicas::new(replicas), generation, foreign });
     }
 }
 
@@ -232,8 +233,80 @@ async fn nudge_pods(access: Access<'_>, seen: &Seen, generation: u64, nudges: &m
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::Target;
     use crate::validate::fixtures::smallest;
-    use yolo_planner::Knobs;
+    use yolo_planner::{Knobs, Observation};
+
+    fn seen(ownership: Ownership) -> Seen {
+        let policy = smallest().policy;
+        Seen {
+            observation: Observation::new(Knobs::initial(&policy)),
+            policy,
+            pods: Vec::new(),
+            snapshot: None,
+            deployment: None,
+            config_map: None,
+            knobs: None,
+            ownership,
+            asked_anew: false,
+            now: Timestamp::whole(1000),
+        }
+    }
+
+    fn ours(foreign: Option<Foreign>) -> Ownership {
+        Ownership::Ours { replicas: None, foreign, reverting: false }
+    }
+
+    fn deployment(replicas: i32, generation: i64) -> Deployment {
+        let spec = format!("{{replicas: {replicas}, selector: {{}}, template: {{}}}}");
+        serde_yaml_ng::from_str(&format!("{{metadata: {{generation: {generation}}}, spec: {spec}}}")).unwrap()
+    }
+
+    #[test]
+    fn order_is_what_the_api_server_has_and_an_older_store_does_not_take_it_back() {
+        let mut kept = Kept::default();
+        let ordered = |kept: &Kept| kept.ordered.as_ref().map(|ordered| (ordered.replicas.get(), ordered.generation));
+        remember_order(&mut kept, &seen(ours(None)), None);
+        assert_eq!(ordered(&kept), None, "it is not there yet");
+        remember_order(&mut kept, &seen(ours(None)), Some(&deployment(2, 5)));
+        assert_eq!(ordered(&kept), Some((2, 5)));
+        remember_order(&mut kept, &seen(ours(None)), Some(&deployment(7, 4)));
+        assert_eq!(ordered(&kept), Some((2, 5)), "the store lags behind");
+        remember_order(&mut kept, &seen(ours(None)), Some(&deployment(3, 6)));
+        assert_eq!(ordered(&kept), Some((3, 6)));
+    }
+
+    #[test]
+    fn order_names_the_foreign_writer_until_the_count_is_nobodys_concern() {
+        let mut kept = Kept::default();
+        let by = Foreign { manager: "kubectl".to_owned(), seen: Timestamp::whole(900), hands_off_generation: None };
+        let foreign = |kept: &Kept| kept.ordered.as_ref().unwrap().foreign.clone();
+        let replicas = Some(Replicas::new(2));
+        for (ownership, expected) in [
+            (ours(Some(by.clone())), Some(by.clone())),
+            (Ownership::Foreign { replicas, by: by.clone() }, Some(by.clone())),
+            (Ownership::Released { replicas }, None),
+            (Ownership::Autoscaled { replicas, autoscaler: "hpa".to_owned() }, None),
+        ] {
+            remember_order(&mut kept, &seen(ownership.clone()), Some(&deployment(2, 5)));
+            assert_eq!(foreign(&kept), expected, "{ownership:?}");
+        }
+    }
+
+    #[test]
+    fn count_of_a_deployment_that_rests_from_a_contest_is_not_taken_for_ours() {
+        let mut kept = Kept::default();
+        let now = Timestamp::whole(1000);
+        remember_order(&mut kept, &seen(ours(None)), Some(&deployment(2, 5)));
+        let mut contest = Contest::after(None, now);
+        contest.tell(&Target::new("Deployment", "kitchen", "fork"), &deployment(7, 6).metadata);
+        kept.contests.insert("Deployment", contest);
+        remember_order(&mut kept, &seen(ours(None)), Some(&deployment(7, 6)));
+        assert_eq!(kept.ordered.as_ref().unwrap().replicas, Replicas::new(2));
+        kept.contests.clear();
+        remember_order(&mut kept, &seen(ours(None)), Some(&deployment(7, 6)));
+        assert_eq!(kept.ordered.unwrap().replicas, Replicas::new(7));
+    }
 
     #[test]
     fn number_changes_with_the_content_only_and_never_comes_twice() {
