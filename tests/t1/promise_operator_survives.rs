@@ -68,9 +68,7 @@ fn paused_leader_that_resumes_cannot_write_and_its_successor_does() {
     cluster
         .block_on(async |client| {
             let (first, second) = (format!("{namespace}-a"), format!("{namespace}-b"));
-            let leader = Process::start(cluster, &namespace, &first);
-            apply(&client, &namespace, &manifest("fork", json!({}))).await;
-            until(&client, &namespace, "fork", "a status", |object| object.status.is_some()).await;
+            let leader = Process::lead(cluster, &client, &namespace, &first).await;
             let standby = Operator::start(cluster, &namespace, &second).await;
             holder(&client, &namespace, &first).await;
             assert_eq!(writes(cluster, &second), [], "the standby does nothing");
@@ -107,9 +105,7 @@ fn killed_leader_is_succeeded_within_fifteen_seconds() {
     cluster
         .block_on(async |client| {
             let (first, second) = (format!("{namespace}-a"), format!("{namespace}-b"));
-            let leader = Process::start(cluster, &namespace, &first);
-            apply(&client, &namespace, &manifest("fork", json!({}))).await;
-            until(&client, &namespace, "fork", "a status", |object| object.status.is_some()).await;
+            let leader = Process::lead(cluster, &client, &namespace, &first).await;
             let _standby = Process::start(cluster, &namespace, &second);
             // Its stores are full once it looks at the lease, which it does from then on every second.
             let candidate = async || operator::looks_at_the_lease(cluster, &second).then_some(());
@@ -275,6 +271,14 @@ impl Process {
             .spawn()
             .unwrap();
         Self(child)
+    }
+
+    /// The same, and waits until it has served a service named `fork`.
+    async fn lead(cluster: &LocalCluster, client: &Client, namespace: &str, identity: &str) -> Self {
+        let leader = Self::start(cluster, namespace, identity);
+        apply(client, namespace, &manifest("fork", json!({}))).await;
+        until(client, namespace, "fork", "a status", |object| object.status.is_some()).await;
+        leader
     }
 
     fn signal(&self, signal: &str) {
