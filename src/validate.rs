@@ -8,6 +8,7 @@ mod source;
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
 use kube::ResourceExt;
 use yolo_api::v1alpha1::YoloInferenceService;
 use yolo_api::v1alpha1::model::{Accelerator, CpuProfile, EmulatedDevice};
@@ -40,6 +41,8 @@ pub struct Validated {
     pub workload: Workload,
     /// What stands in front of them.
     pub front: Front,
+    /// Who may use the API; empty: the whole cluster.
+    pub clients: Vec<NetworkPolicyPeer>,
     /// Fields that were accepted but do not act yet.
     pub inactive: Vec<&'static str>,
 }
@@ -178,6 +181,7 @@ pub fn validate(service: &YoloInferenceService, defaults: &Defaults) -> Result<V
         peaks: spec.scaling.schedules.iter().map(Peak::parse).collect::<Result<_, _>>()?,
         workload,
         front: front(&spec.service)?,
+        clients: spec.network.allowed_clients.clone(),
         inactive: yolo_api::inactive_fields(spec),
     })
 }

@@ -234,9 +234,16 @@ pub enum Routing {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Network {
-    /// Peers (networking.k8s.io/v1 `NetworkPolicyPeer`) that may use the API; empty: the whole cluster.
+    /// Peers (networking.k8s.io/v1 `NetworkPolicyPeer`) that may use the API; empty: the whole cluster, and nobody outside it. The
+    /// operator and Prometheus read the metrics in any case.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "schema::embedded::<Vec<NetworkPolicyPeer>>")]
+    #[schemars(
+        schema_with = "schema::embedded::<Vec<NetworkPolicyPeer>>",
+        extend("x-kubernetes-validations" = [{
+            "rule": "self.all(peer, has(peer.ipBlock) != (has(peer.namespaceSelector) || has(peer.podSelector)))",
+            "message": "each of allowedClients needs either an ipBlock or selectors (namespaceSelector, podSelector), for example {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shop}}}",
+        }])
+    )]
     pub allowed_clients: Vec<NetworkPolicyPeer>,
 }
 

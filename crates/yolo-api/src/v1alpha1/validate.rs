@@ -139,7 +139,6 @@ pub fn inactive_fields(spec: &YoloInferenceServiceSpec) -> Vec<&'static str> {
         ("spec.scaling.behavior.scaleUp.policies (Pods)", up.is_some_and(in_pods)),
         ("spec.scaling.behavior.scaleDown.policies (Pods)", down.is_some_and(in_pods)),
         ("spec.service.type", spec.service.r#type != ServiceType::ClusterIP),
-        ("spec.network.allowedClients", !spec.network.allowed_clients.is_empty()),
         ("spec.rollout.strategy", spec.rollout.strategy == RolloutStrategy::ResourceAware),
     ]
     .into_iter()
