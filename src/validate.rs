@@ -116,8 +116,8 @@ pub enum Engine {
 /// The Service in front of the pods.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Front {
-    /// `ClusterIP`.
-    pub kind: String,
+    /// Its type, one that the installation allows.
+    pub kind: &'static str,
     /// Its port.
     pub port: i32,
     /// Annotations, handed through.
@@ -140,6 +140,14 @@ pub enum Invalid {
         field: &'static str,
         /// What works.
         instead: &'static str,
+    },
+    /// Accepted by the schema, and not by this installation of the operator.
+    #[error("{field}: {why}")]
+    Installation {
+        /// Path of the field.
+        field: &'static str,
+        /// What is missing, and what to do.
+        why: String,
     },
     /// The objects of the service carry its name, in labels too.
     #[error(
@@ -180,7 +188,7 @@ pub fn validate(service: &YoloInferenceService, defaults: &Defaults) -> Result<V
         policy: Policy { revision: workload.revision(), ..policy::policy(spec)? },
         peaks: spec.scaling.schedules.iter().map(Peak::parse).collect::<Result<_, _>>()?,
         workload,
-        front: front(&spec.service)?,
+        front: front(&spec.service, &defaults.service_types)?,
         clients: spec.network.allowed_clients.clone(),
         inactive: yolo_api::inactive_fields(spec),
     })
@@ -214,16 +222,13 @@ fn engine(accelerator: &Accelerator) -> Result<Engine, Invalid> {
     Ok(Engine::Cpu { profile })
 }
 
-fn front(spec: &Service) -> Result<Front, Invalid> {
-    match spec.r#type {
-        ServiceType::ClusterIP => {
-            Ok(Front { kind: "ClusterIP".to_owned(), port: spec.port, annotations: spec.annotations.clone() })
-        }
-        // What opens a port of a node or costs money needs the operator's allow-list, which this version does not have.
-        ServiceType::NodePort | ServiceType::LoadBalancer => {
-            Err(Invalid::NotServed { field: "spec.service.type", instead: "ClusterIP" })
-        }
+fn front(spec: &Service, allowed: &[ServiceType]) -> Result<Front, Invalid> {
+    let kind = spec.r#type.as_str();
+    if spec.r#type != ServiceType::ClusterIP && !allowed.contains(&spec.r#type) {
+        let why = format!("{kind} is not allowed here; use ClusterIP, or have it allowed (serviceTypes of the chart)");
+        return Err(Invalid::Installation { field: "spec.service.type", why });
     }
+    Ok(Front { kind, port: spec.port, annotations: spec.annotations.clone() })
 }
 
 fn tasks_ttl_s(tasks: &Tasks) -> Result<Option<i64>, FieldError> {
@@ -250,14 +255,24 @@ pub(crate) mod fixtures {
     use crate::build::Defaults;
     use crate::rollouts::Most;
 
-    /// Validates the service `fork` in `kitchen` with this `spec`.
-    pub(crate) fn checked(spec: &str) -> Result<Validated, Invalid> {
-        let defaults = Defaults {
+    /// An installation that allows no more than it must.
+    pub(crate) fn installation() -> Defaults {
+        Defaults {
             server_image: "server:1".to_owned(),
+            service_types: Vec::new(),
             operator_namespace: "yolo".to_owned(),
             rollouts_most: Most::Percent(10),
-        };
-        validate(&object(spec), &defaults)
+        }
+    }
+
+    /// Validates the service `fork` in `kitchen` with this `spec`.
+    pub(crate) fn checked(spec: &str) -> Result<Validated, Invalid> {
+        checked_by(spec, &installation())
+    }
+
+    /// The same in another installation.
+    pub(crate) fn checked_by(spec: &str, defaults: &Defaults) -> Result<Validated, Invalid> {
+        validate(&object(spec), defaults)
     }
 
     fn object(spec: &str) -> YoloInferenceService {
@@ -276,7 +291,7 @@ pub(crate) mod fixtures {
 
 #[cfg(test)]
 mod tests {
-    use super::fixtures::{checked, smallest};
+    use super::fixtures::{checked, checked_by, installation, smallest};
     use super::*;
     use yolo_planner::policy::{Accelerator, Mode};
     use yolo_planner::units::{BatchSize, Ratio, Replicas, Seconds};
@@ -332,9 +347,18 @@ mod tests {
     fn what_cannot_be_served_says_what_can() {
         let gpu = checked("{model: {source: {imagePath: /a}}, accelerator: {nvidia: {}}}").unwrap_err();
         assert!(gpu.to_string().contains("spec.accelerator.nvidia is not served"), "{gpu}");
-        let port = checked("{model: {source: {imagePath: /a}}, service: {type: NodePort}}").unwrap_err();
-        assert!(port.to_string().contains("ClusterIP"), "{port}");
         let window = checked("{model: {source: {imagePath: /a}}, targets: {window: soon}}").unwrap_err();
         assert!(window.to_string().starts_with("spec.targets.window"), "{window}");
+    }
+
+    #[test]
+    fn type_of_the_service_is_one_that_the_installation_allows() {
+        let spec = |kind: &str| format!("{{model: {{source: {{imagePath: /a}}}}, service: {{type: {kind}}}}}");
+        let refused = checked(&spec("NodePort")).unwrap_err().to_string();
+        assert!(refused.starts_with("spec.service.type: NodePort") && refused.contains("serviceTypes"), "{refused}");
+        let defaults = Defaults { service_types: vec![ServiceType::NodePort], ..installation() };
+        assert_eq!(checked_by(&spec("NodePort"), &defaults).unwrap().front.kind, "NodePort");
+        assert_eq!(checked_by(&spec("ClusterIP"), &defaults).unwrap().front.kind, "ClusterIP");
+        assert!(checked_by(&spec("LoadBalancer"), &defaults).is_err());
     }
 }

@@ -100,6 +100,17 @@ pub struct YoloInferenceServiceSpec {
     pub paused: bool,
 }
 
+impl ServiceType {
+    /// As a Service of Kubernetes has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ClusterIP => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+        }
+    }
+}
+
 impl YoloInferenceServiceSpec {
     /// The accelerator, with its default. See [`defaults`] for why the schema does not fill it in.
     pub fn accelerator(&self) -> Cow<'_, Accelerator> {
@@ -190,7 +201,8 @@ pub enum OverloadPolicy {
 /// The Service in front of the pods.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Service {
-    /// Its type. This version serves `ClusterIP` only: the others need an allow-list of the operator's installation.
+    /// Its type. `NodePort` and `LoadBalancer` only where the operator's installation allows them; clients outside the cluster have
+    /// to be named in `network.allowedClients` as well.
     #[serde(default)]
     pub r#type: ServiceType,
     /// Its port.

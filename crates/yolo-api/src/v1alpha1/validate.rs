@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{
     scalars::{Decimal, DurationText, Quantity},
     scaling::{ScalingPolicyType, ScalingRules},
-    spec::{RolloutStrategy, ServiceType, YoloInferenceServiceSpec},
+    spec::{RolloutStrategy, YoloInferenceServiceSpec},
     targets::SOURCE_SERVER,
 };
 
@@ -138,7 +138,6 @@ pub fn inactive_fields(spec: &YoloInferenceServiceSpec) -> Vec<&'static str> {
         ),
         ("spec.scaling.behavior.scaleUp.policies (Pods)", up.is_some_and(in_pods)),
         ("spec.scaling.behavior.scaleDown.policies (Pods)", down.is_some_and(in_pods)),
-        ("spec.service.type", spec.service.r#type != ServiceType::ClusterIP),
         ("spec.rollout.strategy", spec.rollout.strategy == RolloutStrategy::ResourceAware),
     ]
     .into_iter()
