@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 use serde::Serialize;
 
@@ -55,7 +56,7 @@ impl FromStr for Most {
 /// Where the replacement of a Deployment's pods stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// All pods are of the present template, and ready: the Deployment takes no old pod away before.
+    /// All pods are of the present template, and ready.
     Complete,
     /// Pods of an older one are there, or its controller has not looked yet.
     Rolling,
@@ -77,11 +78,28 @@ impl Standing {
     }
 }
 
-/// Pods of an old template are still there. Missing new pods alone are an ordinary scale-up.
+/// Pods of an old template are still there, or those that took their places are not ready for the first time. Missing new pods
+/// alone are an ordinary scale-up.
 pub fn rolling(deployment: &Deployment) -> bool {
     let status = deployment.status.as_ref();
     let pods = status.and_then(|status| status.replicas).unwrap_or(0);
     pods > status.and_then(|status| status.updated_replicas).unwrap_or(0)
+        || (in_place(deployment) && !available_once(deployment))
+}
+
+/// Whether old pods go before new ones are ready.
+fn in_place(deployment: &Deployment) -> bool {
+    let strategy = deployment.spec.as_ref().and_then(|spec| spec.strategy.as_ref());
+    let fewer = strategy.and_then(|strategy| strategy.rolling_update.as_ref()?.max_unavailable.as_ref());
+    fewer.is_some_and(|fewer| *fewer != IntOrString::Int(0))
+}
+
+/// Whether the Deployment's controller has seen all pods of the present template available together. What it says so with stays
+/// when more are ordered later.
+fn available_once(deployment: &Deployment) -> bool {
+    let mut conditions = deployment.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let progress = conditions.find(|condition| condition.type_ == "Progressing");
+    progress.is_none_or(|progress| progress.reason.as_deref() == Some("NewReplicaSetAvailable"))
 }
 
 /// Its controller has looked at it before, but not since it was last changed.
@@ -372,6 +390,21 @@ mod tests {
              status: {observedGeneration: 2, replicas: 4, updatedReplicas: 1}}",
         );
         assert_eq!(Standing::of(&paused), Standing::Complete, "it may stay so for ever");
+    }
+
+    #[test]
+    fn replacement_in_place_is_complete_once_all_new_pods_have_been_ready() {
+        let standing = |fewer: i32, progress: &str| {
+            Standing::of(&deployment(&format!(
+                "{{metadata: {{generation: 2}}, spec: {{strategy: {{rollingUpdate: {{maxUnavailable: {fewer}}}}}, selector: {{}}, \
+                 template: {{}}}}, status: {{observedGeneration: 2, replicas: 3, updatedReplicas: 3, availableReplicas: 2, \
+                 conditions: [{{type: Progressing, {progress}}}]}}}}"
+            )))
+        };
+        assert_eq!(standing(1, "status: 'True', reason: ReplicaSetUpdated"), Standing::Rolling);
+        assert_eq!(standing(1, "status: 'False', reason: ProgressDeadlineExceeded"), Standing::Stuck);
+        assert_eq!(standing(1, "status: 'True', reason: NewReplicaSetAvailable"), Standing::Complete, "a scale-up");
+        assert_eq!(standing(0, "status: 'True', reason: ReplicaSetUpdated"), Standing::Complete, "old ones go last");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use kube::ResourceExt;
 use yolo_api::v1alpha1::YoloInferenceService;
 use yolo_api::v1alpha1::model::{Accelerator, CpuProfile, EmulatedDevice};
 use yolo_api::v1alpha1::pod::Server;
-use yolo_api::v1alpha1::spec::{SecretKey, Service, ServiceType, SharedStore as SpecStore, Tasks};
+use yolo_api::v1alpha1::spec::{RolloutStrategy, SecretKey, Service, ServiceType, SharedStore as SpecStore, Tasks};
 use yolo_api::v1alpha1::validate::FieldError;
 use yolo_planner::Policy;
 use yolo_planner::units::Bytes;
@@ -43,6 +43,8 @@ pub struct Validated {
     pub front: Front,
     /// Who may use the API; empty: the whole cluster.
     pub clients: Vec<NetworkPolicyPeer>,
+    /// Which comes first at a rollout: the new pod, or the room for it.
+    pub rollout: RolloutStrategy,
     /// Fields that were accepted but do not act yet.
     pub inactive: Vec<&'static str>,
 }
@@ -189,6 +191,7 @@ pub fn validate(service: &YoloInferenceService, defaults: &Defaults) -> Result<V
         peaks: spec.scaling.schedules.iter().map(Peak::parse).collect::<Result<_, _>>()?,
         workload,
         front: front(&spec.service, &defaults.service_types)?,
+        rollout: spec.rollout.strategy,
         clients: spec.network.allowed_clients.clone(),
         inactive: yolo_api::inactive_fields(spec),
     })

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
+use yolo_api::v1alpha1::spec::RolloutStrategy;
 use yolo_planner::units::Replicas;
 
 use super::knobs::{KNOBS_DIRECTORY, config_map_name};
@@ -50,19 +51,28 @@ pub fn deployment(spec: &Validated, replicas: Option<Replicas>) -> Deployment {
         spec: Some(DeploymentSpec {
             replicas: replicas.and_then(|replicas| i32::try_from(replicas.get()).ok()),
             selector: selector(spec),
-            strategy: Some(DeploymentStrategy {
-                type_: Some("RollingUpdate".to_owned()),
-                rolling_update: Some(RollingUpdateDeployment {
-                    // Capacity never falls below what was planned.
-                    max_surge: Some(IntOrString::Int(1)),
-                    max_unavailable: Some(IntOrString::Int(0)),
-                }),
-            }),
+            strategy: Some(strategy(spec.rollout)),
             revision_history_limit: Some(3),
             template,
             ..DeploymentSpec::default()
         }),
         status: None,
+    }
+}
+
+fn strategy(rollout: RolloutStrategy) -> DeploymentStrategy {
+    let (more, fewer) = match rollout {
+        // Capacity never falls below what was planned.
+        RolloutStrategy::Availability => (1, 0),
+        // Where every GPU is taken, a pod on top would wait for ever for one.
+        RolloutStrategy::ResourceAware => (0, 1),
+    };
+    DeploymentStrategy {
+        type_: Some("RollingUpdate".to_owned()),
+        rolling_update: Some(RollingUpdateDeployment {
+            max_surge: Some(IntOrString::Int(more)),
+            max_unavailable: Some(IntOrString::Int(fewer)),
+        }),
     }
 }
 
@@ -374,6 +384,18 @@ mod tests {
         assert_eq!(deployment(&small, None), deployment(&knobs, None), "a knob never restarts a pod");
         let larger = checked("{model: {source: {imagePath: /models/a.onnx}}, server: {resources: {cpu: 2}}}").unwrap();
         assert_ne!(class(&small), class(&larger));
+    }
+
+    #[test]
+    fn rollout_needs_room_for_a_pod_unless_it_is_told_to_make_it() {
+        let strategy = |rollout: &str| {
+            let spec = checked(&format!("{{model: {{source: {{imagePath: /a}}}}, rollout: {{{rollout}}}}}")).unwrap();
+            let deployment = deployment(&spec, None);
+            let rolling = deployment.spec.unwrap().strategy.unwrap().rolling_update.unwrap();
+            (rolling.max_surge.unwrap(), rolling.max_unavailable.unwrap())
+        };
+        assert_eq!(strategy(""), (IntOrString::Int(1), IntOrString::Int(0)));
+        assert_eq!(strategy("strategy: ResourceAware"), (IntOrString::Int(0), IntOrString::Int(1)));
     }
 
     #[test]

@@ -270,9 +270,9 @@ pub struct Rollout {
 /// How a new version of the pods replaces the old one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RolloutStrategy {
-    /// A new pod first.
+    /// A new pod first: never fewer pods than planned, and room for one more is needed.
     #[default]
     Availability,
-    /// In place, where no spare GPU exists.
+    /// An old pod goes first, where no spare GPU exists: one pod fewer than planned serves meanwhile, none if there is one alone.
     ResourceAware,
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{
     scalars::{Decimal, DurationText, Quantity},
     scaling::{ScalingPolicyType, ScalingRules},
-    spec::{RolloutStrategy, YoloInferenceServiceSpec},
+    spec::YoloInferenceServiceSpec,
     targets::SOURCE_SERVER,
 };
 
@@ -138,7 +138,6 @@ pub fn inactive_fields(spec: &YoloInferenceServiceSpec) -> Vec<&'static str> {
         ),
         ("spec.scaling.behavior.scaleUp.policies (Pods)", up.is_some_and(in_pods)),
         ("spec.scaling.behavior.scaleDown.policies (Pods)", down.is_some_and(in_pods)),
-        ("spec.rollout.strategy", spec.rollout.strategy == RolloutStrategy::ResourceAware),
     ]
     .into_iter()
     .filter_map(|(field, set)| set.then_some(field))
