@@ -5,6 +5,7 @@
 
 mod deployment;
 mod fetch;
+mod gpu;
 mod knobs;
 mod network_policy;
 mod pdb;
@@ -51,6 +52,8 @@ pub struct Desired {
 pub struct Defaults {
     /// Image of the server where the object names none.
     pub server_image: String,
+    /// The same for NVIDIA GPUs, if the installation has one.
+    pub server_cuda_image: Option<String>,
     /// Types of a Service, beside `ClusterIP`, that a service may have: what opens a port of every node, or costs money.
     pub service_types: Vec<ServiceType>,
     /// The operator's namespace, from which it reads the pods' metrics.

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
 use kube::ResourceExt;
 use yolo_api::v1alpha1::YoloInferenceService;
-use yolo_api::v1alpha1::model::{Accelerator, CpuProfile, EmulatedDevice};
+use yolo_api::v1alpha1::model::{Accelerator, CpuProfile, EmulatedDevice, Nvidia, Precision, Provider};
 use yolo_api::v1alpha1::pod::Server;
 use yolo_api::v1alpha1::spec::{RolloutStrategy, SecretKey, Service, ServiceType, SharedStore as SpecStore, Tasks};
 use yolo_api::v1alpha1::validate::FieldError;
@@ -104,6 +104,8 @@ pub enum Engine {
         /// The server's word for how sessions share the cores.
         profile: &'static str,
     },
+    /// ONNX Runtime on NVIDIA GPUs.
+    Nvidia(Gpus),
     /// A declared service curve.
     Emulated {
         /// Time of a batch.
@@ -113,6 +115,21 @@ pub enum Engine {
         /// The server's word for what it pretends to be.
         device: &'static str,
     },
+}
+
+/// NVIDIA GPUs of a pod, or a slice of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gpus {
+    /// How many.
+    pub count: u32,
+    /// The extended resource that stands for them.
+    pub resource: String,
+    /// The server's word for the execution provider.
+    pub provider: &'static str,
+    /// The server's word for the arithmetic.
+    pub precision: &'static str,
+    /// Claim on which built engines are kept; absent: the pod's own disk.
+    pub cache_claim: Option<String>,
 }
 
 /// The Service in front of the pods.
@@ -135,14 +152,6 @@ pub enum Invalid {
     /// A schedule is none.
     #[error(transparent)]
     Schedule(#[from] InvalidSchedule),
-    /// Accepted by the schema, not served by this version.
-    #[error("{field} is not served by this version; use {instead}")]
-    NotServed {
-        /// Path of the field.
-        field: &'static str,
-        /// What works.
-        instead: &'static str,
-    },
     /// Accepted by the schema, and not by this installation of the operator.
     #[error("{field}: {why}")]
     Installation {
@@ -171,10 +180,11 @@ const NAME_CHARS_MAX: usize = 50;
 pub fn validate(service: &YoloInferenceService, defaults: &Defaults) -> Result<Validated, Invalid> {
     let spec = &service.spec;
     let server = &spec.server;
+    let engine = engine(&spec.accelerator());
     let workload = Workload {
-        image: server.image.clone().unwrap_or_else(|| defaults.server_image.clone()),
+        image: image(server.image.as_ref(), &engine, defaults)?,
         model: source::model(&spec.model)?,
-        engine: engine(&spec.accelerator())?,
+        engine,
         cpu_millis: server.resources.cpu.millicores("spec.server.resources.cpu")?,
         memory: Bytes::new(server.resources.memory.bytes("spec.server.resources.memory")?),
         drain_propagation_s: whole_s(server.drain.propagation.parse("spec.server.drain.propagation")?),
@@ -203,26 +213,63 @@ fn name(name: String) -> Result<String, Invalid> {
     if plain && lettered && name.len() <= NAME_CHARS_MAX { Ok(name) } else { Err(Invalid::Name { name }) }
 }
 
-fn engine(accelerator: &Accelerator) -> Result<Engine, Invalid> {
+/// The image that the service names, else the installation's for what runs the model.
+fn image(own: Option<&String>, engine: &Engine, defaults: &Defaults) -> Result<String, Invalid> {
+    let installed = match engine {
+        Engine::Cpu { .. } | Engine::Emulated { .. } => Some(&defaults.server_image),
+        // The usual image has ONNX Runtime for the CPU only: its pods would refuse to start.
+        Engine::Nvidia(_) => defaults.server_cuda_image.as_ref(),
+    };
+    own.or(installed).cloned().ok_or_else(|| Invalid::Installation {
+        field: "spec.server.image",
+        why: "NVIDIA GPUs need a server image with CUDA, and none is installed; name one, or have it set (serverCudaImage \
+              of the chart)"
+            .to_owned(),
+    })
+}
+
+fn engine(accelerator: &Accelerator) -> Engine {
     if let Some(emulated) = &accelerator.emulated {
-        return Ok(Engine::Emulated {
+        return Engine::Emulated {
             alpha_micros: u64::try_from(emulated.alpha_micros).unwrap_or(0),
             beta_micros: u64::try_from(emulated.beta_micros).unwrap_or(0),
             device: match emulated.device {
                 EmulatedDevice::Gpu => "gpu",
                 EmulatedDevice::Cpu => "cpu",
             },
-        });
+        };
     }
-    // The server has no GPU provider yet, and a pod that quietly computes on the CPU would be worse than none.
-    if accelerator.nvidia.is_some() {
-        return Err(Invalid::NotServed { field: "spec.accelerator.nvidia", instead: "spec.accelerator.cpu" });
+    if let Some(nvidia) = &accelerator.nvidia {
+        return Engine::Nvidia(gpus(nvidia));
     }
-    let profile = match accelerator.cpu.as_ref().map(|cpu| cpu.profile).unwrap_or_default() {
-        CpuProfile::Throughput => "throughput",
-        CpuProfile::Latency => "latency",
-    };
-    Ok(Engine::Cpu { profile })
+    Engine::Cpu {
+        profile: match accelerator.cpu.as_ref().map(|cpu| cpu.profile).unwrap_or_default() {
+            CpuProfile::Throughput => "throughput",
+            CpuProfile::Latency => "latency",
+        },
+    }
+}
+
+fn gpus(nvidia: &Nvidia) -> Gpus {
+    Gpus {
+        count: u32::try_from(nvidia.count).unwrap_or(0).max(1),
+        resource: nvidia.resource_name.clone(),
+        provider: match nvidia.provider {
+            // Not the server's own `auto`, which takes the CPU where it sees no GPU: one was asked for.
+            Provider::Auto | Provider::Cuda => "cuda",
+            Provider::TensorRt => "tensorrt",
+        },
+        precision: match nvidia.precision {
+            Precision::Auto => "auto",
+            Precision::Fp32 => "fp32",
+            Precision::Fp16 => "fp16",
+        },
+        cache_claim: nvidia
+            .engine_cache
+            .as_ref()
+            .and_then(|cache| cache.persistent_volume_claim.as_ref())
+            .map(|claim| claim.claim_name.clone()),
+    }
 }
 
 fn front(spec: &Service, allowed: &[ServiceType]) -> Result<Front, Invalid> {
@@ -262,6 +309,7 @@ pub(crate) mod fixtures {
     pub(crate) fn installation() -> Defaults {
         Defaults {
             server_image: "server:1".to_owned(),
+            server_cuda_image: None,
             service_types: Vec::new(),
             operator_namespace: "yolo".to_owned(),
             rollouts_most: Most::Percent(10),
@@ -347,11 +395,27 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_served_says_what_can() {
-        let gpu = checked("{model: {source: {imagePath: /a}}, accelerator: {nvidia: {}}}").unwrap_err();
-        assert!(gpu.to_string().contains("spec.accelerator.nvidia is not served"), "{gpu}");
+    fn value_that_cannot_be_read_names_its_field() {
         let window = checked("{model: {source: {imagePath: /a}}, targets: {window: soon}}").unwrap_err();
         assert!(window.to_string().starts_with("spec.targets.window"), "{window}");
+    }
+
+    #[test]
+    fn gpus_need_an_image_with_cuda_and_are_never_replaced_by_the_cpu() {
+        let spec = |server: &str| {
+            format!("{{model: {{source: {{imagePath: /a}}}}, accelerator: {{nvidia: {{}}}}, server: {{{server}}}}}")
+        };
+        let refused = checked(&spec("")).unwrap_err().to_string();
+        assert!(refused.starts_with("spec.server.image: NVIDIA") && refused.contains("serverCudaImage"), "{refused}");
+        assert_eq!(checked(&spec("image: 'own:1'")).unwrap().workload.image, "own:1");
+        let defaults = Defaults { server_cuda_image: Some("cuda:1".to_owned()), ..installation() };
+        let gpu = checked_by(&spec(""), &defaults).unwrap();
+        assert_eq!(gpu.workload.image, "cuda:1");
+        let Engine::Nvidia(gpus) = &gpu.workload.engine else { panic!("{:?}", gpu.workload.engine) };
+        assert_eq!((gpus.count, gpus.resource.as_str(), gpus.provider), (1, "nvidia.com/gpu", "cuda"));
+        assert_eq!(gpu.policy.accelerator, Accelerator::Gpu);
+        let cpu = checked_by("{model: {source: {imagePath: /a}}}", &defaults).unwrap();
+        assert_eq!(cpu.workload.image, "server:1");
     }
 
     #[test]

@@ -16,9 +16,9 @@ use yolo_api::v1alpha1::spec::RolloutStrategy;
 use yolo_planner::units::Replicas;
 
 use super::knobs::{KNOBS_DIRECTORY, config_map_name};
-use super::{fetch, labels, metadata, selector, store};
+use super::{fetch, gpu, labels, metadata, selector, store};
 use crate::fleet::{CLASS_LABEL, SERVER_CONTAINER};
-use crate::validate::{Engine, ModelFile, Validated, Workload};
+use crate::validate::{Engine, Gpus, ModelFile, Validated, Workload};
 
 /// Port of the inference API.
 pub const API_PORT: i32 = 8080;
@@ -104,12 +104,7 @@ fn template(spec: &Validated) -> PodTemplateSpec {
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
             termination_grace_period_seconds: Some(spec.workload.drain_budget_s.saturating_add(GRACE_MARGIN_S)),
-            security_context: Some(PodSecurityContext {
-                run_as_non_root: Some(true),
-                run_as_user: Some(USER),
-                seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
-                ..PodSecurityContext::default()
-            }),
+            security_context: Some(security(&spec.workload)),
             image_pull_secrets: some_list(
                 server.image_pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect(),
             ),
@@ -124,6 +119,27 @@ fn template(spec: &Validated) -> PodTemplateSpec {
     }
 }
 
+fn security(workload: &Workload) -> PodSecurityContext {
+    // A claim belongs to root until the kubelet gives it to the group; everything else of a pod is made for it, or read only.
+    let claim = gpus(workload).and_then(|gpus| gpus.cache_claim.as_ref());
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(USER),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+        fs_group: claim.map(|_| USER),
+        // Not at each start again: a cache may hold many files.
+        fs_group_change_policy: claim.map(|_| "OnRootMismatch".to_owned()),
+        ..PodSecurityContext::default()
+    }
+}
+
+fn gpus(workload: &Workload) -> Option<&Gpus> {
+    match &workload.engine {
+        Engine::Nvidia(gpus) => Some(gpus),
+        Engine::Cpu { .. } | Engine::Emulated { .. } => None,
+    }
+}
+
 fn container(workload: &Workload) -> Container {
     Container {
         name: SERVER_CONTAINER.to_owned(),
@@ -134,7 +150,10 @@ fn container(workload: &Workload) -> Container {
         startup_probe: Some(probe("/startupz", 1, STARTUP_PERIODS)),
         readiness_probe: Some(probe("/readyz", 1, 2)),
         liveness_probe: Some(probe("/livez", 10, 3)),
-        resources: Some(resources(workload)),
+        resources: Some(match gpus(workload) {
+            Some(gpus) => gpu::resources(gpus, resources(workload)),
+            None => resources(workload),
+        }),
         security_context: Some(restricted()),
         volume_mounts: Some(mounts(workload)),
         ..Container::default()
@@ -170,6 +189,7 @@ fn arguments(workload: &Workload) -> Vec<String> {
         Engine::Cpu { profile } => {
             flags.extend([flag("engine", "ort"), flag("provider", "cpu"), flag("profile", profile)]);
         }
+        Engine::Nvidia(gpus) => flags.extend(gpu::flags(gpus)),
         Engine::Emulated { alpha_micros, beta_micros, device } => flags.extend([
             flag("engine", "emulated"),
             flag("emulated-alpha-micros", alpha_micros),
@@ -281,7 +301,8 @@ fn volumes(spec: &Validated) -> Vec<Volume> {
         }),
         ModelFile::Fetched { .. } => Some(fetch::volume()),
     };
-    std::iter::once(knobs).chain(model).chain(spec.workload.store.as_ref().map(store::volume)).collect()
+    let (store, gpus) = (spec.workload.store.as_ref(), gpus(&spec.workload));
+    std::iter::once(knobs).chain(model).chain(store.map(store::volume)).chain(gpus.map(gpu::volume)).collect()
 }
 
 fn mounts(workload: &Workload) -> Vec<VolumeMount> {
@@ -294,7 +315,8 @@ fn mounts(workload: &Workload) -> Vec<VolumeMount> {
     // The whole directory: a `subPath` mount would never show a changed ConfigMap.
     let knobs = mount("knobs", KNOBS_DIRECTORY);
     let model = (workload.model.file != ModelFile::Image).then(|| mount("model", MODEL_DIRECTORY));
-    std::iter::once(knobs).chain(model).chain(workload.store.as_ref().map(|_| store::mount())).collect()
+    let (store, gpus) = (workload.store.as_ref(), gpus(workload));
+    std::iter::once(knobs).chain(model).chain(store.map(|_| store::mount())).chain(gpus.map(|_| gpu::mount())).collect()
 }
 
 /// The class of the pods of `deployment`: changes with everything that makes a rollout worth a look.
