@@ -43,7 +43,8 @@ pub struct Config {
     pub service_types: Vec<ServiceType>,
 
     /// How many services may replace their pods at the same time when the operator changes their template (an upgrade,
-    /// another `--server-image`): a number, or a share of all services and at least one. A changed service does not wait.
+    /// another `--server-image`): a number, or a share of all services and at least one. The next one begins when all
+    /// pods of one are ready, whether its targets hold or not. A changed service does not wait.
     #[arg(long, env = "YOLO_MAX_CONCURRENT_ROLLOUTS", default_value = "10%")]
     pub max_concurrent_rollouts: Most,
 

@@ -1,9 +1,10 @@
 //! Which services replace their pods now: an upgrade of the operator that changes every pod's template rolls in waves.
 //!
 //! What a person changes in a service rolls at once, and counts. Only what changes with the operator (its version, the default
-//! image) waits for a place. A wave that does not finish keeps its places, so a bad version stops where it began, whoever leads:
-//! the Deployment itself says that a wave brought its template. Services that serve nothing, those whose spec cannot be acted on,
-//! and Deployments that a person has paused, hold nobody up.
+//! image) waits for a place, which is free again once all new pods are ready; their targets are not waited for. A wave that does
+//! not finish keeps its places, so a bad version stops where it began, whoever leads: the Deployment itself says that a wave
+//! brought its template. Services that serve nothing, those whose spec cannot be acted on, and Deployments that a person has
+//! paused, hold nobody up.
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
