@@ -204,7 +204,8 @@ fn fewer(live: Option<&Deployment>, desired: &Deployment) -> Option<usize> {
     usize::try_from(next).ok().filter(|_| next < now)
 }
 
-/// `deployment` as it may be applied now: its pod template may have to wait for a place among the rollouts; and whether it does.
+/// `deployment` as it may be applied now: its pod template may have to wait for a place among the rollouts; and whether it
+/// does.
 fn in_turn(
     ctx: &Context,
     spec: &Validated,

@@ -37,8 +37,8 @@ pub struct Config {
     #[arg(long, env = "YOLO_SERVER_CUDA_IMAGE")]
     pub server_cuda_image: Option<String>,
 
-    /// Types of a Service that a `YoloInferenceService` may have beside `ClusterIP`: `NodePort`, `LoadBalancer`, or both with a comma
-    /// between. They open a port of every node, or cost money.
+    /// Types of a Service that a `YoloInferenceService` may have beside `ClusterIP`: `NodePort`, `LoadBalancer`, or
+    /// both with a comma between. They open a port of every node, or cost money.
     #[arg(long, env = "YOLO_SERVICE_TYPES", value_delimiter = ',', value_parser = service_type)]
     pub service_types: Vec<ServiceType>,
 

@@ -54,7 +54,8 @@ pub struct Defaults {
     pub server_image: String,
     /// The same for NVIDIA GPUs, if the installation has one.
     pub server_cuda_image: Option<String>,
-    /// Types of a Service, beside `ClusterIP`, that a service may have: what opens a port of every node, or costs money.
+    /// Types of a Service, beside `ClusterIP`, that a service may have: what opens a port of every node, or costs
+    /// money.
     pub service_types: Vec<ServiceType>,
     /// The operator's namespace, from which it reads the pods' metrics.
     pub operator_namespace: String,

@@ -100,8 +100,9 @@ pub fn observe(
     Seen { observation, policy, pods, snapshot, deployment, config_map, knobs, ownership, asked_anew, now }
 }
 
-/// Whether the spec of this `generation` is another one than was last `applied`. A successor knows that from the status alone, which
-/// is a hint: it also tells of specs that failed, and a wrong one lets a rollout go sooner or later, no more.
+/// Whether the spec of this `generation` is another one than was last `applied`. A successor knows that from the status
+/// alone, which is a hint: it also tells of specs that failed, and a wrong one lets a rollout go sooner or later, no
+/// more.
 fn asked_anew(generation: i64, applied: Option<i64>, status: Option<&YoloInferenceServiceStatus>) -> bool {
     applied.or_else(|| status.and_then(|status| status.observed_generation)) != Some(generation)
 }

@@ -1,10 +1,10 @@
 //! Which services replace their pods now: an upgrade of the operator that changes every pod's template rolls in waves.
 //!
-//! What a person changes in a service rolls at once, and counts. Only what changes with the operator (its version, the default
-//! image) waits for a place, which is free again once all new pods are ready; their targets are not waited for. A wave that does
-//! not finish keeps its places, so a bad version stops where it began, whoever leads: the Deployment itself says that a wave
-//! brought its template. Services that serve nothing, those whose spec cannot be acted on, and Deployments that a person has
-//! paused, hold nobody up.
+//! What a person changes in a service rolls at once, and counts. Only what changes with the operator (its version, the
+//! default image) waits for a place, which is free again once all new pods are ready; their targets are not waited for.
+//! A wave that does not finish keeps its places, so a bad version stops where it began, whoever leads: the Deployment
+//! itself says that a wave brought its template. Services that serve nothing, those whose spec cannot be acted on, and
+//! Deployments that a person has paused, hold nobody up.
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
@@ -19,8 +19,8 @@ use serde::Serialize;
 use crate::build::TEMPLATE_ANNOTATION;
 use crate::fleet::{SERVICE_LABEL, ServiceId};
 
-/// Annotation on the Deployment: the hash of the pod template that a wave brought. Another template than the present one says
-/// nothing any more.
+/// Annotation on the Deployment: the hash of the pod template that a wave brought. Another template than the present
+/// one says nothing any more.
 const WAVE_ANNOTATION: &str = "yolo-operator.io/wave-template-hash";
 
 /// How many services may replace their pods at the same time: a number, or a share of all services and at least one.
@@ -79,8 +79,8 @@ impl Standing {
     }
 }
 
-/// Pods of an old template are still there, or those that took their places are not ready for the first time. Missing new pods
-/// alone are an ordinary scale-up.
+/// Pods of an old template are still there, or those that took their places are not ready for the first time. Missing
+/// new pods alone are an ordinary scale-up.
 pub fn rolling(deployment: &Deployment) -> bool {
     let status = deployment.status.as_ref();
     let pods = status.and_then(|status| status.replicas).unwrap_or(0);
@@ -95,8 +95,8 @@ fn in_place(deployment: &Deployment) -> bool {
     fewer.is_some_and(|fewer| *fewer != IntOrString::Int(0))
 }
 
-/// Whether the Deployment's controller has seen all pods of the present template available together. What it says so with stays
-/// when more are ordered later.
+/// Whether the Deployment's controller has seen all pods of the present template available together. What it says so
+/// with stays when more are ordered later.
 fn available_once(deployment: &Deployment) -> bool {
     let mut conditions = deployment.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let progress = conditions.find(|condition| condition.type_ == "Progressing");
@@ -116,8 +116,8 @@ pub fn serves_nothing(live: &Deployment) -> bool {
     wanted > 0 && available == 0
 }
 
-/// Whether the Deployment takes a place: it rolls, or it stopped in a wave. What a person broke must not stop everybody else; a
-/// broken wave must.
+/// Whether the Deployment takes a place: it rolls, or it stopped in a wave. What a person broke must not stop everybody
+/// else; a broken wave must.
 fn occupies(deployment: &Deployment) -> bool {
     match Standing::of(deployment) {
         Standing::Complete => false,
@@ -200,8 +200,8 @@ impl Rollouts {
         *self.lock() = places.collect();
     }
 
-    /// `desired` as it may be applied now to the Deployment of `service`, where `most` may roll; and whether its new pod template
-    /// waits.
+    /// `desired` as it may be applied now to the Deployment of `service`, where `most` may roll; and whether its new pod
+    /// template waits.
     pub fn turn(
         &self,
         service: &ServiceId,
@@ -239,8 +239,8 @@ impl Rollouts {
         }
     }
 
-    /// The spec of `service` cannot be acted on, and its Deployment, if any, stands so: nothing but a person changes it from here
-    /// on, and nobody waits for that. Pods that are being replaced still count.
+    /// The spec of `service` cannot be acted on, and its Deployment, if any, stands so: nothing but a person changes it
+    /// from here on, and nobody waits for that. Pods that are being replaced still count.
     pub fn refused(&self, service: &ServiceId, live: Option<&Deployment>) {
         if live.map_or(Standing::Complete, Standing::of) != Standing::Rolling {
             self.forget(service);
@@ -290,12 +290,13 @@ mod tests {
         }
     }
 
-    /// A Deployment of the service `name` with this template, brought by a wave or not, of three pods of which `updated` are of
-    /// that template.
+    /// A Deployment of the service `name` with this template, brought by a wave or not, of three pods of which
+    /// `updated` are of that template.
     fn live(name: &str, (hash, by_wave): (&str, bool), (updated, stuck): (u32, bool)) -> Deployment {
         let wave = if by_wave { hash } else { "earlier" };
         deployment(&format!(
-            "{{metadata: {{namespace: kitchen, name: {name}, generation: 2, labels: {{yolo-operator.io/service: {name}}}, \
+            "{{metadata: {{namespace: kitchen, name: {name}, generation: 2, \
+             labels: {{yolo-operator.io/service: {name}}}, \
              annotations: {{yolo-operator.io/template-hash: {hash}, yolo-operator.io/wave-template-hash: {wave}}}}}, \
              spec: {{replicas: 3, selector: {{}}, template: {{}}}}, status: {{observedGeneration: 2, replicas: 4, \
              updatedReplicas: {updated}, availableReplicas: 3, conditions: [{{type: Progressing, status: '{}'}}]}}}}",
@@ -306,8 +307,8 @@ mod tests {
     /// What `build` makes.
     fn desired(hash: &str) -> Deployment {
         deployment(&format!(
-            "{{metadata: {{annotations: {{yolo-operator.io/template-hash: {hash}}}}}, spec: {{replicas: 3, selector: {{}}, \
-             template: {{metadata: {{labels: {{of: {hash}}}}}}}}}}}"
+            "{{metadata: {{annotations: {{yolo-operator.io/template-hash: {hash}}}}}, \
+             spec: {{replicas: 3, selector: {{}}, template: {{metadata: {{labels: {{of: {hash}}}}}}}}}}}"
         ))
     }
 
@@ -397,8 +398,9 @@ mod tests {
     fn replacement_in_place_is_complete_once_all_new_pods_have_been_ready() {
         let standing = |fewer: i32, progress: &str| {
             Standing::of(&deployment(&format!(
-                "{{metadata: {{generation: 2}}, spec: {{strategy: {{rollingUpdate: {{maxUnavailable: {fewer}}}}}, selector: {{}}, \
-                 template: {{}}}}, status: {{observedGeneration: 2, replicas: 3, updatedReplicas: 3, availableReplicas: 2, \
+                "{{metadata: {{generation: 2}}, \
+                 spec: {{strategy: {{rollingUpdate: {{maxUnavailable: {fewer}}}}}, selector: {{}}, template: {{}}}}, \
+                 status: {{observedGeneration: 2, replicas: 3, updatedReplicas: 3, availableReplicas: 2, \
                  conditions: [{{type: Progressing, {progress}}}]}}}}"
             )))
         };

@@ -222,9 +222,10 @@ fn image(own: Option<&String>, engine: &Engine, defaults: &Defaults) -> Result<S
     };
     own.or(installed).cloned().ok_or_else(|| Invalid::Installation {
         field: "spec.server.image",
-        why: "NVIDIA GPUs need a server image with CUDA, and none is installed; name one, or have it set (serverCudaImage \
-              of the chart)"
-            .to_owned(),
+        why:
+            "NVIDIA GPUs need an image with CUDA, and none is installed; name one, or have it set (serverCudaImage of \
+              the chart)"
+                .to_owned(),
     })
 }
 

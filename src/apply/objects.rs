@@ -82,8 +82,8 @@ impl Writer<'_> {
         self.apply_numbered(desired, None, live).await
     }
 
-    /// As [`Self::apply`], of an object that has another number at each write: `content` is `desired` without one, and tells whether
-    /// the same is asked for as before.
+    /// As [`Self::apply`], of an object that has another number at each write: `content` is `desired` without one, and
+    /// tells whether the same is asked for as before.
     ///
     /// # Errors
     /// As [`Self::apply`].
@@ -101,8 +101,8 @@ impl Writer<'_> {
         let namespace = desired.namespace().unwrap_or_default();
         let target = Target::new(<K as k8s_openapi::Resource>::KIND, &namespace, &name);
         let serialise = |source| WriteError::Serialise { target: target.clone(), source };
-        let (document, hash) = document(desired).map_err(serialise)?;
         let content = content.map(|content| document(content).map(|(_, hash)| hash)).transpose().map_err(serialise)?;
+        let (document, hash) = document(desired).map_err(serialise)?;
         let hashes = (hash.as_str(), content.as_deref().unwrap_or(&hash));
         let (last, shown) = (self.receipts.get(target.kind), live.map(|live| Receipt::of(hashes, live)));
         let same = last.filter(|last| last.content == hashes.1);

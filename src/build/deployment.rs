@@ -120,7 +120,8 @@ fn template(spec: &Validated) -> PodTemplateSpec {
 }
 
 fn security(workload: &Workload) -> PodSecurityContext {
-    // A claim belongs to root until the kubelet gives it to the group; everything else of a pod is made for it, or read only.
+    // A claim belongs to root until the kubelet gives it to the group; everything else of a pod is made for it, or read
+    // only.
     let claim = gpus(workload).and_then(|gpus| gpus.cache_claim.as_ref());
     PodSecurityContext {
         run_as_non_root: Some(true),

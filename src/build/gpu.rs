@@ -34,7 +34,8 @@ pub(super) fn resources(gpus: &Gpus, resources: ResourceRequirements) -> Resourc
         amounts.insert(gpus.resource.clone(), Quantity(gpus.count.to_string()));
         Some(amounts)
     };
-    ResourceRequirements { requests: with(resources.requests), limits: with(resources.limits), claims: resources.claims }
+    let ResourceRequirements { requests, limits, claims } = resources;
+    ResourceRequirements { requests: with(requests), limits: with(limits), claims }
 }
 
 /// Where engines are kept.
@@ -44,10 +45,9 @@ pub(super) fn volume(gpus: &Gpus) -> Volume {
         name: VOLUME.to_owned(),
         persistent_volume_claim: claim
             .map(|claim| PersistentVolumeClaimVolumeSource { claim_name: claim.clone(), read_only: None }),
-        empty_dir: claim.is_none().then(|| EmptyDirVolumeSource {
-            size_limit: Some(Quantity(SIZE_LIMIT.to_owned())),
-            medium: None,
-        }),
+        empty_dir: claim
+            .is_none()
+            .then(|| EmptyDirVolumeSource { size_limit: Some(Quantity(SIZE_LIMIT.to_owned())), medium: None }),
         ..Volume::default()
     }
 }
@@ -95,7 +95,7 @@ mod tests {
             assert_eq!(resources.limits.as_ref().unwrap()[resource].0, count);
             assert_eq!(resources.requests, resources.limits);
             let fetch = pod.init_containers.unwrap().remove(0).resources.unwrap();
-            assert!(!fetch.limits.unwrap().contains_key(resource), "it would hold a GPU while it waits for the network");
+            assert!(!fetch.limits.unwrap().contains_key(resource), "it computes nothing");
             assert_eq!(pod.runtime_class_name.as_deref(), Some("nvidia"));
         }
     }

@@ -13,9 +13,9 @@ use super::deployment::{ADMIN_PORT, API_PORT, GRPC_PORT};
 use super::{metadata, selector, store};
 use crate::validate::{ModelFile, Validated};
 
-/// Builds the policy: in, the API from the clients that the service allows, else from the whole cluster, and metrics from the operator and Prometheus; out, names, the
-/// shared store where there is one, and the model's store where one is fetched (a policy is of the pod, not of its init
-/// container).
+/// Builds the policy: in, the API from the clients that the service allows, else from the whole cluster, and metrics
+/// from the operator and Prometheus; out, names, the shared store where there is one, and the model's store where one
+/// is fetched (a policy is of the pod, not of its init container).
 pub fn network_policy(spec: &Validated, operator_namespace: &str) -> NetworkPolicy {
     // An empty list would let in the whole world.
     let clients = if spec.clients.is_empty() { vec![any_namespace()] } else { spec.clients.clone() };
@@ -104,9 +104,8 @@ mod tests {
     #[test]
     fn named_clients_alone_reach_the_api_and_metrics_are_read_all_the_same() {
         let shop = "{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shop}}}";
-        let spec = format!(
-            "{{model: {{source: {{imagePath: /a}}}}, network: {{allowedClients: [{shop}, {{ipBlock: {{cidr: 10.0.0.0/8}}}}]}}}}"
-        );
+        let clients = format!("{shop}, {{ipBlock: {{cidr: 10.0.0.0/8}}}}");
+        let spec = format!("{{model: {{source: {{imagePath: /a}}}}, network: {{allowedClients: [{clients}]}}}}");
         let rules = |spec: &Validated| network_policy(spec, "yolo-system").spec.unwrap().ingress.unwrap();
         let (named, open) = (rules(&checked(&spec).unwrap()), rules(&smallest()));
         let from = named[0].from.clone().unwrap();

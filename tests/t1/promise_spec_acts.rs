@@ -1,4 +1,5 @@
-//! What a person writes into the spec is on the objects that the API server has, as it was written, and is written once.
+//! What a person writes into the spec is on the objects that the API server has, as it was written, and is written
+//! once.
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
@@ -47,7 +48,8 @@ fn gpu_clients_type_and_strategy_are_on_the_objects_and_written_once() {
             let deployment = Api::<Deployment>::namespaced(client.clone(), &namespace).get("fork").await.unwrap();
             let spec = deployment.spec.unwrap();
             let rolling = spec.strategy.unwrap().rolling_update.unwrap();
-            assert_eq!((rolling.max_surge, rolling.max_unavailable), (Some(IntOrString::Int(0)), Some(IntOrString::Int(1))));
+            let (more, fewer) = (rolling.max_surge.unwrap(), rolling.max_unavailable.unwrap());
+            assert_eq!((more, fewer), (IntOrString::Int(0), IntOrString::Int(1)));
             let container = spec.template.spec.unwrap().containers.remove(0);
             assert_eq!(container.image.as_deref(), Some("localhost/yolo-server-cuda:test"));
             assert_eq!(container.resources.unwrap().limits.unwrap()[SLICE].0, "1");

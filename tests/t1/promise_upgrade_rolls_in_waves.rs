@@ -77,7 +77,8 @@ fn broken_wave_stops_the_successor_of_the_leader_that_began_it_too() {
             assert!(written.iter().all(told), "it finds all objects as they have to be: {written:#?}");
 
             // A time zone that does not exist, which the schema cannot know.
-            let peak = json!({"name": "a", "cron": "0 8 * * *", "timeZone": "Mars/Olympus", "duration": "1h", "replicasMin": 2});
+            let zone = "Mars/Olympus";
+            let peak = json!({"name": "a", "cron": "0 8 * * *", "timeZone": zone, "duration": "1h", "replicasMin": 2});
             apply(&client, &namespace, &manifest(broken, json!({"scaling": {"schedules": [peak]}}))).await;
             until(&client, &namespace, broken, "InvalidSpec", |object| {
                 condition(object, "Stalled") == ("True".into(), "InvalidSpec".into())

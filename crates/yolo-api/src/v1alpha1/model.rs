@@ -119,7 +119,8 @@ pub struct Accelerator {
     /// CPU cores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Cpu>,
-    /// NVIDIA GPUs. They need a server image with CUDA: `server.image`, or the one that the operator was installed with for them.
+    /// NVIDIA GPUs. They need a server image with CUDA: `server.image`, or the one that the operator was installed with
+    /// for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nvidia: Option<Nvidia>,
     /// Rehearsal without hardware: no inference happens. Said in status and in every response.

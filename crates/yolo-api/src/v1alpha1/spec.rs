@@ -201,8 +201,8 @@ pub enum OverloadPolicy {
 /// The Service in front of the pods.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Service {
-    /// Its type. `NodePort` and `LoadBalancer` only where the operator's installation allows them; clients outside the cluster have
-    /// to be named in `network.allowedClients` as well.
+    /// Its type. `NodePort` and `LoadBalancer` only where the operator's installation allows them; clients outside the
+    /// cluster have to be named in `network.allowedClients` as well.
     #[serde(default)]
     pub r#type: ServiceType,
     /// Its port.
@@ -246,8 +246,8 @@ pub enum Routing {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Network {
-    /// Peers (networking.k8s.io/v1 `NetworkPolicyPeer`) that may use the API; empty: the whole cluster, and nobody outside it. The
-    /// operator and Prometheus read the metrics in any case.
+    /// Peers (networking.k8s.io/v1 `NetworkPolicyPeer`) that may use the API; empty: the whole cluster, and nobody
+    /// outside it. The operator and Prometheus read the metrics in any case.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         schema_with = "schema::embedded::<Vec<NetworkPolicyPeer>>",
@@ -273,6 +273,7 @@ pub enum RolloutStrategy {
     /// A new pod first: never fewer pods than planned, and room for one more is needed.
     #[default]
     Availability,
-    /// An old pod goes first, where no spare GPU exists: one pod fewer than planned serves meanwhile, none if there is one alone.
+    /// An old pod goes first, where no spare GPU exists: one pod fewer than planned serves meanwhile, none if there is
+    /// one alone.
     ResourceAware,
 }
