@@ -218,17 +218,24 @@ impl Rollouts {
         if present.asked_anew || serves_nothing(present.live) {
             return (desired, false);
         }
-        if self.admit(service, most) { (brought(desired, true), false) } else { (held(desired, present.live), true) }
+        let replaces = rolling(present.live);
+        if self.admit(service, replaces, most) {
+            (brought(desired, true), false)
+        } else {
+            (held(desired, present.live), true)
+        }
     }
 
-    /// Whether `service` may replace its pods now: it has a place, or takes one of `most`.
-    fn admit(&self, service: &ServiceId, most: usize) -> bool {
+    /// Whether `service` may begin to replace its pods now: it `replaces` some already, or takes one of `most` places. A place
+    /// without such pods entitles to nothing: a predecessor may have changed anything of the Deployment a moment ago.
+    fn admit(&self, service: &ServiceId, replaces: bool, most: usize) -> bool {
         let mut places = self.lock();
-        if !places.contains(service) && places.len() >= most {
-            return false;
+        places.remove(service);
+        let admitted = replaces || places.len() < most;
+        if admitted {
+            places.insert(service.clone());
         }
-        places.insert(service.clone());
-        true
+        admitted
     }
 
     /// `service` could not be applied, and its Deployment, if any, stands so: whatever place it had is free unless pods are
@@ -270,6 +277,7 @@ impl Rollouts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
     fn service(name: &str) -> ServiceId {
         ServiceId { namespace: "kitchen".to_owned(), name: name.to_owned() }
@@ -316,20 +324,20 @@ mod tests {
     fn next_one_rolls_when_one_is_complete_and_a_broken_wave_stops() {
         let rollouts = Rollouts::default();
         let [fork, knife, spoon] = ["fork", "knife", "spoon"].map(service);
-        assert!(rollouts.admit(&fork, 1));
-        assert!(rollouts.admit(&fork, 1), "it has its place");
-        assert!(!rollouts.admit(&knife, 1));
+        assert!(rollouts.admit(&fork, false, 1));
+        assert!(rollouts.admit(&fork, false, 1), "its own place is not in its way");
+        assert!(!rollouts.admit(&knife, false, 1));
         rollouts.stands(&fork, &live("fork", ("new", true), (1, false)));
         rollouts.stands(&fork, &live("fork", ("new", true), (1, true)));
-        assert!(!rollouts.admit(&knife, 1), "a broken wave stops");
+        assert!(!rollouts.admit(&knife, false, 1), "a broken wave stops");
         rollouts.stands(&fork, &live("fork", ("new", true), (4, false)));
-        assert!(rollouts.admit(&knife, 1));
+        assert!(rollouts.admit(&knife, false, 1));
         rollouts.forget(&knife);
         // A person's own rollout counts, but broken it stops nobody.
         rollouts.stands(&spoon, &live("spoon", ("new", false), (1, false)));
-        assert!(!rollouts.admit(&fork, 1));
+        assert!(!rollouts.admit(&fork, false, 1));
         rollouts.stands(&spoon, &live("spoon", ("new", false), (1, true)));
-        assert!(rollouts.admit(&fork, 1));
+        assert!(rollouts.admit(&fork, false, 1));
     }
 
     #[test]
@@ -342,9 +350,26 @@ mod tests {
             live("spoon", ("new", false), (1, true)),
         ];
         rollouts.begin(&all.map(Arc::new));
-        assert!(!rollouts.admit(&service("knife"), 2), "fork rolls, and ladle stopped in a wave");
-        assert!(rollouts.admit(&service("knife"), 3));
-        assert!(rollouts.admit(&service("ladle"), 1), "what mends it need not wait");
+        assert!(!rollouts.admit(&service("knife"), false, 2), "fork rolls, and ladle stopped in a wave");
+        assert!(rollouts.admit(&service("knife"), false, 3));
+        assert!(rollouts.admit(&service("ladle"), true, 1), "what mends it need not wait");
+    }
+
+    #[test]
+    fn what_was_changed_without_new_pods_rolls_no_sooner_under_a_successor() {
+        let rollouts = Rollouts::default();
+        let unseen = |name: &str| Deployment {
+            metadata: ObjectMeta { generation: Some(3), ..live(name, ("old", false), (4, false)).metadata },
+            ..live(name, ("old", false), (4, false))
+        };
+        rollouts.begin(&[unseen("fork"), unseen("knife"), live("ladle", ("new", true), (1, true))].map(Arc::new));
+        for name in ["fork", "knife"] {
+            let present = Present { live: &unseen(name), written: None, asked_anew: false };
+            assert!(rollouts.turn(&service(name), desired("new"), present, 1).1, "{name}");
+        }
+        rollouts.forget(&service("ladle"));
+        let present = Present { live: &unseen("fork"), written: None, asked_anew: false };
+        assert!(!rollouts.turn(&service("fork"), desired("new"), present, 1).1, "nobody rolls");
     }
 
     #[test]
@@ -422,24 +447,24 @@ mod tests {
         assert!(!serves_nothing(&serving(0, "")), "nothing is asked of it");
         let rollouts = Rollouts::default();
         let [fork, knife] = ["fork", "knife"].map(service);
-        assert!(rollouts.admit(&fork, 1));
+        assert!(rollouts.admit(&fork, false, 1));
         rollouts.failed(&fork, Some(&serving(2, "replicas: 2, updatedReplicas: 1")));
-        assert!(!rollouts.admit(&knife, 1), "its pods are being replaced");
+        assert!(!rollouts.admit(&knife, false, 1), "its pods are being replaced");
         rollouts.failed(&fork, Some(&serving(2, "replicas: 2, updatedReplicas: 2")));
-        assert!(rollouts.admit(&knife, 1));
+        assert!(rollouts.admit(&knife, false, 1));
         rollouts.failed(&knife, None);
-        assert!(rollouts.admit(&fork, 1));
+        assert!(rollouts.admit(&fork, false, 1));
     }
 
     #[test]
     fn who_can_not_be_acted_on_gives_its_place_back_once_no_pods_are_replaced() {
         let rollouts = Rollouts::default();
         let [fork, knife] = ["fork", "knife"].map(service);
-        assert!(rollouts.admit(&fork, 1));
+        assert!(rollouts.admit(&fork, false, 1));
         rollouts.refused(&fork, Some(&live("fork", ("new", true), (1, false))));
-        assert!(!rollouts.admit(&knife, 1), "its pods are being replaced");
+        assert!(!rollouts.admit(&knife, false, 1), "its pods are being replaced");
         rollouts.refused(&fork, Some(&live("fork", ("new", true), (1, true))));
-        assert!(rollouts.admit(&knife, 1), "only a person moves it now");
+        assert!(rollouts.admit(&knife, false, 1), "only a person moves it now");
     }
 
     #[test]

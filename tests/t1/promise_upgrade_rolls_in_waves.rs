@@ -64,6 +64,12 @@ fn broken_wave_stops_the_successor_of_the_leader_that_began_it_too() {
             let rolled = one_more(&deployments, &[]).await;
             let [broken] = rolled.as_slice() else { panic!("{rolled:?}") };
             hang(&deployments, broken).await;
+            for name in NAMES.iter().filter(|name| *name != broken) {
+                until(&client, &namespace, name, "RolloutWaiting", |object| {
+                    condition(object, "Reconciling") == ("True".into(), "RolloutWaiting".into())
+                })
+                .await;
+            }
             upgraded.stop().await;
 
             let second = format!("{namespace}-b");
