@@ -131,9 +131,8 @@ fn percent(rules: &ScalingRules, period_s: u32) -> Option<Ratio> {
 fn accelerator(spec: &SpecAccelerator) -> Accelerator {
     match spec.emulated.as_ref().map(|emulated| emulated.device) {
         Some(EmulatedDevice::Gpu) => Accelerator::Gpu,
-        Some(EmulatedDevice::Cpu) => Accelerator::Cpu,
         None if spec.nvidia.is_some() => Accelerator::Gpu,
-        None => Accelerator::Cpu,
+        Some(EmulatedDevice::Cpu) | None => Accelerator::Cpu,
     }
 }
 
