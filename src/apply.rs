@@ -14,7 +14,7 @@ mod release;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use yolo_planner::units::Replicas;
+use yolo_planner::units::{Replicas, Timestamp};
 
 pub use nudge::Nudges;
 pub use objects::{FIELD_MANAGER, HASH_ANNOTATION};
@@ -27,7 +27,7 @@ use crate::leader::LeaderToken;
 use crate::limits;
 use crate::live;
 use crate::observe::{Foreign, Ordered, Ownership, Seen};
-use crate::rollouts::{self, Standing};
+use crate::rollouts::{self, Present, Template};
 use crate::validate::Validated;
 use contest::{Contest, Contests};
 use nudge::Nudged;
@@ -42,6 +42,8 @@ pub struct Kept {
     pub ordered: Option<Ordered>,
     /// That of the spec which was last applied whole.
     pub generation: Option<i64>,
+    /// The pod template as last written.
+    template: Option<Template>,
     receipts: Receipts,
     contests: Contests,
     nudges: Nudges,
@@ -112,7 +114,10 @@ pub async fn apply(
         let (receipts, contests) = (&mut kept.receipts, &mut kept.contests);
         let mut writer = Writer { access, owner_uid: &spec.uid, receipts, contests, now: seen.now, sent: 0 };
         // Knobs before the Deployment: a pod whose volume names a missing ConfigMap hangs in ContainerCreating.
-        writer.apply(&config_map, seen.config_map.as_deref()).await?;
+        let unnumbered = build::config_map(spec, &knobs.numbered(0));
+        writer.apply_numbered(&config_map, Some(&unnumbered), seen.config_map.as_deref()).await?;
+        // While it rests, the document in force is not ours, and no number is used up.
+        let knobs = if rests(writer.contests, "ConfigMap", seen.now) { seen.knobs.unwrap_or(knobs) } else { knobs };
         kept.knobs = Some(knobs);
         // The network policy before the pods that it protects.
         writer.apply(&network_policy, live_policy.as_deref()).await?;
@@ -127,19 +132,17 @@ pub async fn apply(
             // Before the order: its controller may act on it at once.
             leave::mark(access, &seen.pods, kept, seen.snapshot.as_deref()).await;
         }
-        let (deployment, waits) = in_turn(ctx, spec, seen, deployment);
+        let (deployment, waits) = in_turn(ctx, spec, (seen, kept.template.as_ref()), deployment);
         let written = writer.apply(&deployment, seen.deployment.as_deref()).await?;
+        kept.template = Some(Template::of(&deployment));
         let sent = writer.sent;
         let present = written.as_ref().or(seen.deployment.as_deref());
-        // While it rests from a contest, the count in it may be somebody else's.
-        if !kept.contests.get("Deployment").is_some_and(|contest| contest.rests(seen.now)) {
-            remember_order(&mut kept.ordered, seen, present);
-        }
+        remember_order(&mut kept, seen, present);
         nudge_pods(access, seen, knobs.generation, &mut kept.nudges).await;
         let contested = kept.contests.values().find_map(Contest::told).map(ToOwned::to_owned);
         // Not while the store still has it as it was before our own write.
         if let Some(present) = present.filter(|present| !waits && !rollouts::differs(present, &deployment)) {
-            ctx.rollouts.stands(id, Standing::of(present));
+            ctx.rollouts.stands(id, present);
         }
         kept.generation = Some(spec.generation);
         let (template, unseen) = (build::template_hash(&deployment), present.is_some_and(rollouts::unseen));
@@ -152,6 +155,11 @@ pub async fn apply(
     // Kept after a failure too: what was written is written.
     ctx.applied.keep(&spec.id, &spec.uid, kept);
     outcome
+}
+
+/// Whether the object of `kind` stays as somebody else has it.
+fn rests(contests: &Contests, kind: &str, now: Timestamp) -> bool {
+    contests.get(kind).is_some_and(|contest| contest.rests(now))
 }
 
 /// The document with its number: that of `now` if the content is the same, else one more than any that was ever seen or
@@ -170,7 +178,11 @@ fn reported(seen: &Seen) -> Option<u64> {
 }
 
 /// Remembers the number of pods as the API server now has it, and who else wrote it.
-fn remember_order(ordered: &mut Option<Ordered>, seen: &Seen, live: Option<&Deployment>) {
+fn remember_order(kept: &mut Kept, seen: &Seen, live: Option<&Deployment>) {
+    // While it rests from a contest, the count in it may be somebody else's.
+    if rests(&kept.contests, "Deployment", seen.now) {
+        return;
+    }
     let foreign: Option<Foreign> = match &seen.ownership {
         Ownership::Ours { foreign, .. } => foreign.clone(),
         Ownership::Foreign { by, .. } => Some(by.clone()),
@@ -180,8 +192,8 @@ fn remember_order(ordered: &mut Option<Ordered>, seen: &Seen, live: Option<&Depl
     let replicas = live.spec.as_ref().and_then(|spec| spec.replicas).and_then(|count| u32::try_from(count).ok());
     let (Some(replicas), Some(generation)) = (replicas, live.metadata.generation) else { return };
     // A store that lags behind our last write must not take it back.
-    if ordered.as_ref().is_none_or(|ordered| ordered.generation <= generation) {
-        *ordered = Some(Ordered { replicas: Replicas::new(replicas), generation, foreign });
+    if kept.ordered.as_ref().is_none_or(|ordered| ordered.generation <= generation) {
+        kept.ordered = Some(Ordered { replicas: Replicas::new(replicas), generation, foreign });
     }
 }
 
@@ -192,16 +204,17 @@ fn fewer(live: Option<&Deployment>, desired: &Deployment) -> Option<usize> {
     usize::try_from(next).ok().filter(|_| next < now)
 }
 
-/// `deployment`, with the pod template that is there if the new one has to wait for a place among the rollouts; and whether.
-fn in_turn(ctx: &Context, spec: &Validated, seen: &Seen, deployment: Deployment) -> (Deployment, bool) {
-    let most = || ctx.defaults.rollouts_most.of(ctx.live.deployments.len());
-    let waits = |live: &&Deployment| {
-        !seen.asked_anew && rollouts::differs(live, &deployment) && !rollouts::serves_nothing(live)
-    };
-    match seen.deployment.as_deref().filter(waits) {
-        Some(live) if !ctx.rollouts.admit(&spec.id, most()) => (rollouts::held(deployment, live), true),
-        _ => (deployment, false),
-    }
+/// `deployment` as it may be applied now: its pod template may have to wait for a place among the rollouts; and whether it
+/// does.
+fn in_turn(
+    ctx: &Context,
+    spec: &Validated,
+    (seen, written): (&Seen, Option<&Template>),
+    deployment: Deployment,
+) -> (Deployment, bool) {
+    let Some(live) = seen.deployment.as_deref() else { return (deployment, false) };
+    let most = ctx.defaults.rollouts_most.of(ctx.live.deployments.len());
+    ctx.rollouts.turn(&spec.id, deployment, Present { live, written, asked_anew: seen.asked_anew }, most)
 }
 
 async fn nudge_pods(access: Access<'_>, seen: &Seen, generation: u64, nudges: &mut Nudges) {
@@ -221,8 +234,80 @@ async fn nudge_pods(access: Access<'_>, seen: &Seen, generation: u64, nudges: &m
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::Target;
     use crate::validate::fixtures::smallest;
-    use yolo_planner::Knobs;
+    use yolo_planner::{Knobs, Observation};
+
+    fn seen(ownership: Ownership) -> Seen {
+        let policy = smallest().policy;
+        Seen {
+            observation: Observation::new(Knobs::initial(&policy)),
+            policy,
+            pods: Vec::new(),
+            snapshot: None,
+            deployment: None,
+            config_map: None,
+            knobs: None,
+            ownership,
+            asked_anew: false,
+            now: Timestamp::whole(1000),
+        }
+    }
+
+    fn ours(foreign: Option<Foreign>) -> Ownership {
+        Ownership::Ours { replicas: None, foreign, reverting: false }
+    }
+
+    fn deployment(replicas: i32, generation: i64) -> Deployment {
+        let spec = format!("{{replicas: {replicas}, selector: {{}}, template: {{}}}}");
+        serde_yaml_ng::from_str(&format!("{{metadata: {{generation: {generation}}}, spec: {spec}}}")).unwrap()
+    }
+
+    #[test]
+    fn order_is_what_the_api_server_has_and_an_older_store_does_not_take_it_back() {
+        let mut kept = Kept::default();
+        let ordered = |kept: &Kept| kept.ordered.as_ref().map(|ordered| (ordered.replicas.get(), ordered.generation));
+        remember_order(&mut kept, &seen(ours(None)), None);
+        assert_eq!(ordered(&kept), None, "it is not there yet");
+        remember_order(&mut kept, &seen(ours(None)), Some(&deployment(2, 5)));
+        assert_eq!(ordered(&kept), Some((2, 5)));
+        remember_order(&mut kept, &seen(ours(None)), Some(&deployment(7, 4)));
+        assert_eq!(ordered(&kept), Some((2, 5)), "the store lags behind");
+        remember_order(&mut kept, &seen(ours(None)), Some(&deployment(3, 6)));
+        assert_eq!(ordered(&kept), Some((3, 6)));
+    }
+
+    #[test]
+    fn order_names_the_foreign_writer_until_the_count_is_nobodys_concern() {
+        let mut kept = Kept::default();
+        let by = Foreign { manager: "kubectl".to_owned(), seen: Timestamp::whole(900), hands_off_generation: None };
+        let foreign = |kept: &Kept| kept.ordered.as_ref().unwrap().foreign.clone();
+        let replicas = Some(Replicas::new(2));
+        for (ownership, expected) in [
+            (ours(Some(by.clone())), Some(by.clone())),
+            (Ownership::Foreign { replicas, by: by.clone() }, Some(by.clone())),
+            (Ownership::Released { replicas }, None),
+            (Ownership::Autoscaled { replicas, autoscaler: "hpa".to_owned() }, None),
+        ] {
+            remember_order(&mut kept, &seen(ownership.clone()), Some(&deployment(2, 5)));
+            assert_eq!(foreign(&kept), expected, "{ownership:?}");
+        }
+    }
+
+    #[test]
+    fn count_of_a_deployment_that_rests_from_a_contest_is_not_taken_for_ours() {
+        let mut kept = Kept::default();
+        let now = Timestamp::whole(1000);
+        remember_order(&mut kept, &seen(ours(None)), Some(&deployment(2, 5)));
+        let mut contest = Contest::after(None, now);
+        contest.tell(&Target::new("Deployment", "kitchen", "fork"), &deployment(7, 6).metadata);
+        kept.contests.insert("Deployment", contest);
+        remember_order(&mut kept, &seen(ours(None)), Some(&deployment(7, 6)));
+        assert_eq!(kept.ordered.as_ref().unwrap().replicas, Replicas::new(2));
+        kept.contests.clear();
+        remember_order(&mut kept, &seen(ours(None)), Some(&deployment(7, 6)));
+        assert_eq!(kept.ordered.unwrap().replicas, Replicas::new(7));
+    }
 
     #[test]
     fn number_changes_with_the_content_only_and_never_comes_twice() {

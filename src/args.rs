@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use reqwest::Url;
 use serde::Serialize;
+use yolo_api::v1alpha1::spec::ServiceType;
 
 use crate::rollouts::Most;
 
@@ -32,8 +33,18 @@ pub struct Config {
     #[arg(long, env = "YOLO_SERVER_IMAGE", default_value = "localhost/yolo-server:dev")]
     pub server_image: String,
 
+    /// Image of the inference server with CUDA, where a `YoloInferenceService` for NVIDIA GPUs names none.
+    #[arg(long, env = "YOLO_SERVER_CUDA_IMAGE")]
+    pub server_cuda_image: Option<String>,
+
+    /// Types of a Service that a `YoloInferenceService` may have beside `ClusterIP`: `NodePort`, `LoadBalancer`, or
+    /// both with a comma between. They open a port of every node, or cost money.
+    #[arg(long, env = "YOLO_SERVICE_TYPES", value_delimiter = ',', value_parser = service_type)]
+    pub service_types: Vec<ServiceType>,
+
     /// How many services may replace their pods at the same time when the operator changes their template (an upgrade,
-    /// another `--server-image`): a number, or a share of all services and at least one. A changed service does not wait.
+    /// another `--server-image`): a number, or a share of all services and at least one. The next one begins when all
+    /// pods of one are ready, whether its targets hold or not. A changed service does not wait.
     #[arg(long, env = "YOLO_MAX_CONCURRENT_ROLLOUTS", default_value = "10%")]
     pub max_concurrent_rollouts: Most,
 
@@ -76,6 +87,11 @@ fn without_password(url: &str) -> String {
     url.to_string()
 }
 
+fn service_type(text: &str) -> Result<ServiceType, &'static str> {
+    let others = [ServiceType::NodePort, ServiceType::LoadBalancer];
+    others.into_iter().find(|other| other.as_str() == text).ok_or("expected NodePort or LoadBalancer")
+}
+
 /// Unique enough outside a pod: two processes of one machine differ in their id.
 fn default_identity() -> String {
     format!("yolo-operator-{}", std::process::id())
@@ -93,6 +109,15 @@ mod tests {
         let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
         assert_eq!(shown["prometheus_url"], "https://reader@prometheus:9090/");
         assert_eq!((&shown["lease_name"], &shown["log"]), (&"yolo-operator".into(), &"info".into()));
+    }
+
+    #[test]
+    fn service_types_are_named_as_in_kubernetes() {
+        let types = |flag: &str| Config::try_parse_from(["yolo-operator", flag]).map(|config| config.service_types);
+        let both = types("--service-types=NodePort,LoadBalancer").unwrap();
+        assert_eq!(both, [ServiceType::NodePort, ServiceType::LoadBalancer]);
+        assert!(types("--service-types=ExternalName").is_err());
+        assert_eq!(Config::try_parse_from(["yolo-operator"]).unwrap().service_types, []);
     }
 
     #[test]

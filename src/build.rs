@@ -5,6 +5,7 @@
 
 mod deployment;
 mod fetch;
+mod gpu;
 mod knobs;
 mod network_policy;
 mod pdb;
@@ -20,6 +21,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kube::Resource;
 use yolo_api::v1alpha1::YoloInferenceService;
+use yolo_api::v1alpha1::spec::ServiceType;
 use yolo_planner::Decision;
 
 pub use deployment::{MODEL_DIRECTORY, TEMPLATE_ANNOTATION, template_hash};
@@ -50,6 +52,11 @@ pub struct Desired {
 pub struct Defaults {
     /// Image of the server where the object names none.
     pub server_image: String,
+    /// The same for NVIDIA GPUs, if the installation has one.
+    pub server_cuda_image: Option<String>,
+    /// Types of a Service, beside `ClusterIP`, that a service may have: what opens a port of every node, or costs
+    /// money.
+    pub service_types: Vec<ServiceType>,
     /// The operator's namespace, from which it reads the pods' metrics.
     pub operator_namespace: String,
     /// How many services replace their pods at a time when it changes their template.

@@ -18,6 +18,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::fleet::ServiceId;
 use crate::limits;
+use crate::live;
 use crate::reconcile::reconcile;
 
 /// Objects that do not fit our types are kept apart, so that one of them cannot stop the watch of all others.
@@ -87,6 +88,9 @@ fn on_error(object: &Object, error: &Error, ctx: &Context) -> Action {
     let pause = cadence::pause(error.retry(), count);
     let failures = Failures { count, rests_until: Instant::now() + pause, generation: object.meta().generation };
     ctx.failures.keep(&id, &uid, failures);
+    if let Error::Malformed(_) | Error::Validate(_) = error {
+        ctx.rollouts.refused(&id, live::get(&ctx.live.deployments, &id, &id.name).as_deref());
+    }
     tracing::warn!(service = %id, failures = count, category = error.category(), error = error.chain(), "A reconcile failed.");
     Action::requeue(pause)
 }

@@ -119,6 +119,8 @@ pub async fn run(config: Config, client: Client, shutdown: CancellationToken) ->
         metrics,
         defaults: build::Defaults {
             server_image: config.server_image.clone(),
+            server_cuda_image: config.server_cuda_image.clone(),
+            service_types: config.service_types.clone(),
             operator_namespace: config.namespace.clone(),
             rollouts_most: config.max_concurrent_rollouts,
         },

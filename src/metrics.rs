@@ -160,9 +160,13 @@ impl Metrics {
         self.decisions.get_or_create(&[("trigger", trigger)]).inc();
     }
 
-    /// Leadership was won or lost.
+    /// Leadership was won or lost. What waited, and what was sampled, is the successor's from then on.
     pub fn lead(&self, leading: bool) {
         self.leader.set(i64::from(leading));
+        if !leading {
+            self.waiting(0);
+            self.sampler.ended();
+        }
     }
 
     /// All series as OpenMetrics text.
@@ -203,6 +207,13 @@ impl SamplerMetrics {
         for state in PodState::ALL {
             let count = ready.iter().filter(|one| **one == state).count();
             self.pods.get_or_create(&State { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Nothing is sampled any more.
+    fn ended(&self) {
+        for state in PodState::ALL {
+            self.pods.get_or_create(&State { state }).set(0);
         }
     }
 
@@ -271,6 +282,22 @@ mod tests {
             assert!(text.lines().any(|written| written == line), "{line} is not in\n{text}");
         }
     }
+
+    #[test]
+    fn who_has_lost_the_lease_has_nothing_that_waits_and_no_pods() {
+        let metrics = all();
+        metrics.lead(false);
+        let text = metrics.text();
+        for line in [
+            "yolo_operator_leader 0",
+            "yolo_operator_reconciles_waiting 0",
+            r#"yolo_operator_sampler_pods{state="Live"} 0"#,
+            r#"yolo_operator_sampler_pods{state="Stale"} 0"#,
+        ] {
+            assert!(text.lines().any(|written| written == line), "{line} is not in\n{text}");
+        }
+    }
+
     /// Name, type and labels of each series in docs/operator-metrics.md.
     fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
         let page = include_str!("../docs/operator-metrics.md");

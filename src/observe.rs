@@ -96,10 +96,15 @@ pub fn observe(
     }
     let ahead = Duration::try_from_secs_f64(state.horizon(&policy, now).get()).unwrap_or_default();
     policy.schedule_floor = schedules::floor(&spec.peaks, now, ahead);
-    // The status is a hint: a wrong one lets a rollout go sooner or later, no more. It also tells of specs that failed.
-    let applied = kept.generation.or_else(|| status.and_then(|status| status.observed_generation));
-    let asked_anew = applied != Some(spec.generation);
+    let asked_anew = asked_anew(spec.generation, kept.generation, status);
     Seen { observation, policy, pods, snapshot, deployment, config_map, knobs, ownership, asked_anew, now }
+}
+
+/// Whether the spec of this `generation` is another one than was last `applied`. A successor knows that from the status
+/// alone, which is a hint: it also tells of specs that failed, and a wrong one lets a rollout go sooner or later, no
+/// more.
+fn asked_anew(generation: i64, applied: Option<i64>, status: Option<&YoloInferenceServiceStatus>) -> bool {
+    applied.or_else(|| status.and_then(|status| status.observed_generation)) != Some(generation)
 }
 
 /// The live document, unless our own write is newer and the watch has not shown it yet.
@@ -163,4 +168,19 @@ pub fn pod(view: &PodView, snapshot: Option<&Snapshot>, now: Timestamp) -> Pod {
 /// Times before 1970 do not occur; they become 1970.
 fn timestamp(time: jiff::Timestamp) -> Timestamp {
     Timestamp::from(Duration::from_millis(u64::try_from(time.as_millisecond()).unwrap_or(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spec_is_asked_anew_until_it_was_applied_whole_whatever_the_status_says() {
+        let told = |generation| YoloInferenceServiceStatus { observed_generation: generation, ..Default::default() };
+        assert!(asked_anew(4, None, None), "a new service");
+        assert!(asked_anew(4, None, Some(&told(Some(3)))), "changed while nobody led");
+        assert!(!asked_anew(4, None, Some(&told(Some(4)))), "a new leader of an old service");
+        assert!(asked_anew(4, Some(3), Some(&told(Some(4)))), "told of, but failed before it was applied");
+        assert!(!asked_anew(4, Some(4), Some(&told(Some(3)))), "applied, and not told of yet");
+    }
 }

@@ -1,20 +1,27 @@
 //! Which services replace their pods now: an upgrade of the operator that changes every pod's template rolls in waves.
 //!
-//! What a person changes in a service rolls at once, and counts. Only what changes with the operator (its version, the default
-//! image) waits for a place. A wave that does not finish keeps its places, so a bad version stops where it began. Services
-//! that serve nothing, and Deployments that a person has paused, hold nobody up.
+//! What a person changes in a service rolls at once, and counts. Only what changes with the operator (its version, the
+//! default image) waits for a place, which is free again once all new pods are ready; their targets are not waited for.
+//! A wave that does not finish keeps its places, so a bad version stops where it began, whoever leads: the Deployment
+//! itself says that a wave brought its template. Services that serve nothing, those whose spec cannot be acted on, and
+//! Deployments that a person has paused, hold nobody up.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 use serde::Serialize;
 
 use crate::build::TEMPLATE_ANNOTATION;
 use crate::fleet::{SERVICE_LABEL, ServiceId};
+
+/// Annotation on the Deployment: the hash of the pod template that a wave brought. Another template than the present
+/// one says nothing any more.
+const WAVE_ANNOTATION: &str = "yolo-operator.io/wave-template-hash";
 
 /// How many services may replace their pods at the same time: a number, or a share of all services and at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -50,7 +57,7 @@ impl FromStr for Most {
 /// Where the replacement of a Deployment's pods stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// All pods are of the present template, and ready: the Deployment takes no old pod away before.
+    /// All pods are of the present template, and ready.
     Complete,
     /// Pods of an older one are there, or its controller has not looked yet.
     Rolling,
@@ -72,11 +79,28 @@ impl Standing {
     }
 }
 
-/// Pods of an old template are still there. Missing new pods alone are an ordinary scale-up.
+/// Pods of an old template are still there, or those that took their places are not ready for the first time. Missing
+/// new pods alone are an ordinary scale-up.
 pub fn rolling(deployment: &Deployment) -> bool {
     let status = deployment.status.as_ref();
     let pods = status.and_then(|status| status.replicas).unwrap_or(0);
     pods > status.and_then(|status| status.updated_replicas).unwrap_or(0)
+        || (in_place(deployment) && !available_once(deployment))
+}
+
+/// Whether old pods go before new ones are ready.
+fn in_place(deployment: &Deployment) -> bool {
+    let strategy = deployment.spec.as_ref().and_then(|spec| spec.strategy.as_ref());
+    let fewer = strategy.and_then(|strategy| strategy.rolling_update.as_ref()?.max_unavailable.as_ref());
+    fewer.is_some_and(|fewer| *fewer != IntOrString::Int(0))
+}
+
+/// Whether the Deployment's controller has seen all pods of the present template available together. What it says so
+/// with stays when more are ordered later.
+fn available_once(deployment: &Deployment) -> bool {
+    let mut conditions = deployment.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let progress = conditions.find(|condition| condition.type_ == "Progressing");
+    progress.is_none_or(|progress| progress.reason.as_deref() == Some("NewReplicaSetAvailable"))
 }
 
 /// Its controller has looked at it before, but not since it was last changed.
@@ -92,52 +116,126 @@ pub fn serves_nothing(live: &Deployment) -> bool {
     wanted > 0 && available == 0
 }
 
+/// Whether the Deployment takes a place: it rolls, or it stopped in a wave. What a person broke must not stop everybody
+/// else; a broken wave must.
+fn occupies(deployment: &Deployment) -> bool {
+    match Standing::of(deployment) {
+        Standing::Complete => false,
+        Standing::Rolling => true,
+        Standing::Stuck => Template::of(deployment).by_wave,
+    }
+}
+
 /// Whether `live` has another pod template than `desired`, by the hash that both carry.
 pub fn differs(live: &Deployment, desired: &Deployment) -> bool {
     live.annotations().get(TEMPLATE_ANNOTATION) != desired.annotations().get(TEMPLATE_ANNOTATION)
 }
 
 /// `desired` with the pod template that `live` has: everything else does not wait for a place.
-pub fn held(desired: Deployment, live: &Deployment) -> Deployment {
+fn held(desired: Deployment, live: &Deployment) -> Deployment {
     let mut held = desired;
     if let (Some(held), Some(live)) = (held.spec.as_mut(), live.spec.as_ref()) {
         held.template = live.template.clone();
     }
-    let hash = live.annotations().get(TEMPLATE_ANNOTATION).cloned();
-    let annotations = held.annotations_mut();
-    match hash {
-        Some(hash) => annotations.insert(TEMPLATE_ANNOTATION.to_owned(), hash),
-        None => annotations.remove(TEMPLATE_ANNOTATION),
-    };
+    for annotation in [TEMPLATE_ANNOTATION, WAVE_ANNOTATION] {
+        let there = live.annotations().get(annotation).cloned();
+        let annotations = held.annotations_mut();
+        match there {
+            Some(there) => annotations.insert(annotation.to_owned(), there),
+            None => annotations.remove(annotation),
+        };
+    }
     held
+}
+
+/// The pod template of a Deployment, and whether a wave brought it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    hash: Option<String>,
+    by_wave: bool,
+}
+
+impl Template {
+    /// That of `deployment`.
+    pub fn of(deployment: &Deployment) -> Self {
+        let hash = deployment.annotations().get(TEMPLATE_ANNOTATION);
+        let by_wave = hash.is_some() && deployment.annotations().get(WAVE_ANNOTATION) == hash;
+        Self { hash: hash.cloned(), by_wave }
+    }
+}
+
+/// `desired`, whose template comes by a wave if `by_wave`.
+fn brought(desired: Deployment, by_wave: bool) -> Deployment {
+    let mut brought = desired;
+    if let Some(hash) = brought.annotations().get(TEMPLATE_ANNOTATION).filter(|_| by_wave).cloned() {
+        brought.annotations_mut().insert(WAVE_ANNOTATION.to_owned(), hash);
+    }
+    brought
+}
+
+/// What is there of a service whose Deployment is to be applied.
+#[derive(Debug, Clone, Copy)]
+pub struct Present<'a> {
+    /// The Deployment that the store shows.
+    pub live: &'a Deployment,
+    /// The template that was last written, which the store may not show yet.
+    pub written: Option<&'a Template>,
+    /// A person has changed the service since.
+    pub asked_anew: bool,
 }
 
 /// The places, and who has one.
 #[derive(Debug, Default)]
 pub struct Rollouts {
-    /// True: taken by a wave. False: it rolls for another reason.
-    places: Mutex<HashMap<ServiceId, bool>>,
+    places: Mutex<HashSet<ServiceId>>,
 }
 
 impl Rollouts {
-    /// Begins anew: what rolls among `deployments` has a place.
+    /// Begins anew: what rolls among `deployments`, or stopped in a wave, has a place.
     pub fn begin(&self, deployments: &[Arc<Deployment>]) {
-        let rolling = deployments.iter().filter(|deployment| Standing::of(deployment) == Standing::Rolling);
-        let places = rolling.filter_map(|deployment| {
+        let places = deployments.iter().filter(|deployment| occupies(deployment)).filter_map(|deployment| {
             let name = deployment.labels().get(SERVICE_LABEL)?.clone();
-            Some((ServiceId { namespace: deployment.namespace()?, name }, false))
+            Some(ServiceId { namespace: deployment.namespace()?, name })
         });
         *self.lock() = places.collect();
     }
 
-    /// Whether `service` may replace its pods now: it has a place, or takes one of `most`.
-    pub fn admit(&self, service: &ServiceId, most: usize) -> bool {
-        let mut places = self.lock();
-        if !places.contains_key(service) && places.len() >= most {
-            return false;
+    /// `desired` as it may be applied now to the Deployment of `service`, where `most` may roll; and whether its new pod
+    /// template waits.
+    pub fn turn(
+        &self,
+        service: &ServiceId,
+        desired: Deployment,
+        present: Present<'_>,
+        most: usize,
+    ) -> (Deployment, bool) {
+        let live = Template::of(present.live);
+        let hash = desired.annotations().get(TEMPLATE_ANNOTATION);
+        let known = present.written.into_iter().chain([&live]).find(|known| known.hash.as_ref() == hash);
+        if let Some(known) = known {
+            return (brought(desired, known.by_wave), false);
         }
-        places.insert(service.clone(), true);
-        true
+        if present.asked_anew || serves_nothing(present.live) {
+            return (desired, false);
+        }
+        let replaces = rolling(present.live);
+        if self.admit(service, replaces, most) {
+            (brought(desired, true), false)
+        } else {
+            (held(desired, present.live), true)
+        }
+    }
+
+    /// Whether `service` may begin to replace its pods now: it `replaces` some already, or takes one of `most` places. A place
+    /// without such pods entitles to nothing: a predecessor may have changed anything of the Deployment a moment ago.
+    fn admit(&self, service: &ServiceId, replaces: bool, most: usize) -> bool {
+        let mut places = self.lock();
+        places.remove(service);
+        let admitted = replaces || places.len() < most;
+        if admitted {
+            places.insert(service.clone());
+        }
+        admitted
     }
 
     /// `service` could not be applied, and its Deployment, if any, stands so: whatever place it had is free unless pods are
@@ -148,15 +246,20 @@ impl Rollouts {
         }
     }
 
-    /// `service`, whose template is the desired one, stands so.
-    pub fn stands(&self, service: &ServiceId, standing: Standing) {
-        let mut places = self.lock();
-        let wave = places.get(service).copied();
-        match (standing, wave) {
-            // What a person broke must not stop everybody else; a broken wave must.
-            (Standing::Complete, _) | (Standing::Stuck, None | Some(false)) => drop(places.remove(service)),
-            (Standing::Rolling, None) => drop(places.insert(service.clone(), false)),
-            (Standing::Rolling, Some(_)) | (Standing::Stuck, Some(true)) => {}
+    /// The spec of `service` cannot be acted on, and its Deployment, if any, stands so: nothing but a person changes it
+    /// from here on, and nobody waits for that. Pods that are being replaced still count.
+    pub fn refused(&self, service: &ServiceId, live: Option<&Deployment>) {
+        if live.map_or(Standing::Complete, Standing::of) != Standing::Rolling {
+            self.forget(service);
+        }
+    }
+
+    /// The Deployment of `service`, whose template is the desired one, stands so.
+    pub fn stands(&self, service: &ServiceId, live: &Deployment) {
+        if occupies(live) {
+            self.lock().insert(service.clone());
+        } else {
+            self.forget(service);
         }
     }
 
@@ -166,7 +269,7 @@ impl Rollouts {
     }
 
     /// A panic elsewhere cannot leave a half-written entry here.
-    fn lock(&self) -> MutexGuard<'_, HashMap<ServiceId, bool>> {
+    fn lock(&self) -> MutexGuard<'_, HashSet<ServiceId>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -174,6 +277,7 @@ impl Rollouts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
     fn service(name: &str) -> ServiceId {
         ServiceId { namespace: "kitchen".to_owned(), name: name.to_owned() }
@@ -194,35 +298,106 @@ mod tests {
         }
     }
 
+    /// A Deployment of the service `name` with this template, brought by a wave or not, of three pods of which
+    /// `updated` are of that template.
+    fn live(name: &str, (hash, by_wave): (&str, bool), (updated, stuck): (u32, bool)) -> Deployment {
+        let wave = if by_wave { hash } else { "earlier" };
+        deployment(&format!(
+            "{{metadata: {{namespace: kitchen, name: {name}, generation: 2, \
+             labels: {{yolo-operator.io/service: {name}}}, \
+             annotations: {{yolo-operator.io/template-hash: {hash}, yolo-operator.io/wave-template-hash: {wave}}}}}, \
+             spec: {{replicas: 3, selector: {{}}, template: {{}}}}, status: {{observedGeneration: 2, replicas: 4, \
+             updatedReplicas: {updated}, availableReplicas: 3, conditions: [{{type: Progressing, status: '{}'}}]}}}}",
+            if stuck { "False" } else { "True" },
+        ))
+    }
+
+    /// What `build` makes.
+    fn desired(hash: &str) -> Deployment {
+        deployment(&format!(
+            "{{metadata: {{annotations: {{yolo-operator.io/template-hash: {hash}}}}}, \
+             spec: {{replicas: 3, selector: {{}}, template: {{metadata: {{labels: {{of: {hash}}}}}}}}}}}"
+        ))
+    }
+
     #[test]
     fn next_one_rolls_when_one_is_complete_and_a_broken_wave_stops() {
         let rollouts = Rollouts::default();
         let [fork, knife, spoon] = ["fork", "knife", "spoon"].map(service);
-        assert!(rollouts.admit(&fork, 1));
-        assert!(rollouts.admit(&fork, 1), "it has its place");
-        assert!(!rollouts.admit(&knife, 1));
-        rollouts.stands(&fork, Standing::Rolling);
-        rollouts.stands(&fork, Standing::Stuck);
-        assert!(!rollouts.admit(&knife, 1), "a broken wave stops");
-        rollouts.stands(&fork, Standing::Complete);
-        assert!(rollouts.admit(&knife, 1));
+        assert!(rollouts.admit(&fork, false, 1));
+        assert!(rollouts.admit(&fork, false, 1), "its own place is not in its way");
+        assert!(!rollouts.admit(&knife, false, 1));
+        rollouts.stands(&fork, &live("fork", ("new", true), (1, false)));
+        rollouts.stands(&fork, &live("fork", ("new", true), (1, true)));
+        assert!(!rollouts.admit(&knife, false, 1), "a broken wave stops");
+        rollouts.stands(&fork, &live("fork", ("new", true), (4, false)));
+        assert!(rollouts.admit(&knife, false, 1));
         rollouts.forget(&knife);
         // A person's own rollout counts, but broken it stops nobody.
-        rollouts.stands(&spoon, Standing::Rolling);
-        assert!(!rollouts.admit(&fork, 1));
-        rollouts.stands(&spoon, Standing::Stuck);
-        assert!(rollouts.admit(&fork, 1));
+        rollouts.stands(&spoon, &live("spoon", ("new", false), (1, false)));
+        assert!(!rollouts.admit(&fork, false, 1));
+        rollouts.stands(&spoon, &live("spoon", ("new", false), (1, true)));
+        assert!(rollouts.admit(&fork, false, 1));
     }
 
     #[test]
-    fn successor_counts_what_rolls_already() {
+    fn successor_counts_what_rolls_already_and_what_a_wave_broke() {
         let rollouts = Rollouts::default();
-        let rolls = "{metadata: {namespace: kitchen, name: fork, generation: 2, labels: {yolo-operator.io/service: fork}}, \
-                     status: {observedGeneration: 2, replicas: 3, updatedReplicas: 1}}";
-        let stands = rolls.replace("fork", "knife").replace("updatedReplicas: 1", "updatedReplicas: 3");
-        rollouts.begin(&[Arc::new(deployment(rolls)), Arc::new(deployment(&stands))]);
-        assert!(!rollouts.admit(&service("knife"), 1));
-        assert!(rollouts.admit(&service("knife"), 2));
+        let all = [
+            live("fork", ("new", true), (1, false)),
+            live("knife", ("new", true), (4, false)),
+            live("ladle", ("new", true), (1, true)),
+            live("spoon", ("new", false), (1, true)),
+        ];
+        rollouts.begin(&all.map(Arc::new));
+        assert!(!rollouts.admit(&service("knife"), false, 2), "fork rolls, and ladle stopped in a wave");
+        assert!(rollouts.admit(&service("knife"), false, 3));
+        assert!(rollouts.admit(&service("ladle"), true, 1), "what mends it need not wait");
+    }
+
+    #[test]
+    fn what_was_changed_without_new_pods_rolls_no_sooner_under_a_successor() {
+        let rollouts = Rollouts::default();
+        let unseen = |name: &str| Deployment {
+            metadata: ObjectMeta { generation: Some(3), ..live(name, ("old", false), (4, false)).metadata },
+            ..live(name, ("old", false), (4, false))
+        };
+        rollouts.begin(&[unseen("fork"), unseen("knife"), live("ladle", ("new", true), (1, true))].map(Arc::new));
+        for name in ["fork", "knife"] {
+            let present = Present { live: &unseen(name), written: None, asked_anew: false };
+            assert!(rollouts.turn(&service(name), desired("new"), present, 1).1, "{name}");
+        }
+        rollouts.forget(&service("ladle"));
+        let present = Present { live: &unseen("fork"), written: None, asked_anew: false };
+        assert!(!rollouts.turn(&service("fork"), desired("new"), present, 1).1, "nobody rolls");
+    }
+
+    #[test]
+    fn template_that_comes_by_a_wave_says_so_and_a_persons_does_not() {
+        let rollouts = Rollouts::default();
+        let [fork, knife] = ["fork", "knife"].map(service);
+        let old = live("fork", ("old", true), (4, false));
+        let shown = Present { live: &old, written: None, asked_anew: false };
+        let by_wave = |deployment: &Deployment| Template::of(deployment).by_wave;
+
+        let (wave, waits) = rollouts.turn(&fork, desired("new"), shown, 1);
+        assert!(by_wave(&wave) && !waits);
+        // The store still shows the old template: what was written stays as it is.
+        let written = Template::of(&wave);
+        let again = rollouts.turn(&fork, desired("new"), Present { written: Some(&written), ..shown }, 1);
+        assert_eq!(again, (wave.clone(), false));
+        let after = live("fork", ("new", true), (1, false));
+        let successor = Rollouts::default().turn(&fork, desired("new"), Present { live: &after, ..shown }, 1);
+        assert_eq!(successor, (wave, false), "a new leader has nothing to write");
+
+        let (waiting, waits) = rollouts.turn(&knife, desired("new"), shown, 1);
+        assert!(waits);
+        assert_eq!(Template::of(&waiting), Template::of(&old), "it stays as it is until it is its turn");
+        let (own, waits) = rollouts.turn(&knife, desired("new"), Present { asked_anew: true, ..shown }, 1);
+        assert!(!by_wave(&own) && !waits);
+        let written = Template::of(&own);
+        let stale = Present { written: Some(&written), ..shown };
+        assert_eq!(rollouts.turn(&knife, desired("new"), stale, 1), (own, false), "it has no need of a place");
     }
 
     #[test]
@@ -245,24 +420,51 @@ mod tests {
     }
 
     #[test]
+    fn replacement_in_place_is_complete_once_all_new_pods_have_been_ready() {
+        let standing = |fewer: i32, progress: &str| {
+            Standing::of(&deployment(&format!(
+                "{{metadata: {{generation: 2}}, \
+                 spec: {{strategy: {{rollingUpdate: {{maxUnavailable: {fewer}}}}}, selector: {{}}, template: {{}}}}, \
+                 status: {{observedGeneration: 2, replicas: 3, updatedReplicas: 3, availableReplicas: 2, \
+                 conditions: [{{type: Progressing, {progress}}}]}}}}"
+            )))
+        };
+        assert_eq!(standing(1, "status: 'True', reason: ReplicaSetUpdated"), Standing::Rolling);
+        assert_eq!(standing(1, "status: 'False', reason: ProgressDeadlineExceeded"), Standing::Stuck);
+        assert_eq!(standing(1, "status: 'True', reason: NewReplicaSetAvailable"), Standing::Complete, "a scale-up");
+        assert_eq!(standing(0, "status: 'True', reason: ReplicaSetUpdated"), Standing::Complete, "old ones go last");
+    }
+
+    #[test]
     fn who_serves_nothing_waits_for_nobody_and_a_failed_service_gives_its_place_back() {
-        let live = |replicas: i32, available: &str| {
+        let serving = |replicas: i32, available: &str| {
             deployment(&format!(
                 "{{spec: {{replicas: {replicas}, selector: {{}}, template: {{}}}}, status: {{{available}}}}}"
             ))
         };
-        assert!(serves_nothing(&live(2, "replicas: 2")));
-        assert!(!serves_nothing(&live(2, "replicas: 2, availableReplicas: 1")));
-        assert!(!serves_nothing(&live(0, "")), "nothing is asked of it");
+        assert!(serves_nothing(&serving(2, "replicas: 2")));
+        assert!(!serves_nothing(&serving(2, "replicas: 2, availableReplicas: 1")));
+        assert!(!serves_nothing(&serving(0, "")), "nothing is asked of it");
         let rollouts = Rollouts::default();
         let [fork, knife] = ["fork", "knife"].map(service);
-        assert!(rollouts.admit(&fork, 1));
-        rollouts.failed(&fork, Some(&live(2, "replicas: 2, updatedReplicas: 1")));
-        assert!(!rollouts.admit(&knife, 1), "its pods are being replaced");
-        rollouts.failed(&fork, Some(&live(2, "replicas: 2, updatedReplicas: 2")));
-        assert!(rollouts.admit(&knife, 1));
+        assert!(rollouts.admit(&fork, false, 1));
+        rollouts.failed(&fork, Some(&serving(2, "replicas: 2, updatedReplicas: 1")));
+        assert!(!rollouts.admit(&knife, false, 1), "its pods are being replaced");
+        rollouts.failed(&fork, Some(&serving(2, "replicas: 2, updatedReplicas: 2")));
+        assert!(rollouts.admit(&knife, false, 1));
         rollouts.failed(&knife, None);
-        assert!(rollouts.admit(&fork, 1));
+        assert!(rollouts.admit(&fork, false, 1));
+    }
+
+    #[test]
+    fn who_can_not_be_acted_on_gives_its_place_back_once_no_pods_are_replaced() {
+        let rollouts = Rollouts::default();
+        let [fork, knife] = ["fork", "knife"].map(service);
+        assert!(rollouts.admit(&fork, false, 1));
+        rollouts.refused(&fork, Some(&live("fork", ("new", true), (1, false))));
+        assert!(!rollouts.admit(&knife, false, 1), "its pods are being replaced");
+        rollouts.refused(&fork, Some(&live("fork", ("new", true), (1, true))));
+        assert!(rollouts.admit(&knife, false, 1), "only a person moves it now");
     }
 
     #[test]

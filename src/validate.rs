@@ -8,11 +8,12 @@ mod source;
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
 use kube::ResourceExt;
 use yolo_api::v1alpha1::YoloInferenceService;
-use yolo_api::v1alpha1::model::{Accelerator, CpuProfile, EmulatedDevice};
+use yolo_api::v1alpha1::model::{Accelerator, CpuProfile, EmulatedDevice, Nvidia, Precision, Provider};
 use yolo_api::v1alpha1::pod::Server;
-use yolo_api::v1alpha1::spec::{SecretKey, Service, ServiceType, SharedStore as SpecStore, Tasks};
+use yolo_api::v1alpha1::spec::{RolloutStrategy, SecretKey, Service, ServiceType, SharedStore as SpecStore, Tasks};
 use yolo_api::v1alpha1::validate::FieldError;
 use yolo_planner::Policy;
 use yolo_planner::units::Bytes;
@@ -40,6 +41,10 @@ pub struct Validated {
     pub workload: Workload,
     /// What stands in front of them.
     pub front: Front,
+    /// Who may use the API; empty: the whole cluster.
+    pub clients: Vec<NetworkPolicyPeer>,
+    /// Which comes first at a rollout: the new pod, or the room for it.
+    pub rollout: RolloutStrategy,
     /// Fields that were accepted but do not act yet.
     pub inactive: Vec<&'static str>,
 }
@@ -99,6 +104,8 @@ pub enum Engine {
         /// The server's word for how sessions share the cores.
         profile: &'static str,
     },
+    /// ONNX Runtime on NVIDIA GPUs.
+    Nvidia(Gpus),
     /// A declared service curve.
     Emulated {
         /// Time of a batch.
@@ -110,11 +117,26 @@ pub enum Engine {
     },
 }
 
+/// NVIDIA GPUs of a pod, or a slice of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gpus {
+    /// How many.
+    pub count: u32,
+    /// The extended resource that stands for them.
+    pub resource: String,
+    /// The server's word for the execution provider.
+    pub provider: &'static str,
+    /// The server's word for the arithmetic.
+    pub precision: &'static str,
+    /// Claim on which built engines are kept; absent: the pod's own disk.
+    pub cache_claim: Option<String>,
+}
+
 /// The Service in front of the pods.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Front {
-    /// `ClusterIP`.
-    pub kind: String,
+    /// Its type, one that the installation allows.
+    pub kind: &'static str,
     /// Its port.
     pub port: i32,
     /// Annotations, handed through.
@@ -130,13 +152,13 @@ pub enum Invalid {
     /// A schedule is none.
     #[error(transparent)]
     Schedule(#[from] InvalidSchedule),
-    /// Accepted by the schema, not served by this version.
-    #[error("{field} is not served by this version; use {instead}")]
-    NotServed {
+    /// Accepted by the schema, and not by this installation of the operator.
+    #[error("{field}: {why}")]
+    Installation {
         /// Path of the field.
         field: &'static str,
-        /// What works.
-        instead: &'static str,
+        /// What is missing, and what to do.
+        why: String,
     },
     /// The objects of the service carry its name, in labels too.
     #[error(
@@ -158,10 +180,11 @@ const NAME_CHARS_MAX: usize = 50;
 pub fn validate(service: &YoloInferenceService, defaults: &Defaults) -> Result<Validated, Invalid> {
     let spec = &service.spec;
     let server = &spec.server;
+    let engine = engine(&spec.accelerator());
     let workload = Workload {
-        image: server.image.clone().unwrap_or_else(|| defaults.server_image.clone()),
+        image: image(server.image.as_ref(), &engine, defaults)?,
         model: source::model(&spec.model)?,
-        engine: engine(&spec.accelerator())?,
+        engine,
         cpu_millis: server.resources.cpu.millicores("spec.server.resources.cpu")?,
         memory: Bytes::new(server.resources.memory.bytes("spec.server.resources.memory")?),
         drain_propagation_s: whole_s(server.drain.propagation.parse("spec.server.drain.propagation")?),
@@ -177,7 +200,9 @@ pub fn validate(service: &YoloInferenceService, defaults: &Defaults) -> Result<V
         policy: Policy { revision: workload.revision(), ..policy::policy(spec)? },
         peaks: spec.scaling.schedules.iter().map(Peak::parse).collect::<Result<_, _>>()?,
         workload,
-        front: front(&spec.service)?,
+        front: front(&spec.service, &defaults.service_types)?,
+        rollout: spec.rollout.strategy,
+        clients: spec.network.allowed_clients.clone(),
         inactive: yolo_api::inactive_fields(spec),
     })
 }
@@ -188,38 +213,73 @@ fn name(name: String) -> Result<String, Invalid> {
     if plain && lettered && name.len() <= NAME_CHARS_MAX { Ok(name) } else { Err(Invalid::Name { name }) }
 }
 
-fn engine(accelerator: &Accelerator) -> Result<Engine, Invalid> {
+/// The image that the service names, else the installation's for what runs the model.
+fn image(own: Option<&String>, engine: &Engine, defaults: &Defaults) -> Result<String, Invalid> {
+    let installed = match engine {
+        Engine::Cpu { .. } | Engine::Emulated { .. } => Some(&defaults.server_image),
+        // The usual image has ONNX Runtime for the CPU only: its pods would refuse to start.
+        Engine::Nvidia(_) => defaults.server_cuda_image.as_ref(),
+    };
+    own.or(installed).cloned().ok_or_else(|| Invalid::Installation {
+        field: "spec.server.image",
+        why:
+            "NVIDIA GPUs need an image with CUDA, and none is installed; name one, or have it set (serverCudaImage of \
+              the chart)"
+                .to_owned(),
+    })
+}
+
+fn engine(accelerator: &Accelerator) -> Engine {
     if let Some(emulated) = &accelerator.emulated {
-        return Ok(Engine::Emulated {
+        return Engine::Emulated {
             alpha_micros: u64::try_from(emulated.alpha_micros).unwrap_or(0),
             beta_micros: u64::try_from(emulated.beta_micros).unwrap_or(0),
             device: match emulated.device {
                 EmulatedDevice::Gpu => "gpu",
                 EmulatedDevice::Cpu => "cpu",
             },
-        });
+        };
     }
-    // The server has no GPU provider yet, and a pod that quietly computes on the CPU would be worse than none.
-    if accelerator.nvidia.is_some() {
-        return Err(Invalid::NotServed { field: "spec.accelerator.nvidia", instead: "spec.accelerator.cpu" });
+    if let Some(nvidia) = &accelerator.nvidia {
+        return Engine::Nvidia(gpus(nvidia));
     }
-    let profile = match accelerator.cpu.as_ref().map(|cpu| cpu.profile).unwrap_or_default() {
-        CpuProfile::Throughput => "throughput",
-        CpuProfile::Latency => "latency",
-    };
-    Ok(Engine::Cpu { profile })
+    Engine::Cpu {
+        profile: match accelerator.cpu.as_ref().map(|cpu| cpu.profile).unwrap_or_default() {
+            CpuProfile::Throughput => "throughput",
+            CpuProfile::Latency => "latency",
+        },
+    }
 }
 
-fn front(spec: &Service) -> Result<Front, Invalid> {
-    match spec.r#type {
-        ServiceType::ClusterIP => {
-            Ok(Front { kind: "ClusterIP".to_owned(), port: spec.port, annotations: spec.annotations.clone() })
-        }
-        // What opens a port of a node or costs money needs the operator's allow-list, which this version does not have.
-        ServiceType::NodePort | ServiceType::LoadBalancer => {
-            Err(Invalid::NotServed { field: "spec.service.type", instead: "ClusterIP" })
-        }
+fn gpus(nvidia: &Nvidia) -> Gpus {
+    Gpus {
+        count: u32::try_from(nvidia.count).unwrap_or(0).max(1),
+        resource: nvidia.resource_name.clone(),
+        provider: match nvidia.provider {
+            // Not the server's own `auto`, which takes the CPU where it sees no GPU: one was asked for.
+            Provider::Auto | Provider::Cuda => "cuda",
+            Provider::TensorRt => "tensorrt",
+        },
+        precision: match nvidia.precision {
+            Precision::Auto => "auto",
+            Precision::Fp32 => "fp32",
+            Precision::Fp16 => "fp16",
+        },
+        cache_claim: nvidia
+            .engine_cache
+            .as_ref()
+            .and_then(|cache| cache.persistent_volume_claim.as_ref())
+            .map(|claim| claim.claim_name.clone()),
     }
+}
+
+fn front(spec: &Service, allowed: &[ServiceType]) -> Result<Front, Invalid> {
+    let kind = spec.r#type.as_str();
+    if spec.r#type != ServiceType::ClusterIP && !allowed.contains(&spec.r#type) {
+        let why = format!("{kind} is not allowed here; use ClusterIP, or have it allowed (serviceTypes of the chart)");
+        return Err(Invalid::Installation { field: "spec.service.type", why });
+    }
+    Ok(Front { kind, port: spec.port, annotations: spec.annotations.clone() })
 }
 
 fn tasks_ttl_s(tasks: &Tasks) -> Result<Option<i64>, FieldError> {
@@ -246,14 +306,25 @@ pub(crate) mod fixtures {
     use crate::build::Defaults;
     use crate::rollouts::Most;
 
-    /// Validates the service `fork` in `kitchen` with this `spec`.
-    pub(crate) fn checked(spec: &str) -> Result<Validated, Invalid> {
-        let defaults = Defaults {
+    /// An installation that allows no more than it must.
+    pub(crate) fn installation() -> Defaults {
+        Defaults {
             server_image: "server:1".to_owned(),
+            server_cuda_image: None,
+            service_types: Vec::new(),
             operator_namespace: "yolo".to_owned(),
             rollouts_most: Most::Percent(10),
-        };
-        validate(&object(spec), &defaults)
+        }
+    }
+
+    /// Validates the service `fork` in `kitchen` with this `spec`.
+    pub(crate) fn checked(spec: &str) -> Result<Validated, Invalid> {
+        checked_by(spec, &installation())
+    }
+
+    /// The same in another installation.
+    pub(crate) fn checked_by(spec: &str, defaults: &Defaults) -> Result<Validated, Invalid> {
+        validate(&object(spec), defaults)
     }
 
     fn object(spec: &str) -> YoloInferenceService {
@@ -272,7 +343,7 @@ pub(crate) mod fixtures {
 
 #[cfg(test)]
 mod tests {
-    use super::fixtures::{checked, smallest};
+    use super::fixtures::{checked, checked_by, installation, smallest};
     use super::*;
     use yolo_planner::policy::{Accelerator, Mode};
     use yolo_planner::units::{BatchSize, Ratio, Replicas, Seconds};
@@ -325,12 +396,37 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_served_says_what_can() {
-        let gpu = checked("{model: {source: {imagePath: /a}}, accelerator: {nvidia: {}}}").unwrap_err();
-        assert!(gpu.to_string().contains("spec.accelerator.nvidia is not served"), "{gpu}");
-        let port = checked("{model: {source: {imagePath: /a}}, service: {type: NodePort}}").unwrap_err();
-        assert!(port.to_string().contains("ClusterIP"), "{port}");
+    fn value_that_cannot_be_read_names_its_field() {
         let window = checked("{model: {source: {imagePath: /a}}, targets: {window: soon}}").unwrap_err();
         assert!(window.to_string().starts_with("spec.targets.window"), "{window}");
+    }
+
+    #[test]
+    fn gpus_need_an_image_with_cuda_and_are_never_replaced_by_the_cpu() {
+        let spec = |server: &str| {
+            format!("{{model: {{source: {{imagePath: /a}}}}, accelerator: {{nvidia: {{}}}}, server: {{{server}}}}}")
+        };
+        let refused = checked(&spec("")).unwrap_err().to_string();
+        assert!(refused.starts_with("spec.server.image: NVIDIA") && refused.contains("serverCudaImage"), "{refused}");
+        assert_eq!(checked(&spec("image: 'own:1'")).unwrap().workload.image, "own:1");
+        let defaults = Defaults { server_cuda_image: Some("cuda:1".to_owned()), ..installation() };
+        let gpu = checked_by(&spec(""), &defaults).unwrap();
+        assert_eq!(gpu.workload.image, "cuda:1");
+        let Engine::Nvidia(gpus) = &gpu.workload.engine else { panic!("{:?}", gpu.workload.engine) };
+        assert_eq!((gpus.count, gpus.resource.as_str(), gpus.provider), (1, "nvidia.com/gpu", "cuda"));
+        assert_eq!(gpu.policy.accelerator, Accelerator::Gpu);
+        let cpu = checked_by("{model: {source: {imagePath: /a}}}", &defaults).unwrap();
+        assert_eq!(cpu.workload.image, "server:1");
+    }
+
+    #[test]
+    fn type_of_the_service_is_one_that_the_installation_allows() {
+        let spec = |kind: &str| format!("{{model: {{source: {{imagePath: /a}}}}, service: {{type: {kind}}}}}");
+        let refused = checked(&spec("NodePort")).unwrap_err().to_string();
+        assert!(refused.starts_with("spec.service.type: NodePort") && refused.contains("serviceTypes"), "{refused}");
+        let defaults = Defaults { service_types: vec![ServiceType::NodePort], ..installation() };
+        assert_eq!(checked_by(&spec("NodePort"), &defaults).unwrap().front.kind, "NodePort");
+        assert_eq!(checked_by(&spec("ClusterIP"), &defaults).unwrap().front.kind, "ClusterIP");
+        assert!(checked_by(&spec("LoadBalancer"), &defaults).is_err());
     }
 }

@@ -34,6 +34,8 @@ impl Manifest {
         let service: YoloInferenceService = serde_yaml_ng::from_str(&text)?;
         let defaults = Defaults {
             server_image: String::new(),
+            server_cuda_image: None,
+            service_types: Vec::new(),
             operator_namespace: String::new(),
             rollouts_most: Most::Percent(10),
         };

@@ -32,16 +32,19 @@ pub type Receipts = HashMap<&'static str, Receipt>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     hash: String,
+    /// Of what was asked for: equal for two documents that differ in nothing but the number of the write.
+    content: String,
     version: String,
     uid: Option<String>,
     resource_version: Option<u64>,
 }
 
 impl Receipt {
-    fn of<K: Resource>(hash: &str, object: &K) -> Self {
+    fn of<K: Resource>((hash, content): (&str, &str), object: &K) -> Self {
         let meta = object.meta();
         let resource_version = meta.resource_version.as_deref().and_then(|version| version.parse().ok());
-        Self { hash: hash.to_owned(), version: version(object), uid: meta.uid.clone(), resource_version }
+        let (hash, content) = (hash.to_owned(), content.to_owned());
+        Self { hash, content, version: version(object), uid: meta.uid.clone(), resource_version }
     }
 
     /// The store has not shown our own write yet: it has an older version of the same object.
@@ -76,15 +79,36 @@ impl Writer<'_> {
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + k8s_openapi::Resource,
         K: Clone + Serialize + DeserializeOwned + std::fmt::Debug,
     {
+        self.apply_numbered(desired, None, live).await
+    }
+
+    /// As [`Self::apply`], of an object that has another number at each write: `content` is `desired` without one, and
+    /// tells whether the same is asked for as before.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub async fn apply_numbered<K>(
+        &mut self,
+        desired: &K,
+        content: Option<&K>,
+        live: Option<&K>,
+    ) -> Result<Option<K>, WriteError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + k8s_openapi::Resource,
+        K: Clone + Serialize + DeserializeOwned + std::fmt::Debug,
+    {
         let name = desired.name_any();
         let namespace = desired.namespace().unwrap_or_default();
         let target = Target::new(<K as k8s_openapi::Resource>::KIND, &namespace, &name);
         let serialise = |source| WriteError::Serialise { target: target.clone(), source };
+        let content = content.map(|content| document(content).map(|(_, hash)| hash)).transpose().map_err(serialise)?;
         let (document, hash) = document(desired).map_err(serialise)?;
-        let (last, shown) = (self.receipts.get(target.kind), live.map(|live| Receipt::of(&hash, live)));
-        let same = last.filter(|last| last.hash == hash);
+        let hashes = (hash.as_str(), content.as_deref().unwrap_or(&hash));
+        let (last, shown) = (self.receipts.get(target.kind), live.map(|live| Receipt::of(hashes, live)));
+        let same = last.filter(|last| last.content == hashes.1);
         if let (Some(live), Some(shown)) = (live, &shown) {
-            let known = same.is_some_and(|last| last.version == shown.version || last.outlives(shown));
+            let sent = last.filter(|last| last.hash == hash);
+            let known = sent.is_some_and(|last| last.version == shown.version || last.outlives(shown));
             if known || covers(&serde_json::to_value(live).map_err(serialise)?, &document) {
                 let over = self.contests.get(target.kind).is_some_and(|contest| contest.rested(self.now));
                 if over {
@@ -105,7 +129,7 @@ impl Writer<'_> {
         let applied = self.access.write(&target, api.patch(&name, &params, &Patch::Apply(&document))).await?;
         self.sent += 1;
         tracing::debug!(%target, hash, "Applied.");
-        let receipt = Receipt::of(&hash, &applied);
+        let receipt = Receipt::of(hashes, &applied);
         let before = self.contests.remove(target.kind);
         // The same content as before, and it did change something: somebody else had.
         if same.is_some() && shown.is_some_and(|shown| shown.resource_version != receipt.resource_version) {

@@ -12,12 +12,13 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
+use yolo_api::v1alpha1::spec::RolloutStrategy;
 use yolo_planner::units::Replicas;
 
 use super::knobs::{KNOBS_DIRECTORY, config_map_name};
-use super::{fetch, labels, metadata, selector, store};
+use super::{fetch, gpu, labels, metadata, selector, store};
 use crate::fleet::{CLASS_LABEL, SERVER_CONTAINER};
-use crate::validate::{Engine, ModelFile, Validated, Workload};
+use crate::validate::{Engine, Gpus, ModelFile, Validated, Workload};
 
 /// Port of the inference API.
 pub const API_PORT: i32 = 8080;
@@ -50,19 +51,28 @@ pub fn deployment(spec: &Validated, replicas: Option<Replicas>) -> Deployment {
         spec: Some(DeploymentSpec {
             replicas: replicas.and_then(|replicas| i32::try_from(replicas.get()).ok()),
             selector: selector(spec),
-            strategy: Some(DeploymentStrategy {
-                type_: Some("RollingUpdate".to_owned()),
-                rolling_update: Some(RollingUpdateDeployment {
-                    // Capacity never falls below what was planned.
-                    max_surge: Some(IntOrString::Int(1)),
-                    max_unavailable: Some(IntOrString::Int(0)),
-                }),
-            }),
+            strategy: Some(strategy(spec.rollout)),
             revision_history_limit: Some(3),
             template,
             ..DeploymentSpec::default()
         }),
         status: None,
+    }
+}
+
+fn strategy(rollout: RolloutStrategy) -> DeploymentStrategy {
+    let (more, fewer) = match rollout {
+        // Capacity never falls below what was planned.
+        RolloutStrategy::Availability => (1, 0),
+        // Where every GPU is taken, a pod on top would wait for ever for one.
+        RolloutStrategy::ResourceAware => (0, 1),
+    };
+    DeploymentStrategy {
+        type_: Some("RollingUpdate".to_owned()),
+        rolling_update: Some(RollingUpdateDeployment {
+            max_surge: Some(IntOrString::Int(more)),
+            max_unavailable: Some(IntOrString::Int(fewer)),
+        }),
     }
 }
 
@@ -94,12 +104,7 @@ fn template(spec: &Validated) -> PodTemplateSpec {
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
             termination_grace_period_seconds: Some(spec.workload.drain_budget_s.saturating_add(GRACE_MARGIN_S)),
-            security_context: Some(PodSecurityContext {
-                run_as_non_root: Some(true),
-                run_as_user: Some(USER),
-                seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
-                ..PodSecurityContext::default()
-            }),
+            security_context: Some(security(&spec.workload)),
             image_pull_secrets: some_list(
                 server.image_pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect(),
             ),
@@ -114,6 +119,28 @@ fn template(spec: &Validated) -> PodTemplateSpec {
     }
 }
 
+fn security(workload: &Workload) -> PodSecurityContext {
+    // A claim belongs to root until the kubelet gives it to the group; everything else of a pod is made for it, or read
+    // only.
+    let claim = gpus(workload).and_then(|gpus| gpus.cache_claim.as_ref());
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(USER),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+        fs_group: claim.map(|_| USER),
+        // Not at each start again: a cache may hold many files.
+        fs_group_change_policy: claim.map(|_| "OnRootMismatch".to_owned()),
+        ..PodSecurityContext::default()
+    }
+}
+
+fn gpus(workload: &Workload) -> Option<&Gpus> {
+    match &workload.engine {
+        Engine::Nvidia(gpus) => Some(gpus),
+        Engine::Cpu { .. } | Engine::Emulated { .. } => None,
+    }
+}
+
 fn container(workload: &Workload) -> Container {
     Container {
         name: SERVER_CONTAINER.to_owned(),
@@ -124,7 +151,10 @@ fn container(workload: &Workload) -> Container {
         startup_probe: Some(probe("/startupz", 1, STARTUP_PERIODS)),
         readiness_probe: Some(probe("/readyz", 1, 2)),
         liveness_probe: Some(probe("/livez", 10, 3)),
-        resources: Some(resources(workload)),
+        resources: Some(match gpus(workload) {
+            Some(gpus) => gpu::resources(gpus, resources(workload)),
+            None => resources(workload),
+        }),
         security_context: Some(restricted()),
         volume_mounts: Some(mounts(workload)),
         ..Container::default()
@@ -160,6 +190,7 @@ fn arguments(workload: &Workload) -> Vec<String> {
         Engine::Cpu { profile } => {
             flags.extend([flag("engine", "ort"), flag("provider", "cpu"), flag("profile", profile)]);
         }
+        Engine::Nvidia(gpus) => flags.extend(gpu::flags(gpus)),
         Engine::Emulated { alpha_micros, beta_micros, device } => flags.extend([
             flag("engine", "emulated"),
             flag("emulated-alpha-micros", alpha_micros),
@@ -271,7 +302,8 @@ fn volumes(spec: &Validated) -> Vec<Volume> {
         }),
         ModelFile::Fetched { .. } => Some(fetch::volume()),
     };
-    std::iter::once(knobs).chain(model).chain(spec.workload.store.as_ref().map(store::volume)).collect()
+    let (store, gpus) = (spec.workload.store.as_ref(), gpus(&spec.workload));
+    std::iter::once(knobs).chain(model).chain(store.map(store::volume)).chain(gpus.map(gpu::volume)).collect()
 }
 
 fn mounts(workload: &Workload) -> Vec<VolumeMount> {
@@ -284,7 +316,8 @@ fn mounts(workload: &Workload) -> Vec<VolumeMount> {
     // The whole directory: a `subPath` mount would never show a changed ConfigMap.
     let knobs = mount("knobs", KNOBS_DIRECTORY);
     let model = (workload.model.file != ModelFile::Image).then(|| mount("model", MODEL_DIRECTORY));
-    std::iter::once(knobs).chain(model).chain(workload.store.as_ref().map(|_| store::mount())).collect()
+    let (store, gpus) = (workload.store.as_ref(), gpus(workload));
+    std::iter::once(knobs).chain(model).chain(store.map(|_| store::mount())).chain(gpus.map(|_| gpu::mount())).collect()
 }
 
 /// The class of the pods of `deployment`: changes with everything that makes a rollout worth a look.
@@ -374,6 +407,18 @@ mod tests {
         assert_eq!(deployment(&small, None), deployment(&knobs, None), "a knob never restarts a pod");
         let larger = checked("{model: {source: {imagePath: /models/a.onnx}}, server: {resources: {cpu: 2}}}").unwrap();
         assert_ne!(class(&small), class(&larger));
+    }
+
+    #[test]
+    fn rollout_needs_room_for_a_pod_unless_it_is_told_to_make_it() {
+        let strategy = |rollout: &str| {
+            let spec = checked(&format!("{{model: {{source: {{imagePath: /a}}}}, rollout: {{{rollout}}}}}")).unwrap();
+            let deployment = deployment(&spec, None);
+            let rolling = deployment.spec.unwrap().strategy.unwrap().rolling_update.unwrap();
+            (rolling.max_surge.unwrap(), rolling.max_unavailable.unwrap())
+        };
+        assert_eq!(strategy(""), (IntOrString::Int(1), IntOrString::Int(0)));
+        assert_eq!(strategy("strategy: ResourceAware"), (IntOrString::Int(0), IntOrString::Int(1)));
     }
 
     #[test]

@@ -13,12 +13,14 @@ use super::deployment::{ADMIN_PORT, API_PORT, GRPC_PORT};
 use super::{metadata, selector, store};
 use crate::validate::{ModelFile, Validated};
 
-/// Builds the policy: in, the API from the whole cluster and metrics from the operator and Prometheus; out, names, the
-/// shared store where there is one, and the model's store where one is fetched (a policy is of the pod, not of its init
-/// container).
+/// Builds the policy: in, the API from the clients that the service allows, else from the whole cluster, and metrics
+/// from the operator and Prometheus; out, names, the shared store where there is one, and the model's store where one
+/// is fetched (a policy is of the pod, not of its init container).
 pub fn network_policy(spec: &Validated, operator_namespace: &str) -> NetworkPolicy {
+    // An empty list would let in the whole world.
+    let clients = if spec.clients.is_empty() { vec![any_namespace()] } else { spec.clients.clone() };
     let api = NetworkPolicyIngressRule {
-        from: Some(vec![any_namespace()]),
+        from: Some(clients),
         ports: Some(vec![port("TCP", API_PORT), port("TCP", GRPC_PORT)]),
     };
     let metrics = NetworkPolicyIngressRule {
@@ -97,6 +99,20 @@ mod tests {
         let open_to_all = policy.ingress.unwrap().into_iter().filter(|rule| rule.from == Some(vec![any_namespace()]));
         let ports: Vec<_> = open_to_all.flat_map(|rule| rule.ports.unwrap()).map(|port| port.port.unwrap()).collect();
         assert_eq!(ports, [8080, 8001].map(IntOrString::Int));
+    }
+
+    #[test]
+    fn named_clients_alone_reach_the_api_and_metrics_are_read_all_the_same() {
+        let shop = "{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shop}}}";
+        let clients = format!("{shop}, {{ipBlock: {{cidr: 10.0.0.0/8}}}}");
+        let spec = format!("{{model: {{source: {{imagePath: /a}}}}, network: {{allowedClients: [{clients}]}}}}");
+        let rules = |spec: &Validated| network_policy(spec, "yolo-system").spec.unwrap().ingress.unwrap();
+        let (named, open) = (rules(&checked(&spec).unwrap()), rules(&smallest()));
+        let from = named[0].from.clone().unwrap();
+        let shop: NetworkPolicyPeer = serde_yaml_ng::from_str(shop).unwrap();
+        assert_eq!(from[0], shop);
+        assert_eq!(from[1].ip_block.as_ref().unwrap().cidr, "10.0.0.0/8");
+        assert_eq!((from.len(), &named[0].ports, &named[1..]), (2, &open[0].ports, &open[1..]));
     }
 
     fn ports_out(spec: &Validated) -> Vec<i32> {

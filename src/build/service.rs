@@ -16,7 +16,7 @@ pub fn service(spec: &Validated) -> Service {
     Service {
         metadata,
         spec: Some(ServiceSpec {
-            type_: Some(spec.front.kind.clone()),
+            type_: Some(spec.front.kind.to_owned()),
             selector: Some(selector_labels(spec)),
             ports: Some(ports(spec.front.port)),
             ..ServiceSpec::default()

@@ -41,7 +41,7 @@ pub fn status(
         url: Some(url(spec)),
         engine: Some(match spec.workload.engine {
             Engine::Emulated { .. } => EngineStatus::Emulated,
-            Engine::Cpu { .. } => EngineStatus::Ort,
+            Engine::Cpu { .. } | Engine::Nvidia(_) => EngineStatus::Ort,
         }),
         model: Some(ModelStatus {
             name: spec.workload.model.path.clone(),

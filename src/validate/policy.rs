@@ -127,10 +127,11 @@ fn percent(rules: &ScalingRules, period_s: u32) -> Option<Ratio> {
         .max_by(|a, b| a.get().total_cmp(&b.get()))
 }
 
-/// What the pods compute on, as the planner's rules tell devices apart. `validate` has refused `nvidia`.
+/// What the pods compute on, as the planner's rules tell devices apart.
 fn accelerator(spec: &SpecAccelerator) -> Accelerator {
     match spec.emulated.as_ref().map(|emulated| emulated.device) {
         Some(EmulatedDevice::Gpu) => Accelerator::Gpu,
+        None if spec.nvidia.is_some() => Accelerator::Gpu,
         Some(EmulatedDevice::Cpu) | None => Accelerator::Cpu,
     }
 }

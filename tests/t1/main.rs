@@ -20,6 +20,7 @@ mod promise_operator_reconciles;
 mod promise_operator_rests;
 mod promise_operator_survives;
 mod promise_operator_yields;
+mod promise_spec_acts;
 mod promise_upgrade_rolls_in_waves;
 
 yolo_testkit::cluster_guard!();

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
@@ -60,23 +61,36 @@ pub async fn client_as(cluster: &LocalCluster, user: &str) -> Client {
 impl Operator {
     /// Starts an operator for one namespace. `identity` is its user and its name in the lease.
     pub async fn start(cluster: &LocalCluster, namespace: &str, identity: &str) -> Self {
-        Self::start_with(cluster, namespace, identity, "localhost/yolo-server:test").await
+        Self::start_as(cluster, namespace, identity, |_| {}).await
     }
 
     /// The same with another default image of the servers.
     pub async fn start_with(cluster: &LocalCluster, namespace: &str, identity: &str, server_image: &str) -> Self {
+        let change = |config: &mut Config| server_image.clone_into(&mut config.server_image);
+        Self::start_as(cluster, namespace, identity, change).await
+    }
+
+    /// The same with settings that `change` changes.
+    pub async fn start_as(
+        cluster: &LocalCluster,
+        namespace: &str,
+        identity: &str,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         // `YOLO_LOG=yolo_operator=debug` shows the operator's log; a second subscriber of this process is refused, and not
         // needed.
         let silent = tracing_subscriber::EnvFilter::builder().with_default_directive(LevelFilter::OFF.into());
         let filter = silent.with_env_var("YOLO_LOG").from_env_lossy();
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
         let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
-        let config = Config {
+        let mut config = Config {
             namespace: namespace.to_owned(),
             lease_name: "yolo-operator".to_owned(),
             identity: identity.to_owned(),
             watch_namespace: Some(namespace.to_owned()),
-            server_image: server_image.to_owned(),
+            server_image: "localhost/yolo-server:test".to_owned(),
+            server_cuda_image: None,
+            service_types: Vec::new(),
             max_concurrent_rollouts: Most::Percent(10),
             prometheus_url: None,
             prometheus_ca_file: None,
@@ -85,6 +99,7 @@ impl Operator {
             health_address: any,
             log: String::new(),
         };
+        change(&mut config);
         let shutdown = CancellationToken::new();
         let client = client_as(cluster, identity).await;
         let task = tokio::spawn(yolo_operator::run(config, client, shutdown.clone()));
@@ -168,6 +183,17 @@ pub fn condition(object: &YoloInferenceService, kind: &str) -> (String, String) 
     let conditions = object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let found = conditions.iter().find(|condition| condition.type_ == kind);
     found.map_or_else(|| ("-".to_owned(), "-".to_owned()), |found| (found.status.clone(), found.reason.clone()))
+}
+
+/// Waits until `identity` holds the lease.
+pub async fn holder(client: &Client, namespace: &str, identity: &str) {
+    let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
+    let held = async || {
+        let all = leases.list(&ListParams::default()).await.ok()?;
+        let holder = all.items.into_iter().next()?.spec?.holder_identity?;
+        (holder == identity).then_some(())
+    };
+    wait_for("the lease", PATIENCE, held).await.unwrap();
 }
 
 /// Waits for the Deployment of a service and returns it.

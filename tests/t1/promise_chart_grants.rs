@@ -54,6 +54,8 @@ fn config(namespace: &str) -> Config {
         identity: "chart".to_owned(),
         watch_namespace: Some(namespace.to_owned()),
         server_image: "localhost/yolo-server:test".to_owned(),
+        server_cuda_image: None,
+        service_types: Vec::new(),
         max_concurrent_rollouts: Most::Percent(10),
         prometheus_url: None,
         prometheus_ca_file: None,

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
@@ -13,7 +12,9 @@ use serde_json::{Value, json};
 use yolo_api::v1alpha1::YoloInferenceService;
 use yolo_testkit::cluster::{LocalCluster, Tier, wait_for};
 
-use crate::operator::{self, Operator, PATIENCE, TestPod, apply, condition, count, loopback, manifest, until, writes};
+use crate::operator::{
+    self, Operator, PATIENCE, TestPod, apply, condition, count, holder, loopback, manifest, until, writes,
+};
 
 /// From the death of the leader to its successor's first write: the lease, a look and a try.
 const TAKEOVER: Duration = Duration::from_secs(15);
@@ -67,9 +68,7 @@ fn paused_leader_that_resumes_cannot_write_and_its_successor_does() {
     cluster
         .block_on(async |client| {
             let (first, second) = (format!("{namespace}-a"), format!("{namespace}-b"));
-            let leader = Process::start(cluster, &namespace, &first);
-            apply(&client, &namespace, &manifest("fork", json!({}))).await;
-            until(&client, &namespace, "fork", "a status", |object| object.status.is_some()).await;
+            let leader = Process::lead(cluster, &client, &namespace, &first).await;
             let standby = Operator::start(cluster, &namespace, &second).await;
             holder(&client, &namespace, &first).await;
             assert_eq!(writes(cluster, &second), [], "the standby does nothing");
@@ -106,9 +105,7 @@ fn killed_leader_is_succeeded_within_fifteen_seconds() {
     cluster
         .block_on(async |client| {
             let (first, second) = (format!("{namespace}-a"), format!("{namespace}-b"));
-            let leader = Process::start(cluster, &namespace, &first);
-            apply(&client, &namespace, &manifest("fork", json!({}))).await;
-            until(&client, &namespace, "fork", "a status", |object| object.status.is_some()).await;
+            let leader = Process::lead(cluster, &client, &namespace, &first).await;
             let _standby = Process::start(cluster, &namespace, &second);
             // Its stores are full once it looks at the lease, which it does from then on every second.
             let candidate = async || operator::looks_at_the_lease(cluster, &second).then_some(());
@@ -254,17 +251,6 @@ async fn write_raw(client: &Client, namespace: &str, document: &Value) {
     raw_api(client, namespace).patch(name, &params, &Patch::Apply(document)).await.unwrap();
 }
 
-/// Waits until `identity` holds the lease.
-async fn holder(client: &Client, namespace: &str, identity: &str) {
-    let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
-    let held = async || {
-        let all = leases.list(&ListParams::default()).await.ok()?;
-        let holder = all.items.into_iter().next()?.spec?.holder_identity?;
-        (holder == identity).then_some(())
-    };
-    wait_for("the lease", PATIENCE, held).await.unwrap();
-}
-
 /// The operator's program as a process of its own, so that it can be stopped in its tracks.
 struct Process(Child);
 
@@ -285,6 +271,14 @@ impl Process {
             .spawn()
             .unwrap();
         Self(child)
+    }
+
+    /// The same, and waits until it has served a service named `fork`.
+    async fn lead(cluster: &LocalCluster, client: &Client, namespace: &str, identity: &str) -> Self {
+        let leader = Self::start(cluster, namespace, identity);
+        apply(client, namespace, &manifest("fork", json!({}))).await;
+        until(client, namespace, "fork", "a status", |object| object.status.is_some()).await;
+        leader
     }
 
     fn signal(&self, signal: &str) {

@@ -6,7 +6,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
-use serde_json::json;
+use serde_json::{Value, json};
 use yolo_api::v1alpha1::YoloInferenceService;
 use yolo_testkit::cluster::wait_for;
 
@@ -90,6 +90,60 @@ fn field_that_somebody_keeps_changing_is_not_fought_over() {
             operator.stop().await;
         })
         .unwrap();
+}
+
+#[test]
+fn knobs_that_somebody_keeps_changing_are_not_fought_over() {
+    let Some(cluster) = operator::cluster() else { return };
+    let namespace = cluster.namespace("knobs-fight").unwrap();
+    cluster
+        .block_on(async |client| {
+            let user = format!("{namespace}-a");
+            let operator = Operator::start(cluster, &namespace, &user).await;
+            let pinned = json!({"scaling": {"batch": {"min": 4, "max": 4}}});
+            apply(&client, &namespace, &manifest("fork", pinned)).await;
+            until(&client, &namespace, "fork", "a status", |object| condition(object, "Stalled").0 == "False").await;
+            let fight = beside(fight_knobs(client.clone(), namespace.to_string()));
+            let object = until(&client, &namespace, "fork", "FieldConflict", |object| {
+                condition(object, "Stalled") == ("True".into(), "FieldConflict".into())
+            })
+            .await;
+            let conditions = object.status.unwrap().conditions;
+            let stalled = conditions.iter().find(|condition| condition.type_ == "Stalled").unwrap();
+            assert!(stalled.message.contains("fighter keeps changing ConfigMap"), "{}", stalled.message);
+            // Not a wait for something to happen: two writes a minute are allowed, where the other makes ten a second.
+            let written = || count(&writes(cluster, &user)).get("configmaps").copied().unwrap_or(0);
+            let before = written();
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            assert!(written() - before <= 1, "{:#?}", writes(cluster, &user));
+            drop(fight);
+
+            let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
+            let back = async || (knobs(&maps.get("fork-knobs").await.ok()?)["maxBatchSize"] == 4).then_some(());
+            wait_for("the knobs to be put back", Duration::from_mins(3), back).await.unwrap();
+            operator.stop().await;
+        })
+        .unwrap();
+}
+
+/// The knobs document of a `ConfigMap`.
+fn knobs(map: &ConfigMap) -> Value {
+    serde_json::from_str(&map.data.as_ref().unwrap()["knobs.json"]).unwrap()
+}
+
+/// Puts another batch size into the knobs, under whatever number they have, whenever it is not there.
+async fn fight_knobs(client: Client, namespace: String) {
+    let maps: Api<ConfigMap> = Api::namespaced(client, &namespace);
+    loop {
+        let mut document = knobs(&maps.get("fork-knobs").await.unwrap());
+        if document["maxBatchSize"] != 9 {
+            document["maxBatchSize"] = json!(9);
+            let theirs = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "fork-knobs"},
+                "data": {"knobs.json": document.to_string()}});
+            maps.patch("fork-knobs", &PatchParams::apply("fighter").force(), &Patch::Apply(&theirs)).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Sets a field that the operator owns, ten times a second.

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{ListParams, Patch, PatchParams};
-use kube::{Api, ResourceExt};
-use serde_json::json;
-use yolo_testkit::cluster::wait_for;
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
+use yolo_testkit::cluster::{LocalCluster, wait_for};
 
-use crate::operator::{self, Operator, PATIENCE, apply, condition, manifest, until};
+use crate::operator::{self, Operator, PATIENCE, Write, apply, condition, manifest, until, writes};
 
 const NAMES: [&str; 4] = ["fork", "knife", "ladle", "spoon"];
 const NEXT: &str = "localhost/yolo-server:next";
@@ -21,16 +21,8 @@ fn upgrade_replaces_the_pods_of_one_service_in_ten_at_a_time() {
     let namespace = cluster.namespace("waves").unwrap();
     cluster
         .block_on(async |client| {
-            let user = format!("{namespace}-a");
-            let operator = Operator::start(cluster, &namespace, &user).await;
             let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
-            for name in NAMES {
-                apply(&client, &namespace, &manifest(name, json!({}))).await;
-                until(&client, &namespace, name, "a status", |object| object.status.is_some()).await;
-                complete(&deployments, name).await;
-            }
-            operator.stop().await;
-            let upgraded = Operator::start_with(cluster, &namespace, &user, NEXT).await;
+            let upgraded = serve_and_upgrade(cluster, &client, &namespace).await;
             let mut rolled = one_more(&deployments, &[]).await;
             let waiting = NAMES.iter().find(|name| !rolled.contains(&(**name).to_owned())).unwrap();
             until(&client, &namespace, waiting, "RolloutWaiting", |object| {
@@ -61,11 +53,80 @@ fn upgrade_replaces_the_pods_of_one_service_in_ten_at_a_time() {
         .unwrap();
 }
 
+#[test]
+fn broken_wave_stops_the_successor_of_the_leader_that_began_it_too() {
+    let Some(cluster) = operator::cluster() else { return };
+    let namespace = cluster.namespace("broken-wave").unwrap();
+    cluster
+        .block_on(async |client| {
+            let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
+            let upgraded = serve_and_upgrade(cluster, &client, &namespace).await;
+            let rolled = one_more(&deployments, &[]).await;
+            let [broken] = rolled.as_slice() else { panic!("{rolled:?}") };
+            hang(&deployments, broken).await;
+            for name in NAMES.iter().filter(|name| *name != broken) {
+                until(&client, &namespace, name, "RolloutWaiting", |object| {
+                    condition(object, "Reconciling") == ("True".into(), "RolloutWaiting".into())
+                })
+                .await;
+            }
+            upgraded.stop().await;
+
+            let second = format!("{namespace}-b");
+            let successor = Operator::start_with(cluster, &namespace, &second, NEXT).await;
+            operator::holder(&client, &namespace, &second).await;
+            // Not a wait for something to happen: the others look again twice in this time, and may not roll.
+            tokio::time::sleep(Duration::from_secs(12)).await;
+            assert_eq!(on_next(&deployments).await, rolled);
+            let told = |write: &Write| write.resource.ends_with("/status") || write.resource == "events";
+            let written = writes(cluster, &second);
+            assert!(written.iter().all(told), "it finds all objects as they have to be: {written:#?}");
+
+            // A time zone that does not exist, which the schema cannot know.
+            let zone = "Mars/Olympus";
+            let peak = json!({"name": "a", "cron": "0 8 * * *", "timeZone": zone, "duration": "1h", "replicasMin": 2});
+            apply(&client, &namespace, &manifest(broken, json!({"scaling": {"schedules": [peak]}}))).await;
+            until(&client, &namespace, broken, "InvalidSpec", |object| {
+                condition(object, "Stalled") == ("True".into(), "InvalidSpec".into())
+            })
+            .await;
+            one_more(&deployments, &rolled).await;
+            successor.stop().await;
+        })
+        .unwrap();
+}
+
+/// Makes all services and waits until they serve; then ends their operator and starts the next version.
+async fn serve_and_upgrade(cluster: &LocalCluster, client: &Client, namespace: &str) -> Operator {
+    let user = format!("{namespace}-a");
+    let operator = Operator::start(cluster, namespace, &user).await;
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    for name in NAMES {
+        apply(client, namespace, &manifest(name, json!({}))).await;
+        until(client, namespace, name, "a status", |object| object.status.is_some()).await;
+        complete(&deployments, name).await;
+    }
+    operator.stop().await;
+    Operator::start_with(cluster, namespace, &user, NEXT).await
+}
+
 /// Says that all pods of the Deployment are of its present template.
 async fn complete(deployments: &Api<Deployment>, name: &str) {
-    let generation = deployments.get(name).await.unwrap().metadata.generation;
     let pods = json!({"replicas": 1, "updatedReplicas": 1, "readyReplicas": 1, "availableReplicas": 1});
-    let mut status = json!({"observedGeneration": generation});
+    tell(deployments, name, pods).await;
+}
+
+/// Says that the pod of the present template of the Deployment does not become ready, and an old one serves on.
+async fn hang(deployments: &Api<Deployment>, name: &str) {
+    let progress = json!({"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"});
+    let pods = json!({"replicas": 2, "updatedReplicas": 1, "readyReplicas": 1, "availableReplicas": 1,
+        "unavailableReplicas": 1, "conditions": [progress]});
+    tell(deployments, name, pods).await;
+}
+
+/// Says how the Deployment as it is now stands.
+async fn tell(deployments: &Api<Deployment>, name: &str, pods: Value) {
+    let mut status = json!({"observedGeneration": deployments.get(name).await.unwrap().metadata.generation});
     status.as_object_mut().unwrap().extend(pods.as_object().unwrap().clone());
     let patch = Patch::Merge(json!({"status": status}));
     deployments.patch_status(name, &PatchParams::default(), &patch).await.unwrap();

@@ -244,6 +244,12 @@ impl Curve {
         !borrowed && self.times().doubt(size).is_some_and(|doubt| doubt <= KNOWN)
     }
 
+    /// Whether any size up to `size` is known so well. A larger one, chosen but never run since, would else keep the pods that
+    /// keep it from running.
+    pub(crate) fn sure_of_any(&self, size: u32) -> bool {
+        (1..=size).any(|size| self.sure(size))
+    }
+
     fn trusted(&self) -> impl Iterator<Item = &Size> {
         self.measured.iter().filter(|size| size.calls >= CALLS_MIN)
     }
@@ -514,6 +520,22 @@ mod tests {
             curve.tick();
         }
         assert!(curve.measured.is_empty() && curve.times().largest() >= 3, "the line stays");
+    }
+
+    #[test]
+    fn a_size_that_hardly_ever_ran_leaves_the_others_sure() {
+        let varying = |size: u32, count: u64, each_s: f64| BatchCount {
+            seconds_squared: SecondsSquared::try_from(1.25 * each_s * each_s * real(count)).unwrap(),
+            ..calls(size, count, each_s)
+        };
+        let mut curve = Curve::default();
+        for _ in 0..50 {
+            curve.add(1, &[varying(1, 1000, 0.032)]);
+        }
+        curve.add(1, &[varying(16, 6, 0.062)]);
+        assert!(curve.times().largest() >= 16 && !curve.sure(16), "{:?}", curve.times());
+        assert!(curve.sure_of_any(16));
+        assert!(!Curve::default().sure_of_any(16), "nothing is known");
     }
 
     #[test]

@@ -188,8 +188,7 @@ fn tick(
     let backlog = carried(without_backlog) < choice.replicas && view.raised.is_none();
     // Where requests find their pods at random, some wait at any moment: only more than the target endures is a queue.
     let waits_s = view.forecast.backlog / (choice.pod.saturation * f64::from(view.seen.ready)).max(1e-9);
-    // Some size must be known: a larger one, chosen but never run since, would else keep the pods that keep it from running.
-    let unsure = plan > 0.0 && !(1..=view.known(choice.batch.get())).any(|size| state.curve.sure(size));
+    let unsure = plan > 0.0 && !state.curve.sure_of_any(view.known(choice.batch.get()));
     let endured_s = policy.targets.api.map_or(policy.overload.queue_timeout, |target| target.threshold).get();
     Tick {
         now,

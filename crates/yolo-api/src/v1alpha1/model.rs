@@ -119,7 +119,8 @@ pub struct Accelerator {
     /// CPU cores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Cpu>,
-    /// NVIDIA GPUs. Not served by this version: refused, never computed on the CPU instead.
+    /// NVIDIA GPUs. They need a server image with CUDA: `server.image`, or the one that the operator was installed with
+    /// for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nvidia: Option<Nvidia>,
     /// Rehearsal without hardware: no inference happens. Said in status and in every response.
@@ -154,12 +155,17 @@ pub enum CpuProfile {
 /// Inference on NVIDIA GPUs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "self.count == 1 || !self.resourceName.contains('/mig-')",
+    "message": "count must be 1 with slices of a GPU (MIG): a process can use one; name the resource of a larger slice, or raise scaling.replicas",
+    "fieldPath": ".count",
+}]))]
 pub struct Nvidia {
-    /// GPUs (or slices) of a pod.
+    /// GPUs of a pod; of slices (MIG) one.
     #[serde(default = "defaults::nvidia_count")]
     #[schemars(range(min = 1, max = 16))]
     pub count: i32,
-    /// The extended resource that stands for them.
+    /// The extended resource that stands for them, such as `nvidia.com/gpu` or `nvidia.com/mig-1g.10gb`.
     #[serde(default = "defaults::nvidia_resource")]
     #[schemars(length(max = 128), regex(pattern = r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$"))]
     pub resource_name: String,
@@ -169,7 +175,7 @@ pub struct Nvidia {
     /// Arithmetic of the engine.
     #[serde(default)]
     pub precision: Precision,
-    /// Where built `TensorRT` engines are kept.
+    /// Where built `TensorRT` engines are kept; default: the pod's own disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine_cache: Option<EngineCache>,
 }
@@ -177,7 +183,7 @@ pub struct Nvidia {
 /// Execution provider on NVIDIA GPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Provider {
-    /// The server decides before it loads the model.
+    /// CUDA, which runs every model at once.
     #[default]
     Auto,
     /// CUDA.
@@ -209,7 +215,7 @@ pub enum Precision {
     }],
 ))]
 pub struct EngineCache {
-    /// A claim of this namespace: engines outlive pods.
+    /// A claim of this namespace that every pod can write to: engines outlive pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub persistent_volume_claim: Option<EngineCacheClaim>,
     /// The pod's own disk.

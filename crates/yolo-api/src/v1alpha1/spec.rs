@@ -100,6 +100,17 @@ pub struct YoloInferenceServiceSpec {
     pub paused: bool,
 }
 
+impl ServiceType {
+    /// As a Service of Kubernetes has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ClusterIP => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+        }
+    }
+}
+
 impl YoloInferenceServiceSpec {
     /// The accelerator, with its default. See [`defaults`] for why the schema does not fill it in.
     pub fn accelerator(&self) -> Cow<'_, Accelerator> {
@@ -190,7 +201,8 @@ pub enum OverloadPolicy {
 /// The Service in front of the pods.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Service {
-    /// Its type. This version serves `ClusterIP` only: the others need an allow-list of the operator's installation.
+    /// Its type. `NodePort` and `LoadBalancer` only where the operator's installation allows them; clients outside the
+    /// cluster have to be named in `network.allowedClients` as well.
     #[serde(default)]
     pub r#type: ServiceType,
     /// Its port.
@@ -234,9 +246,16 @@ pub enum Routing {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Network {
-    /// Peers (networking.k8s.io/v1 `NetworkPolicyPeer`) that may use the API; empty: the whole cluster.
+    /// Peers (networking.k8s.io/v1 `NetworkPolicyPeer`) that may use the API; empty: the whole cluster, and nobody
+    /// outside it. The operator and Prometheus read the metrics in any case.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "schema::embedded::<Vec<NetworkPolicyPeer>>")]
+    #[schemars(
+        schema_with = "schema::embedded::<Vec<NetworkPolicyPeer>>",
+        extend("x-kubernetes-validations" = [{
+            "rule": "self.all(peer, has(peer.ipBlock) != (has(peer.namespaceSelector) || has(peer.podSelector)))",
+            "message": "each of allowedClients needs either an ipBlock or selectors (namespaceSelector, podSelector), for example {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shop}}}",
+        }])
+    )]
     pub allowed_clients: Vec<NetworkPolicyPeer>,
 }
 
@@ -251,9 +270,10 @@ pub struct Rollout {
 /// How a new version of the pods replaces the old one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RolloutStrategy {
-    /// A new pod first.
+    /// A new pod first: never fewer pods than planned, and room for one more is needed.
     #[default]
     Availability,
-    /// In place, where no spare GPU exists.
+    /// An old pod goes first, where no spare GPU exists: one pod fewer than planned serves meanwhile, none if there is
+    /// one alone.
     ResourceAware,
 }

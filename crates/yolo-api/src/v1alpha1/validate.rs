@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{
     scalars::{Decimal, DurationText, Quantity},
     scaling::{ScalingPolicyType, ScalingRules},
-    spec::{RolloutStrategy, ServiceType, YoloInferenceServiceSpec},
+    spec::YoloInferenceServiceSpec,
     targets::SOURCE_SERVER,
 };
 
@@ -129,7 +129,6 @@ pub fn inactive_fields(spec: &YoloInferenceServiceSpec) -> Vec<&'static str> {
     let (up, down) = (behavior.scale_up.as_ref(), behavior.scale_down.as_ref());
     let in_pods = |rules: &ScalingRules| rules.policies.iter().any(|policy| policy.r#type == ScalingPolicyType::Pods);
     [
-        ("spec.accelerator.nvidia", spec.accelerator().nvidia.is_some()),
         ("spec.server.serviceAccountName", spec.server.service_account_name.is_some()),
         ("spec.targets.apiLatency.source", api_source.is_some_and(|source| source != SOURCE_SERVER)),
         (
@@ -138,9 +137,6 @@ pub fn inactive_fields(spec: &YoloInferenceServiceSpec) -> Vec<&'static str> {
         ),
         ("spec.scaling.behavior.scaleUp.policies (Pods)", up.is_some_and(in_pods)),
         ("spec.scaling.behavior.scaleDown.policies (Pods)", down.is_some_and(in_pods)),
-        ("spec.service.type", spec.service.r#type != ServiceType::ClusterIP),
-        ("spec.network.allowedClients", !spec.network.allowed_clients.is_empty()),
-        ("spec.rollout.strategy", spec.rollout.strategy == RolloutStrategy::ResourceAware),
     ]
     .into_iter()
     .filter_map(|(field, set)| set.then_some(field))
@@ -195,7 +191,7 @@ mod tests {
         let full: super::super::YoloInferenceService =
             serde_yaml_ng::from_str(include_str!("../../../../examples/full.yaml")).unwrap();
         let named = inactive_fields(&full.spec);
-        for field in ["spec.accelerator.nvidia", "spec.rollout.strategy"] {
+        for field in ["spec.server.serviceAccountName", "spec.targets.apiLatency.source"] {
             assert!(named.contains(&field), "{field} is set in full.yaml and not named: {named:?}");
         }
         let smallest: super::super::YoloInferenceService =
