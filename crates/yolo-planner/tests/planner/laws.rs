@@ -58,6 +58,21 @@ fn poisson_arrivals_of_a_constant_rate_never_reverse() {
     }
 }
 
+/// Law 8: a swing of 5 % every ten minutes turns the pods once an hour at most, from its first hour on.
+#[test]
+fn a_swing_of_five_percent_reverses_once_an_hour_at_most() {
+    let swing = |tick: u32| 1.0 + 0.05 * (f64::from(tick) * std::f64::consts::TAU / 120.0).sin();
+    for (seed, rate) in (1..).zip([60.0, 100.0, 150.0, 200.0, 250.0, 310.0, 420.0, 800.0]) {
+        let mut fleet = Plain::new(policy(), 0.016, seed);
+        fleet.run(|_| rate, 720);
+        let watched = fleet.run(|tick| rate * swing(tick), 1440);
+        assert!(reversals(&watched) <= 2, "{rate}/s: {} reversals", reversals(&watched));
+        let last = watched.last().unwrap();
+        let still = watched.iter().rev().take(720).all(|one| one.desired.replicas == last.desired.replicas);
+        assert!(still, "{rate}/s: what came back is kept: {}", last.explanation.reason);
+    }
+}
+
 /// What can happen to a pod's sample.
 fn spoil(random: &mut Random, seen: &mut Observation, now_s: f64) {
     // Each schedule has its own severity, so that coverage crosses 60 % often.
