@@ -124,7 +124,7 @@ impl Model {
         let quota = (policy.accelerator == Accelerator::Cpu && seen.quota_cores > 0.0).then_some(seen.quota_cores);
         // On a CPU decoders and engine share cores: a decoder's time there is mostly the engine's, which the quota counts.
         let decoders = state.stages.decode_rate().filter(|_| policy.accelerator == Accelerator::Gpu);
-        let times = state.curve.times();
+        let times = state.curve.slowest();
         let mut model = Self {
             careful_s: times.careful(policy.quantile()),
             times,

@@ -181,6 +181,25 @@ proptest! {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Less and less load never needs more pods, however it falls, and however many there are at first.
+    #[test]
+    fn falling_load_adds_no_pod(
+        rate in 20.0..600.0_f64, left in 0.0..0.9_f64, ticks in 1..240_u32, each_ms in 4.0..60.0_f64, settled in 30..400_u32,
+    ) {
+        let mut fleet = Plain::new(policy(), each_ms / 1e3, 1);
+        fleet.even = Some(0.0);
+        fleet.run(|_| rate, settled);
+        let before = fleet.knobs.replicas;
+        let fallen = |tick: u32| (f64::from(tick) / f64::from(ticks)).min(1.0) * (1.0 - left);
+        let pods: Vec<Replicas> =
+            fleet.run(|tick| rate * (1.0 - fallen(tick)), ticks + 120).iter().map(|one| one.desired.replicas).collect();
+        prop_assert!(pods[0] <= before && pods.is_sorted_by(|a, b| a >= b), "{before:?}: {pods:?}");
+    }
+}
+
+proptest! {
     #![proptest_config(ProptestConfig { cases: 6, ..ProptestConfig::default() })]
 
     /// Laws 1, 2 and 3 over hundreds of ticks of changing load and faults: bounds and steps hold, and the same again gives
