@@ -147,8 +147,8 @@ pub(crate) fn sizes(policy: &Policy, model: &Model, current: &Knobs) -> Vec<u32>
 }
 
 /// The batch that carries most within the targets; the smallest of those that are as good. Where that one cannot carry
-/// `rate`, another that can: what as many pods as there are now carry best is not what the most pods do, whose queues are
-/// shared by more.
+/// `rate`, another that can: what as many pods as there are now carry best is not what the most pods do, whose queues
+/// are shared by more.
 fn choose_batch(
     policy: &Policy,
     model: &Model,
@@ -194,7 +194,8 @@ fn choose_batch(
     BatchSize::try_from(chosen).ok().map(|size| (size, None))
 }
 
-/// `chosen`, or where that cannot carry `rate` within the range of pods the one of `others` that needs the fewest pods to.
+/// `chosen`, or where that cannot carry `rate` within the range of pods the one of `others` that needs the fewest pods
+/// to.
 fn able(policy: &Policy, model: &Model, (chosen, others): (u32, &[u32]), rate: f64) -> u32 {
     let pods_for = |size: u32| {
         let size = size.min(model.times.largest());

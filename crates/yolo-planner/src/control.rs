@@ -35,9 +35,10 @@ const FLAP_SHARE: f64 = 0.15;
 /// taught is not forgotten within the hour.
 const FLAPS_MAX: usize = 3;
 const FLAPS_LAST_S: f64 = 3.0 * HOUR_S;
-/// How soon pods must come back a second time to be kept, and for how long beyond their last need: what comes back again and
-/// again within [`FLAP_S`] of going (a load that swings by a few percent, a pod's worth, every ten minutes) no doubled hold
-/// outlasts. (Simulated, `diurnal` on CPUs, three seeds: kept from the first time on they cost 1.8 %, from the second on 0.5 %.)
+/// How soon pods must come back a second time to be kept, and for how long beyond their last need: what comes back
+/// again and again within [`FLAP_S`] of going (a load that swings by a few percent, a pod's worth, every ten minutes)
+/// no doubled hold outlasts. (Simulated, `diurnal` on CPUs, three seeds: kept from the first time on they cost 1.8 %,
+/// from the second on 0.5 %.)
 const RETURNS_S: f64 = 2.0 * FLAP_S;
 const RETURNED_LAST_S: f64 = FLAP_S;
 /// Needs remembered; neighbours are merged beyond that, towards more pods.

@@ -17,8 +17,8 @@ const RANGE: (f64, f64) = (0.7, 1.05);
 const UTILIZATION: (f64, f64) = (0.5, 1.05);
 /// Step back to no correction of a window that tells nothing: what was learned under load fades in hours without.
 const GAIN_IDLE: f64 = 0.005;
-/// Answers that one step takes. A quantile of fewer wanders, and as a step down is the larger one, what wanders leads down:
-/// windows of fewer count together, each by its answers, before anything moves.
+/// Answers that one step takes. A quantile of fewer wanders, and as a step down is the larger one, what wanders leads
+/// down: windows of fewer count together, each by its answers, before anything moves.
 const ANSWERS_MIN: u64 = 500;
 /// Least elasticity of latency in the rate that is believed: a flat curve tells nothing about the rate.
 const ELASTICITY_MIN: f64 = 0.2;
@@ -31,8 +31,8 @@ const RESIDUAL_MAX: f64 = 0.30;
 const RESIDUAL_OF_THRESHOLD: f64 = 0.10;
 /// For so long, and the model is not used; so long without, and it is again.
 const DEGRADED_AFTER_S: f64 = 300.0;
-/// After so long without a window that could be judged, an old contradiction says nothing: traffic became thin. Nor does what
-/// was gathered.
+/// After so long without a window that could be judged, an old contradiction says nothing: traffic became thin. Nor
+/// does what was gathered.
 const JUDGEMENT_LASTS_S: f64 = 3600.0;
 /// Images in the pods may differ by this share from arrivals times latency (Little's law) before one of the three is
 /// not what it seems.
@@ -193,8 +193,8 @@ impl Feedback {
     }
 }
 
-/// The logarithm of λₑ/λ, λₑ being the rate that the model gives the measured latency: by so much less the pods carry than
-/// it says. Near λ the logarithms' slope tells it from two points.
+/// The logarithm of λₑ/λ, λₑ being the rate that the model gives the measured latency: by so much less the pods carry
+/// than it says. Near λ the logarithms' slope tells it from two points.
 fn claim(measured: Measured) -> f64 {
     let engine_s = |total_s: f64| (total_s - measured.overhead_s).max(1e-4);
     let (came_s, expected_s) = (engine_s(measured.latency_s), engine_s(measured.expected_s));

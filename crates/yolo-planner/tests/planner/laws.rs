@@ -186,7 +186,8 @@ proptest! {
     /// Less and less load never needs more pods, however it falls, and however many there are at first.
     #[test]
     fn falling_load_adds_no_pod(
-        rate in 20.0..600.0_f64, left in 0.0..0.9_f64, ticks in 1..240_u32, each_ms in 4.0..60.0_f64, settled in 30..400_u32,
+        rate in 20.0..600.0_f64, left in 0.0..0.9_f64, ticks in 1..240_u32,
+        each_ms in 4.0..60.0_f64, settled in 30..400_u32,
     ) {
         let mut fleet = Plain::new(policy(), each_ms / 1e3, 1);
         fleet.even = Some(0.0);
