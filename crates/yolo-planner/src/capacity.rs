@@ -6,7 +6,7 @@ use crate::intake::Seen;
 use crate::observation::Knobs;
 use crate::policy::{Accelerator, LatencyTarget, OverloadPolicy, Policy, Routing};
 use crate::state::State;
-use crate::table::{FUEL, Key, above, denoised};
+use crate::table::{FUEL, Key, denoised};
 
 /// Share of its saturation rate that a pod may run at whatever the targets allow: a curve that is a few percent too
 /// optimistic must not become an endless queue. CPU time varies more than a GPU's (control.md §4). Shedding ends a queue at
@@ -124,7 +124,7 @@ impl Model {
         let quota = (policy.accelerator == Accelerator::Cpu && seen.quota_cores > 0.0).then_some(seen.quota_cores);
         // On a CPU decoders and engine share cores: a decoder's time there is mostly the engine's, which the quota counts.
         let decoders = state.stages.decode_rate().filter(|_| policy.accelerator == Accelerator::Gpu);
-        let times = state.curve.times();
+        let times = state.curve.slowest();
         let mut model = Self {
             careful_s: times.careful(policy.quantile()),
             times,
@@ -295,7 +295,8 @@ impl Model {
         let each = rate / f64::from(pods.max(1)) / self.workers / self.kappa;
         let share = each / saturation;
         let by_cpu = self.cpu_rate.is_none_or(|(most, _)| each * self.workers * self.kappa <= most);
-        if share > self.utilization_max || !by_cpu {
+        // A correction upwards raises no ceiling.
+        if share * self.kappa.max(1.0) > self.utilization_max || !by_cpu {
             return None;
         }
         let Some(left) = fuel.checked_sub(server.cost()) else {
@@ -306,6 +307,7 @@ impl Model {
         // A search of the table ends a little below the greatest rate: what is offered must pass it.
         let alone = (1.0 - (1.0 - share) / self.reserve(pods)).max(0.0) + LIMIT_MARGIN;
         let slow = key.goal().slow;
-        Some(above(server.latencies(alone * saturation)?.quantile(1.0 - slow)))
+        let latencies = server.latencies(alone * saturation).filter(Latencies::true_to_life)?;
+        Some(latencies.quantile(1.0 - slow))
     }
 }

@@ -65,10 +65,10 @@ pub(crate) fn pinned(policy: &Policy, current: &Knobs) -> Policy {
 
 /// The cheapest setting within `policy`; `None` while the service curve is not known.
 pub(crate) fn choose(policy: &Policy, model: &Model, state: &State, current: &Knobs, load: Load) -> Option<Choice> {
-    let (batch, batch_infeasible) = choose_batch(policy, model, state, current)?;
+    let rate = required_rate(policy, load);
+    let (batch, batch_infeasible) = choose_batch(policy, model, state, (current, rate))?;
     // A size not seen yet is taken to carry what the largest known one does.
     let size = batch.get().min(model.times.largest());
-    let rate = required_rate(policy, load);
     let slow = batch_infeasible == Some(ConstraintKind::InferenceLatency);
     let needed = if slow { None } else { model.pods_for(size, rate) };
     let fallback = || {
@@ -124,12 +124,10 @@ pub(crate) fn upper_s(policy: &Policy, model: &Model, size: u32) -> Option<f64> 
     model.times.upper(size, policy.targets.inference.map_or(0.95, LatencyTarget::at))
 }
 
-/// Known batch sizes of the range, rising; the largest known one stands for those beyond it.
+/// Batch sizes that are tried of which the time is known, rising.
 pub(crate) fn known_sizes(policy: &Policy, model: &Model, now: BatchSize) -> Vec<u32> {
-    let largest = model.times.largest();
-    let mut sizes: Vec<u32> = allowed_sizes(policy, now).into_iter().map(|size| size.min(largest)).collect();
-    sizes.retain(|size| *size > 0);
-    sizes.dedup();
+    let mut sizes = allowed_sizes(policy, now);
+    sizes.retain(|size| *size <= model.times.largest());
     sizes
 }
 
@@ -148,12 +146,14 @@ pub(crate) fn sizes(policy: &Policy, model: &Model, current: &Knobs) -> Vec<u32>
     sizes
 }
 
-/// The batch that carries most within the targets; the smallest of those that are as good.
+/// The batch that carries most within the targets; the smallest of those that are as good. Where that one cannot carry
+/// `rate`, another that can: what as many pods as there are now carry best is not what the most pods do, whose queues
+/// are shared by more.
 fn choose_batch(
     policy: &Policy,
     model: &Model,
     state: &State,
-    current: &Knobs,
+    (current, rate): (&Knobs, f64),
 ) -> Option<(BatchSize, Option<ConstraintKind>)> {
     let knob = policy.batch;
     let now = knob.clamp(current.max_batch_size).get();
@@ -177,6 +177,7 @@ fn choose_batch(
         // What the others carry is not computed yet.
         return BatchSize::try_from(now).ok().map(|size| (size, None));
     }
+    let computed: Vec<u32> = pods.iter().filter(|(_, pod)| pod.computed).map(|(size, _)| *size).collect();
     let allowed: Vec<(u32, f64)> = pods.into_iter().map(|(size, pod)| (size, pod.carried)).collect();
     let Some(best) = allowed.iter().map(|(_, carried)| *carried).max_by(f64::total_cmp) else {
         let kind = if small(least.get()) { ConstraintKind::InferenceLatency } else { ConstraintKind::Memory };
@@ -189,7 +190,22 @@ fn choose_batch(
     let largest = sizes.iter().copied().rfind(known);
     let may_gain = now > model.times.largest() && largest == Some(smallest);
     let chosen = if may_gain || (stays && now < smallest) { now } else { smallest };
+    let chosen = able(policy, model, (chosen, &computed), rate);
     BatchSize::try_from(chosen).ok().map(|size| (size, None))
+}
+
+/// `chosen`, or where that cannot carry `rate` within the range of pods the one of `others` that needs the fewest pods
+/// to.
+fn able(policy: &Policy, model: &Model, (chosen, others): (u32, &[u32]), rate: f64) -> u32 {
+    let pods_for = |size: u32| {
+        let size = size.min(model.times.largest());
+        let needed = model.pods_for(size, rate);
+        needed.filter(|_| unmet(policy, model, size, needed).is_none())
+    };
+    if pods_for(chosen).is_some() {
+        return chosen;
+    }
+    others.iter().filter_map(|size| Some((pods_for(*size)?, *size))).min().map_or(chosen, |(_, size)| size)
 }
 
 /// Whether batch and cache fit into memory; true while memory is not known.
@@ -353,7 +369,7 @@ pub(crate) mod tests {
     use crate::units::Seconds;
 
     /// A service at rest: what the optimiser looks at.
-    #[derive(Clone)]
+    #[derive(Debug, Clone)]
     pub(crate) struct Scene {
         pub(crate) policy: Policy,
         pub(crate) learned: Learned,

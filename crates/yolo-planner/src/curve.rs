@@ -58,6 +58,9 @@ pub(crate) struct Curve {
     prior: Vec<CurvePoint>,
     /// Class of the pods that the curve is of.
     class: Option<u32>,
+    /// Mean seconds of a call of 1, 2, … images on pods of the class before, while some of them serve.
+    #[serde(default)]
+    former: Vec<f64>,
 }
 
 /// t(b) for all sizes that are known.
@@ -204,9 +207,14 @@ impl Curve {
         if self.class.is_some_and(|known| known != class) {
             let shape = self.times().mean;
             let points: Vec<_> = (1..).zip(&shape).map(|(size, time): (u32, _)| (f64::from(size), *time)).collect();
-            *self = Self { line: Line::through(&points).scaled(SUCCESSOR), ..Self::default() };
+            *self = Self { line: Line::through(&points).scaled(SUCCESSOR), former: shape, ..Self::default() };
         }
         self.class = Some(class);
+    }
+
+    /// The pods of the class before are gone.
+    pub(crate) fn bury(&mut self) {
+        self.former.clear();
     }
 
     /// Adds one size's calls.
@@ -279,6 +287,15 @@ impl Curve {
             deviation.push(doubt);
         }
         Times { mean: rising(mean.into_iter()), deviation, jitter }
+    }
+
+    /// The times that capacity rests on: in a rollout each size's on the slower class of pods. Nobody knows which class
+    /// serves when the load changes, and before the last of the old ones has gone a quicker model has saved nothing.
+    pub(crate) fn slowest(&self) -> Times {
+        let Times { mean, deviation, jitter } = self.times();
+        let former = self.former.iter().copied().chain(std::iter::repeat(0.0));
+        let mean = rising(mean.into_iter().zip(former).map(|(new, old)| new.max(old)));
+        Times { mean, deviation, jitter }
     }
 
     /// Mean seconds of a call of `size` images along `line`, and how surely that is known (a standard deviation).
@@ -420,6 +437,29 @@ mod tests {
         assert!((learned.alpha.get() - 0.030).abs() < 1e-4 && (learned.beta.get() - 0.002).abs() < 1e-4, "{learned:?}");
         let again = Curve::seeded(&learned).times();
         assert!((again.mean(4).unwrap() - 0.038).abs() < 2e-4, "{again:?}");
+    }
+
+    #[test]
+    fn of_two_classes_the_slower_counts_until_the_old_one_is_gone() {
+        let mut curve = Curve::default();
+        let calls_of = |first_s: f64| [calls(1, 100, first_s), calls(4, 100, 2.0 * first_s)];
+        curve.succeed(7);
+        curve.add(7, &calls_of(0.020));
+        assert_eq!(curve.slowest(), curve.times(), "one class alone");
+        curve.succeed(8);
+        for _ in 0..9 {
+            curve.add(8, &calls_of(0.010));
+        }
+        let (own, counted) = (curve.times().mean, curve.slowest().mean);
+        assert!((own[0] / 0.010 - 1.0).abs() < 0.05 && (counted[0] / 0.020 - 1.0).abs() < 0.01, "{own:?} {counted:?}");
+        assert!(curve.sure(4), "its own times are known");
+        curve.bury();
+        assert_eq!(curve.slowest(), curve.times());
+        curve.succeed(9);
+        for _ in 0..9 {
+            curve.add(9, &calls_of(0.030));
+        }
+        assert_eq!(curve.slowest(), curve.times(), "the new one is the slower one");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::policy::{LatencyTarget, Policy};
+use crate::units::real;
 
 /// Step towards a lower capacity, and towards a higher one: a pod too few is dearer than a pod too many.
 const GAIN_DOWN: f64 = 0.3;
@@ -16,7 +17,8 @@ const RANGE: (f64, f64) = (0.7, 1.05);
 const UTILIZATION: (f64, f64) = (0.5, 1.05);
 /// Step back to no correction of a window that tells nothing: what was learned under load fades in hours without.
 const GAIN_IDLE: f64 = 0.005;
-/// Answers in the window from which its quantile is one.
+/// Answers that one step takes. A quantile of fewer wanders, and as a step down is the larger one, what wanders leads
+/// down: windows of fewer count together, each by its answers, before anything moves.
 const ANSWERS_MIN: u64 = 500;
 /// Least elasticity of latency in the rate that is believed: a flat curve tells nothing about the rate.
 const ELASTICITY_MIN: f64 = 0.2;
@@ -29,7 +31,8 @@ const RESIDUAL_MAX: f64 = 0.30;
 const RESIDUAL_OF_THRESHOLD: f64 = 0.10;
 /// For so long, and the model is not used; so long without, and it is again.
 const DEGRADED_AFTER_S: f64 = 300.0;
-/// After so long without a window that could be judged, an old contradiction says nothing: traffic became thin.
+/// After so long without a window that could be judged, an old contradiction says nothing: traffic became thin. Nor
+/// does what was gathered.
 const JUDGEMENT_LASTS_S: f64 = 3600.0;
 /// Images in the pods may differ by this share from arrivals times latency (Little's law) before one of the three is
 /// not what it seems.
@@ -44,17 +47,39 @@ pub(crate) struct Feedback {
     kappa: f64,
     /// When the next whole window has passed, seconds since the epoch.
     next_s: f64,
+    /// When the first one has: one of many answers is not waited for. 0: nothing was seen yet.
+    first_s: f64,
     /// For how long the model has been contradicted, and confirmed, seconds.
     contradicted_s: f64,
     confirmed_s: f64,
     /// When the last window was judged, seconds since the epoch.
     judged_s: f64,
     degraded: bool,
+    gathered: Gathered,
+}
+
+/// What windows have said since the last step.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+struct Gathered {
+    answers: f64,
+    /// Mean over the answers of the logarithm of the κ at which the model would have said what was measured.
+    log_kappa: f64,
+    /// When something was last gathered, seconds since the epoch.
+    at_s: f64,
 }
 
 impl Default for Feedback {
     fn default() -> Self {
-        Self { kappa: 1.0, next_s: 0.0, contradicted_s: 0.0, confirmed_s: 0.0, judged_s: 0.0, degraded: false }
+        Self {
+            kappa: 1.0,
+            next_s: 0.0,
+            first_s: 0.0,
+            contradicted_s: 0.0,
+            confirmed_s: 0.0,
+            judged_s: 0.0,
+            degraded: false,
+            gathered: Gathered::default(),
+        }
     }
 }
 
@@ -102,15 +127,28 @@ impl Feedback {
 
     /// Learns from one window; a window is one measurement, however often it is looked at.
     pub(crate) fn learn(&mut self, policy: &Policy, measured: Measured) {
-        if measured.answers < ANSWERS_MIN || !self.due(measured.now_s) {
+        if !self.due(measured.now_s) {
             return;
         }
-        self.next_s = measured.now_s + policy.window_s();
-        self.judge(policy, measured);
-        if measured.utilization < UTILIZATION.0 * self.kappa {
+        let many = measured.answers >= ANSWERS_MIN;
+        let whole_s = measured.now_s + policy.window_s();
+        self.first_s = if self.first_s > 0.0 { self.first_s } else { whole_s };
+        if !many && measured.now_s < self.first_s {
+            return;
+        }
+        self.next_s = whole_s;
+        if many {
+            self.judge(policy, measured);
+        }
+        // Fewer have none beyond the quantile, on average: the slowest of them is any.
+        let telling = many || real(measured.answers) * (1.0 - policy.quantile()) >= 1.0;
+        if measured.utilization >= UTILIZATION.1 {
+            return;
+        }
+        if telling && measured.utilization >= UTILIZATION.0 * self.kappa {
+            self.gather(measured);
+        } else {
             self.kappa += GAIN_IDLE * (1.0 - self.kappa);
-        } else if measured.utilization < UTILIZATION.1 {
-            self.correct(measured);
         }
     }
 
@@ -136,18 +174,33 @@ impl Feedback {
         self.confirmed_s = self.confirmed_s.min(2.0 * DEGRADED_AFTER_S);
     }
 
-    /// Moves κ towards the factor at which the model would have said what was measured: κ·λ/λₑ, λₑ being the rate that
-    /// the model gives the measured latency. Near λ the logarithms' slope tells it from two points.
-    fn correct(&mut self, measured: Measured) {
-        let engine_s = |total_s: f64| (total_s - measured.overhead_s).max(1e-4);
-        let (came_s, expected_s) = (engine_s(measured.latency_s), engine_s(measured.expected_s));
-        let slope = libm::log(measured.probe_s.max(1e-4) / expected_s) / libm::log(PROBE);
-        let claim = libm::log(came_s / expected_s) / slope.max(ELASTICITY_MIN);
-        let claim = claim.clamp(-libm::log(CLAIM_MAX), libm::log(CLAIM_MAX));
-        let target = self.kappa * libm::exp(-claim);
-        let gain = if target < self.kappa { GAIN_DOWN } else { GAIN_UP };
-        self.kappa = (self.kappa + gain * (target - self.kappa)).clamp(RANGE.0, RANGE.1);
+    /// Adds what a window says; moves κ once that is enough.
+    fn gather(&mut self, measured: Measured) {
+        if measured.now_s - self.gathered.at_s > JUDGEMENT_LASTS_S {
+            self.gathered = Gathered::default();
+        }
+        let (answers, log_kappa) = (real(measured.answers), libm::log(self.kappa) - claim(measured));
+        let all = &mut self.gathered;
+        all.answers += answers;
+        all.log_kappa += answers / all.answers * (log_kappa - all.log_kappa);
+        all.at_s = measured.now_s;
+        if all.answers >= real(ANSWERS_MIN) {
+            let target = libm::exp(all.log_kappa);
+            let gain = if target < self.kappa { GAIN_DOWN } else { GAIN_UP };
+            self.kappa = (self.kappa + gain * (target - self.kappa)).clamp(RANGE.0, RANGE.1);
+            self.gathered = Gathered::default();
+        }
     }
+}
+
+/// The logarithm of λₑ/λ, λₑ being the rate that the model gives the measured latency: by so much less the pods carry
+/// than it says. Near λ the logarithms' slope tells it from two points.
+fn claim(measured: Measured) -> f64 {
+    let engine_s = |total_s: f64| (total_s - measured.overhead_s).max(1e-4);
+    let (came_s, expected_s) = (engine_s(measured.latency_s), engine_s(measured.expected_s));
+    let slope = libm::log(measured.probe_s.max(1e-4) / expected_s) / libm::log(PROBE);
+    let claim = libm::log(came_s / expected_s) / slope.max(ELASTICITY_MIN);
+    claim.clamp(-libm::log(CLAIM_MAX), libm::log(CLAIM_MAX))
 }
 
 /// Whether images in the pods, arrivals and latency fit together (Little, 1961): `inflight` = `rate`·`latency_s`.
@@ -208,6 +261,53 @@ mod tests {
         ] {
             assert!((kappa(silent) - 1.0).abs() < 1e-9, "{silent:?}");
         }
+    }
+
+    /// κ after as many windows as `latencies_ms`, a minute each, of `answers` answers.
+    fn thin(kappa: f64, answers: u64, utilization: f64, latencies_ms: impl Iterator<Item = f64>) -> f64 {
+        let (policy, mut feedback, mut now_s) = (Policy::default(), Feedback::seeded(kappa), 0.0);
+        // What the first minute begins with is no window yet.
+        feedback.learn(&policy, Measured { now_s, answers: answers.min(100), ..measured(150.0) });
+        for latency_ms in latencies_ms {
+            now_s += 60.0;
+            feedback.learn(&policy, Measured { now_s, utilization, answers, ..measured(latency_ms) });
+        }
+        feedback.kappa()
+    }
+
+    #[test]
+    fn windows_of_few_answers_say_together_what_one_of_many_says() {
+        let say = |answers, windows| thin(1.0, answers, 0.8, std::iter::repeat_n(116.8, windows));
+        assert!((say(100, 4) - 1.0).abs() < 1e-9, "400 answers are not enough");
+        assert!((say(100, 5) - kappa(measured(116.8))).abs() < 1e-9);
+        assert!((say(100, 9) - say(500, 1)).abs() < 1e-9 && (say(100, 10) - say(500, 2)).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_wanders_about_the_truth_leads_nowhere() {
+        // Waiting and running of 80 ms, a fifth more and a fifth less of it.
+        let after = thin(1.0, 50, 0.8, (0..600).map(|window| if window % 2 == 0 { 116.0 } else { 86.666_667 }));
+        assert!((after - 1.0).abs() < 0.01, "{after}");
+    }
+
+    #[test]
+    fn a_correction_fades_where_too_little_is_asked_to_tell() {
+        for (answers, utilization) in [(0, 0.0), (15, 0.2), (300, 0.2), (15, 0.8)] {
+            let after = |hours: usize| thin(0.7, answers, utilization, std::iter::repeat_n(100.0, 60 * hours));
+            assert!(after(1) < 0.8 && after(8) > 0.95, "{answers} answers: {} and {}", after(1), after(8));
+        }
+        let kept = thin(0.7, 50, 0.8, std::iter::repeat_n(100.0, 480));
+        assert!((kept - 0.7).abs() < 1e-9, "as the corrected model says: {kept}");
+    }
+
+    #[test]
+    fn evidence_of_different_days_does_not_add_up() {
+        let (policy, mut feedback) = (Policy::default(), Feedback::default());
+        for day in 1..=9 {
+            let now_s = 86_400.0 * f64::from(day);
+            feedback.learn(&policy, Measured { now_s, answers: 400, ..measured(150.0) });
+        }
+        assert!((feedback.kappa() - 1.0).abs() < 1e-9, "{}", feedback.kappa());
     }
 
     #[test]

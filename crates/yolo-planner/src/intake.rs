@@ -97,9 +97,12 @@ pub(crate) fn take(policy: &Policy, observation: &Observation, state: &mut State
     fresh.sort_by_key(|(pod, _)| pod.id);
     // Of all that serve, seen at this look or not: one missed scrape must not bring an old class back.
     let ready = observation.pods.iter().filter(|pod| pod.phase == Phase::Ready);
-    if let Some(pod) = ready.max_by(|a, b| a.created.get().total_cmp(&b.created.get()).then(a.id.cmp(&b.id))) {
+    if let Some(pod) = ready.clone().max_by(|a, b| a.created.get().total_cmp(&b.created.get()).then(a.id.cmp(&b.id))) {
         state.curve.succeed(pod.class);
         state.memory.succeed(pod.class);
+        if ready.clone().all(|other| other.class == pod.class) {
+            state.curve.bury();
+        }
     }
     let look_s = look_s(policy, &fresh);
     for (pod, sample) in &fresh {

@@ -6,7 +6,8 @@ use crate::choose::{self, Choice, MEMORY_SHARE};
 use crate::explain::{Conflict, ConstraintKind, Relaxation, TargetName};
 use crate::policy::{Accelerator, Knob, LatencyTarget, Mode, Policy};
 use crate::state::State;
-use crate::units::ceil_u32;
+use crate::table::above;
+use crate::units::{ceil_u32, real};
 
 /// Steps of the chain that relaxations may cost a call, about a nanosecond each; what it does not reach is not offered.
 const FUEL: u32 = 1_200_000;
@@ -102,7 +103,7 @@ impl Case<'_> {
             |size| self.quick(size) && self.fits(size),
             |size| self.model.limit_for(size, self.max, self.needed, fuel),
         )?;
-        let millis = ceil_ms(limit_s + overhead_s);
+        let millis = ceil_ms(above(limit_s) + overhead_s);
         let value = f64::from(millis) / 1e3;
         (value > target.limit_s()).then(|| offer(ConstraintKind::ApiLatency, value, format!("api ≥ {millis} ms")))
     }
@@ -126,7 +127,15 @@ impl Case<'_> {
         let bytes = |size| self.state.memory.bytes(size, self.policy.cache.min);
         let bytes = self.least(|size| self.quick(size) && !self.fits(size) && self.carries(size), bytes)?;
         let mebi = (bytes / MEMORY_SHARE / MIB).ceil();
-        Some(offer(ConstraintKind::Memory, mebi * MIB, format!("memory ≥ {mebi:.0} MiB")))
+        // A target beyond what the kernel lets a pod have is no room.
+        let short = |limit: u64| limit > 0 && real(limit) < mebi * MIB;
+        let target = self.policy.targets.memory.is_some_and(|target| short(target.get()));
+        let what = match (target, short(self.policy.memory_limit.get())) {
+            (true, true) => "memory and its limit",
+            (false, true) => "the memory limit",
+            (_, false) => "memory",
+        };
+        Some(offer(ConstraintKind::Memory, mebi * MIB, format!("{what} ≥ {mebi:.0} MiB")))
     }
 
     /// A lower throughput target, where what arrives is not what is too much.
@@ -167,7 +176,8 @@ impl Case<'_> {
         let quick = choose::upper_s(self.policy, self.model, size).is_some_and(|upper| factor * upper <= limit_s);
         // Time has no scale: a model twice as quick at a rate is this one at half the rate, in half the time.
         let limit = self.model.limit_for(size, self.max, self.needed * factor, fuel).map(|limit| limit * factor);
-        quick && self.fits(size) && limit.is_some_and(|limit| self.model.budget_s.is_some_and(|budget| limit <= budget))
+        let within = |limit: f64| self.model.budget_s.is_some_and(|budget| above(limit) <= budget);
+        quick && self.fits(size) && limit.is_some_and(within)
     }
 }
 
@@ -212,7 +222,9 @@ mod tests {
     use crate::choose::tests::{Scene, scene};
     use crate::intake::Seen;
     use crate::observation::{Stage, Stages};
-    use crate::units::{Rate, Ratio, Replicas, Seconds};
+    use crate::policy::{OverloadPolicy, Provision, Routing, ThroughputTarget};
+    use crate::units::{BatchSize, Rate, Ratio, Replicas, Seconds, whole_bytes};
+    use proptest::prelude::*;
 
     fn found(scene: &Scene, kind: ConstraintKind) -> Option<Relaxation> {
         scene.relaxations().into_iter().find(|relaxation| relaxation.kind == kind)
@@ -316,6 +328,109 @@ mod tests {
         set(&mut scene.policy, 2000.0);
         let throughput = found(&scene, ConstraintKind::Throughput).unwrap();
         suffices(&scene, set, (throughput.value, 1.01 * throughput.value));
+    }
+
+    #[test]
+    fn pods_are_offered_for_the_batch_that_as_many_would_run() {
+        let mut scene = scene(Accelerator::Gpu, |size| 0.001 + 0.007_87 * size, 1500.0);
+        set_api(&mut scene.policy, 0.020);
+        scene.policy.replicas.max = Replicas::new(1);
+        let pods = found(&scene, ConstraintKind::ReplicasMax).unwrap();
+        let set = |policy: &mut Policy, max| policy.replicas.max = Replicas::new(ceil_u32(max));
+        suffices(&scene, set, (pods.value, pods.value - 1.0));
+    }
+
+    /// What an offer asks for, granted.
+    fn granted(scene: &Scene, offer: &Relaxation) -> Scene {
+        let mut granted = scene.clone();
+        let (policy, seconds) = (&mut granted.policy, Seconds::try_from(offer.value).unwrap());
+        match offer.kind {
+            ConstraintKind::ApiLatency => policy.targets.api.as_mut().unwrap().threshold = seconds,
+            ConstraintKind::InferenceLatency => policy.targets.inference.as_mut().unwrap().threshold = seconds,
+            ConstraintKind::ReplicasMax => policy.replicas.max = Replicas::new(ceil_u32(offer.value)),
+            ConstraintKind::Memory => {
+                let bytes = whole_bytes(offer.value);
+                policy.targets.memory = policy.targets.memory.map(|target| target.max(bytes));
+                policy.memory_limit = policy.memory_limit.max(bytes);
+            }
+            ConstraintKind::Throughput => {
+                policy.targets.throughput.as_mut().unwrap().rate = Rate::try_from(offer.value).unwrap();
+            }
+            ConstraintKind::OneImage => {
+                let factor = offer.value / scene.model().1.times.mean(1).unwrap();
+                for size in &mut granted.learned.curve.as_mut().unwrap().sizes {
+                    size.mean = Seconds::try_from(factor * size.mean.get()).unwrap();
+                }
+            }
+            ConstraintKind::Capacity | ConstraintKind::CpuQuota | ConstraintKind::ReplicasMin => {
+                unreachable!("{offer:?}")
+            }
+        }
+        granted
+    }
+
+    /// Services of which many cannot meet their targets.
+    fn scenes() -> impl Strategy<Value = Scene> {
+        let millis = |low: f64, high: f64| (low.ln()..high.ln()).prop_map(|log: f64| log.exp() / 1e3);
+        let rate = || (0.0..3.7_f64).prop_map(|digits| 10_f64.powf(digits));
+        let curve = (millis(0.1, 60.0), millis(0.1, 40.0), any::<bool>());
+        let load =
+            (rate(), prop_oneof![3 => Just(1.0), 1 => 1.0..6.0_f64], prop_oneof![2 => Just(0.0), 1 => 0.0..0.6_f64]);
+        let targets = (
+            millis(3.0, 800.0),
+            proptest::option::of(millis(2.0, 400.0)),
+            proptest::option::of((rate(), any::<bool>())),
+        );
+        let range = (1..=20_u32, 1..=16_u32, 1..=16_u32);
+        let kinds = (any::<bool>(), 0..3_usize, any::<bool>());
+        let memory = proptest::option::of((100..2500_u32, 0..200_u32, 100..3000_u32, 100..3000_u32));
+        let corrected = (0.7..1.05_f64, 0.0..0.03_f64);
+        (curve, load, targets, range, kinds, memory, corrected).prop_map(
+            |((alpha_s, beta_s, steps), (rate, dispersion, hit_ratio), targets, range, kinds, memory, corrected)| {
+                let accelerator = if kinds.0 { Accelerator::Gpu } else { Accelerator::Cpu };
+                // Engines with a profile a power of two run every batch as the next one.
+                let run = |size: f64| if steps { size.log2().ceil().exp2() } else { size };
+                let mut scene = scene(accelerator, |size| alpha_s + beta_s * run(size), rate);
+                scene.load.hit_ratio = hit_ratio;
+                set_api(&mut scene.policy, targets.0);
+                let policy = &mut scene.policy;
+                policy.targets.inference.as_mut().unwrap().threshold =
+                    Seconds::try_from(targets.1.unwrap_or(60.0)).unwrap();
+                policy.targets.throughput = targets.2.map(|(rate, always)| ThroughputTarget {
+                    rate: Rate::try_from(rate).unwrap(),
+                    provision: if always { Provision::Always } else { Provision::OnDemand },
+                });
+                policy.replicas.max = Replicas::new(range.0);
+                let size = |size: u32| BatchSize::try_from(size).unwrap();
+                (policy.batch.min, policy.batch.max) = (size(range.1.min(range.2)), size(range.1.max(range.2)));
+                policy.routing = [Routing::Random, Routing::RoundRobin, Routing::LeastOutstanding][kinds.1];
+                policy.overload.policy = if kinds.2 { OverloadPolicy::Shed } else { OverloadPolicy::Queue };
+                policy.targets.memory = memory.map(|(_, _, target, _)| crate::units::Bytes::mebi(target));
+                policy.memory_limit =
+                    memory.map_or_else(Default::default, |(_, _, _, limit)| crate::units::Bytes::mebi(limit));
+                scene.current = crate::observation::Knobs::initial(&scene.policy);
+                if let Some((base, image, _, _)) = memory {
+                    scene.learn_memory(base, image);
+                }
+                let ratio = |value: f64| Ratio::try_from(value).unwrap();
+                (scene.learned.kappa, scene.learned.dispersion) = (Some(ratio(corrected.0)), Some(ratio(dispersion)));
+                scene.learned.overhead = Some(Seconds::try_from(corrected.1).unwrap());
+                scene
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+
+        /// Law 11, of whatever cannot be done: each offer alone makes it feasible.
+        #[test]
+        fn each_offer_alone_suffices(scene in scenes()) {
+            for offer in scene.relaxations() {
+                let choice = granted(&scene, &offer).choice();
+                prop_assert_eq!(choice.infeasible, None, "{}: {:?}", offer.sentence, choice);
+            }
+        }
     }
 
     #[test]

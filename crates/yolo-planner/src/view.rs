@@ -122,13 +122,14 @@ impl View {
 
     pub(crate) fn facts<'a>(&'a self, policy: &'a Policy, state: &State) -> Option<Facts<'a>> {
         let hold_s = state.control.hold_s(policy, self.startup_s);
+        let now_s = state.last.unwrap_or_default().get();
         self.choice.as_ref().map(|choice| Facts {
             policy,
             model: &self.model,
             choice,
             forecast: &self.forecast,
             hit_ratio: self.hit_ratio,
-            hold_s,
+            hold_s: state.control.patience_s(hold_s, choice.replicas, now_s),
             seen: &self.seen,
             peak: state.arrivals.peak(),
             startup_s: self.startup_s,

@@ -15,6 +15,8 @@ use super::{Server, Starter, real};
 const PARTS: usize = 12;
 /// Batches of less weight change no probability that a person reads.
 const WEIGHT_MIN: f64 = 1e-12;
+/// Probability of the longest queue from which the chain no longer tells the truth (control.md §4).
+const OVERFLOW_MAX: f64 = 1e-4;
 /// Bisections of a quantile: 2^-18 of the longest queue, which is below a thousandth of one batch.
 const BISECTIONS: u32 = 18;
 
@@ -108,6 +110,11 @@ impl Latencies {
 
     fn batch(&self) -> usize {
         self.times.len()
+    }
+
+    /// Whether the queue is short enough for the chain to tell all of it.
+    pub(crate) fn true_to_life(&self) -> bool {
+        self.overflow < OVERFLOW_MAX
     }
 
     fn full_s(&self) -> f64 {

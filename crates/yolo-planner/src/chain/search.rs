@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Server;
+use super::{Latencies, Server};
 
 /// Up to this share of its saturation rate a server is tried (control.md §4).
 const UTILIZATION_TRIED: f64 = 0.998;
@@ -10,8 +10,6 @@ const UTILIZATION_TRIED: f64 = 0.998;
 const PRECISION: f64 = 5e-4;
 /// Steps after which the bracket's lower end is taken: bisection alone needs 14.
 const STEPS_MAX: u32 = 32;
-/// Probability of the longest queue from which the chain no longer tells the truth (control.md §4).
-const OVERFLOW_MAX: f64 = 1e-4;
 /// How far to both sides of a hint the rate is looked for first.
 const HINT_MARGIN: f64 = 0.02;
 /// Shares below it count as none: their logarithm would only stretch the secant.
@@ -72,7 +70,7 @@ impl Search {
             _ => self.secant(server),
         };
         self.steps += 1;
-        let latencies = server.latencies(rate).filter(|latencies| latencies.overflow < OVERFLOW_MAX);
+        let latencies = server.latencies(rate).filter(Latencies::true_to_life);
         // Where the chain has no answer the rate is far too high.
         let error = latencies.map_or(10.0, |latencies| {
             libm::log(latencies.beyond(goal.limit_s).max(SHARE_MIN) / goal.slow.max(SHARE_MIN))

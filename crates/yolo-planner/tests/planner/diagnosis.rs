@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::faulty::{Fleet, Setup};
 use crate::golden::golden;
 use crate::support::seconds;
+use yolo_planner::explain::AdviceId;
 use yolo_planner::explain::BottleneckKind::{self, *};
 use yolo_planner::policy::{Accelerator, Knob, Mode, Routing};
 use yolo_planner::units::{Bytes, Replicas};
@@ -199,4 +200,48 @@ fn every_bottleneck_is_explained() {
     }
     assert!(wrong.is_empty(), "{wrong:?}\n{text}");
     golden("bottlenecks", &text);
+}
+
+/// Advice of control.md §9 that none of the faults above call for.
+static ADVISED: [(Fault, AdviceId); 4] = [
+    (
+        gpu("b=1 on a large GPU", SmallBatches, |setup, _| {
+            setup.policy.batch =
+                Knob { mode: Mode::Auto, min: crate::support::batch(1), max: crate::support::batch(1) };
+            setup.sm_active = Some(0.2);
+        }),
+        AdviceId::LowerPrecision,
+    ),
+    (cpu("no cache", CacheTooSmall, |setup, _| setup.hits = repeating), AdviceId::EnableCache),
+    (
+        cpu("large cache, small pod", MemoryPressure, |setup, _| {
+            setup.hits = repeating;
+            setup.rss_mib = 1950.0;
+            setup.policy.cache = Knob { mode: Mode::Auto, min: Bytes::mebi(64), max: Bytes::mebi(64) };
+        }),
+        AdviceId::ShrinkCache,
+    ),
+    (
+        cpu("one pod a client", Imbalance, |setup, _| {
+            (setup.sessions, setup.cores, setup.first_share) = (1, 1, 2.2);
+            setup.policy.routing = Routing::Random;
+        }),
+        AdviceId::UseLeastOutstanding,
+    ),
+];
+
+#[test]
+fn each_advice_is_given_where_it_helps() {
+    for (fault, wanted) in &ADVISED {
+        let decision = play(fault, 3);
+        let why = &decision.explanation;
+        assert!(
+            why.bottlenecks.iter().any(|found| found.kind == fault.expected),
+            "{}: {:?}",
+            fault.name,
+            why.bottlenecks
+        );
+        let given: Vec<AdviceId> = why.advice.iter().map(|advice| advice.id).collect();
+        assert!(given.contains(wanted), "{}: {given:?}", fault.name);
+    }
 }

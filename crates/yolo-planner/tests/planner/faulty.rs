@@ -46,6 +46,10 @@ pub struct Setup {
     pub first_share: f64,
     pub delay_s: f64,
     pub reachable: bool,
+    /// From creation to ready.
+    pub startup_s: f64,
+    /// Share of a GPU's multiprocessors at work, where somebody measures it.
+    pub sm_active: Option<f64>,
 }
 
 struct Live {
@@ -279,7 +283,7 @@ impl Fleet {
                 id: self.pods[index].id,
                 class: 0,
                 phase: Phase::Ready,
-                created: at(START_S - 10.0),
+                created: at(START_S - 5.0 - setup.startup_s),
                 ready: Some(at(START_S - 5.0)),
                 oom_killed: None,
                 sample: signal,
@@ -324,8 +328,9 @@ impl Fleet {
         sample.model_loads = loads as u64;
         sample.load_seconds = seconds(loads * 0.8);
         let busy = sample.batches.iter().map(|calls| calls.seconds.get()).sum::<f64>() / sample.span.get().max(0.1);
+        let ratio = |share: f64| Ratio::try_from(share).unwrap();
         sample.gpu = (setup.policy.accelerator == Accelerator::Gpu)
-            .then(|| GpuLoad { duty: Ratio::try_from(busy.min(1.0)).unwrap(), sm_active: None });
+            .then(|| GpuLoad { duty: ratio(busy.min(1.0)), sm_active: setup.sm_active.map(ratio) });
         sample.curve = [1, 2, 4, 8, 16]
             .map(|size| {
                 let time = seconds(setup.alpha_s + setup.beta_s * f64::from(size));
@@ -384,6 +389,8 @@ impl Setup {
             first_share: 1.0,
             delay_s: 0.0,
             reachable: true,
+            startup_s: 20.0,
+            sm_active: None,
         }
     }
 }

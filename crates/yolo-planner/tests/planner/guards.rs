@@ -5,7 +5,7 @@ use crate::support::{CPU, Fleet, GPU, Kind, at, batch, histogram, seconds};
 use yolo_planner::explain::{Condition, ConditionReason, Tristate};
 use yolo_planner::observation::{BatchCount, CurvePoint, Entry, Knobs, NoData, Observation, Phase, Sample, Signal};
 use yolo_planner::policy::{Accelerator, Knob, Mode, OverloadPolicy, Policy, Targets};
-use yolo_planner::units::{BatchSize, Bytes, Ratio, Replicas, Seconds};
+use yolo_planner::units::{BatchSize, Bytes, Ratio, Replicas, Seconds, SecondsSquared};
 use yolo_planner::{Action, Decision, HoldReason, State, Trigger, plan};
 
 pub fn policy(accelerator: Accelerator) -> Policy {
@@ -269,6 +269,40 @@ fn latency_that_contradicts_the_model_for_five_minutes_ends_its_use() {
     is(&conditions(again.last().unwrap()), Tristate::False, ConditionReason::NotLimited);
 }
 
+/// §8, fallback: c by a lone pod's best rate, the batch held.
+#[test]
+fn a_model_that_is_not_used_orders_by_a_lone_pods_rate_and_holds_the_batch() {
+    let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+    scene.run(60.0, 24, nothing);
+    let last = scene.run(60.0, 120, slow_answers(0.19, true)).pop().unwrap().explanation;
+    is(&last.conditions.scaling_limited, Tristate::True, ConditionReason::ModelDegraded);
+    let fallback = (last.forecast.plan.get() / (0.7 * last.capacity.mu_star.get())).ceil();
+    assert_eq!(scene.replicas(), fallback as u32, "the CPU quota lets a lone pod carry as much as one of many");
+
+    let mut scene = Scene::new(GPU, Policy { batch: Knob::auto(batch(1), batch(4)), ..policy(Accelerator::Gpu) });
+    scene.run(60.0, 24, nothing);
+    let (size, pods) = (scene.fleet.knobs.max_batch_size, scene.replicas());
+    scene.run(60.0, 80, slow_answers(0.19, true));
+    scene.policy.batch.max = batch(16);
+    let held = scene.run(300.0, 24, slow_answers(0.19, true));
+    let last = held.last().unwrap();
+    is(&last.explanation.conditions.scaling_limited, Tristate::True, ConditionReason::ModelDegraded);
+    assert_eq!(last.desired.max_batch_size, size, "no model says that another is better");
+    assert!(scene.replicas() > pods);
+    let free = scene.run(300.0, 200, nothing);
+    assert!(free.last().unwrap().desired.max_batch_size > size, "{:?}", free.last().unwrap().desired);
+}
+
+#[test]
+fn pods_are_ordered_by_the_arrivals_even_if_littles_law_is_broken() {
+    let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+    let broken = |seen: &mut Observation| samples(seen, |sample| sample.inflight = 500);
+    scene.run(30.0, 24, broken);
+    assert_eq!(scene.replicas(), 1);
+    scene.run(150.0, 12, broken);
+    assert!(scene.replicas() >= 4, "150/s at 38.6/s a pod: {}", scene.replicas());
+}
+
 #[test]
 fn without_a_curve_nothing_moves() {
     let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
@@ -371,6 +405,10 @@ fn a_kill_for_memory_takes_the_cache_then_the_batch() {
     let size = scene.fleet.knobs.max_batch_size.get();
     kill(&mut scene);
     assert_eq!(scene.fleet.knobs.max_batch_size.get(), size / 2, "no cache is left to take");
+    let pinned: Vec<u32> =
+        scene.run(180.0, 740, nothing).iter().map(|decision| decision.desired.max_batch_size.get()).collect();
+    let free = pinned.iter().position(|now| *now > size / 2);
+    assert!(free.is_some_and(|tick| tick >= 718), "pinned for an hour: {free:?}");
     let mut fixed = policy(Accelerator::Gpu);
     fixed.cache = Knob { mode: Mode::Off, min: Bytes::default(), max: Bytes::mebi(64) };
     let mut scene = Scene::new(GPU, fixed);
@@ -405,6 +443,22 @@ fn pods_that_do_not_take_the_knobs_get_no_others() {
     assert_eq!(scene.fleet.knobs.max_batch_size.get(), 16, "pods that listen get it");
 }
 
+/// §8, `applied_pods`: pods are enough with either setting.
+#[test]
+fn pods_that_did_not_take_a_larger_batch_are_counted_with_the_smaller_one() {
+    let pods = |deaf: bool| {
+        let mut scene = Scene::new(GPU, Policy { batch: Knob::auto(batch(1), batch(4)), ..policy(Accelerator::Gpu) });
+        scene.run(60.0, 24, nothing);
+        let small = scene.fleet.knobs.max_batch_size;
+        scene.policy.batch.max = batch(16);
+        let decisions = scene.run(300.0, 24, |seen| seen.applied_pods = if deaf { 0 } else { seen.applied_pods });
+        assert!(decisions.last().unwrap().desired.max_batch_size > small, "{small:?}");
+        scene.replicas()
+    };
+    let (deaf, all_ears) = (pods(true), pods(false));
+    assert!(deaf > all_ears, "batches of the old size carry less: {deaf} and {all_ears}");
+}
+
 #[test]
 fn what_the_cache_answers_is_no_backlog() {
     let mut scene = Scene::new(GPU, policy(Accelerator::Gpu));
@@ -436,6 +490,56 @@ fn a_rollout_takes_no_pod() {
     assert_eq!(scene.replicas(), before);
     scene.run(10.0, 40, nothing);
     assert_eq!(scene.replicas(), 1);
+}
+
+/// Pods needed at 300/s by the end of half an hour of a rollout, of which the first `young` pods are of a class whose
+/// batches take `slower` times as long; and the fewest on the way.
+fn rolled(slower: f64, young: u64, ticks: u32) -> (u32, u32, Plain) {
+    let mut fleet = Plain::new(
+        Policy { replicas: Knob::auto(Replicas::new(1), Replicas::new(40)), ..policy(Accelerator::Cpu) },
+        0.016,
+        1,
+    );
+    fleet.run(|_| 300.0, 60);
+    let mut least = u32::MAX;
+    for _ in 0..ticks {
+        let mut seen = fleet.look(300.0);
+        seen.rolling = true;
+        for pod in seen.pods.iter_mut().filter(|pod| pod.id < young) {
+            (pod.class, pod.created) = (1, at(crate::plain::START_S));
+            let Signal::Live { value, .. } = &mut pod.sample else { continue };
+            for calls in &mut value.batches {
+                calls.seconds = seconds(slower * calls.seconds.get());
+                calls.seconds_squared =
+                    SecondsSquared::try_from(slower * slower * calls.seconds_squared.get()).unwrap();
+            }
+        }
+        fleet.decide(&seen);
+        least = least.min(fleet.knobs.replicas.get());
+    }
+    (fleet.knobs.replicas.get(), least, fleet)
+}
+
+/// §8, rolling update: each class by its own curve.
+#[test]
+fn a_rollout_to_a_slower_model_gets_its_pods_and_one_to_a_quicker_counts_the_old_ones_as_they_are() {
+    let (before, ..) = rolled(1.0, 0, 1);
+    let (slower, ..) = rolled(2.0, 3, 60);
+    assert!(slower >= 2 * before - 1, "all will take twice as long: {slower} after {before}");
+    let (quicker, least, fleet) = rolled(0.5, 3, 60);
+    assert_eq!((quicker, least), (before, before), "old pods are no quicker, and none goes in a rollout");
+    // More arrives while most pods are old ones.
+    let mut fleet = fleet;
+    for _ in 0..12 {
+        let mut seen = fleet.look(450.0);
+        seen.rolling = true;
+        for pod in seen.pods.iter_mut().filter(|pod| pod.id < 3) {
+            (pod.class, pod.created) = (1, at(crate::plain::START_S));
+            pod.sample = Signal::NoData(NoData::Unreachable);
+        }
+        fleet.decide(&seen);
+    }
+    assert!(fleet.knobs.replicas.get() >= before * 4 / 3, "{} after {before}", fleet.knobs.replicas.get());
 }
 
 #[test]

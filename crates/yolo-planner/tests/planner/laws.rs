@@ -58,6 +58,21 @@ fn poisson_arrivals_of_a_constant_rate_never_reverse() {
     }
 }
 
+/// Law 8: a swing of 5 % every ten minutes turns the pods once an hour at most, from its first hour on.
+#[test]
+fn a_swing_of_five_percent_reverses_once_an_hour_at_most() {
+    let swing = |tick: u32| 1.0 + 0.05 * (f64::from(tick) * std::f64::consts::TAU / 120.0).sin();
+    for (seed, rate) in (1..).zip([60.0, 100.0, 150.0, 200.0, 250.0, 310.0, 420.0, 800.0]) {
+        let mut fleet = Plain::new(policy(), 0.016, seed);
+        fleet.run(|_| rate, 720);
+        let watched = fleet.run(|tick| rate * swing(tick), 1440);
+        assert!(reversals(&watched) <= 2, "{rate}/s: {} reversals", reversals(&watched));
+        let last = watched.last().unwrap();
+        let still = watched.iter().rev().take(720).all(|one| one.desired.replicas == last.desired.replicas);
+        assert!(still, "{rate}/s: what came back is kept: {}", last.explanation.reason);
+    }
+}
+
 /// What can happen to a pod's sample.
 fn spoil(random: &mut Random, seen: &mut Observation, now_s: f64) {
     // Each schedule has its own severity, so that coverage crosses 60 % often.
@@ -162,6 +177,26 @@ proptest! {
                 prop_assert!((1..=40).contains(&decision.desired.replicas.get()));
             }
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Less and less load never needs more pods, however it falls, and however many there are at first.
+    #[test]
+    fn falling_load_adds_no_pod(
+        rate in 20.0..600.0_f64, left in 0.0..0.9_f64, ticks in 1..240_u32,
+        each_ms in 4.0..60.0_f64, settled in 30..400_u32,
+    ) {
+        let mut fleet = Plain::new(policy(), each_ms / 1e3, 1);
+        fleet.even = Some(0.0);
+        fleet.run(|_| rate, settled);
+        let before = fleet.knobs.replicas;
+        let fallen = |tick: u32| (f64::from(tick) / f64::from(ticks)).min(1.0) * (1.0 - left);
+        let pods: Vec<Replicas> =
+            fleet.run(|tick| rate * (1.0 - fallen(tick)), ticks + 120).iter().map(|one| one.desired.replicas).collect();
+        prop_assert!(pods[0] <= before && pods.is_sorted_by(|a, b| a >= b), "{before:?}: {pods:?}");
     }
 }
 

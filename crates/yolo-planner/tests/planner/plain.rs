@@ -48,17 +48,27 @@ pub struct Plain {
     pub now_s: f64,
     pub each_s: f64,
     pub random: Random,
+    /// Arrivals come evenly, not by chance; what is left of the last image.
+    pub even: Option<f64>,
 }
 
 impl Plain {
     pub fn new(policy: Policy, each_s: f64, seed: u64) -> Self {
         let knobs = Knobs::initial(&policy);
-        Self { policy, knobs, state: State::default(), now_s: START_S, each_s, random: Random(seed) }
+        Self { policy, knobs, state: State::default(), now_s: START_S, each_s, random: Random(seed), even: None }
+    }
+
+    /// Arrivals of which a second has `mean`.
+    fn second(&mut self, mean: f64) -> u64 {
+        let Some(left) = self.even else { return self.random.poisson(mean) };
+        let count = (left + mean).floor();
+        self.even = Some(left + mean - count);
+        count as u64
     }
 
     /// What one pod reports of `images` images.
     pub fn sample(&mut self, mean: f64) -> Sample {
-        let bins: Vec<u64> = (0..5).map(|_| self.random.poisson(mean / TICK_S)).collect();
+        let bins: Vec<u64> = (0..5).map(|_| self.second(mean / TICK_S)).collect();
         let images: u64 = bins.iter().sum();
         let time_s = images as f64 * self.each_s;
         let latencies = vec![self.each_s + 0.004; images.min(40) as usize];
