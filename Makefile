@@ -29,7 +29,7 @@ sizes: ## Print the largest sources; fail past the cap
 doc: ## Build the API documentation with warnings denied
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 
-.PHONY: model pages reference fixtures
+.PHONY: model pages reference fixtures fixtures-torch
 MODEL_PYTHON := $(CACHE)/venv/bin/python
 model: ## Fetch ONNX Runtime and the page-layout model; make its 1024, 640 and 320 variants
 	@tools/model/venv
@@ -44,6 +44,9 @@ reference: model pages ## Run the pages through ONNX Runtime, OpenCV and numpy: 
 fixtures: ## Regenerate the committed pictures, tensors and tiny ONNX models
 	@tools/model/venv
 	@$(MODEL_PYTHON) tools/fixtures/fixtures.py
+fixtures-torch: fixtures ## Regenerate what torchvision keeps and Ultralytics answers, as fixtures (PyTorch: several GB)
+	@tools/bench/peers fastapi
+	@$(CACHE)/peers/fastapi/bin/python tools/fixtures/torch_reference.py
 
 .PHONY: crds generate verify-generated
 crds: ## Write the CRD, its chart and docs/conditions.md from the types

@@ -212,6 +212,18 @@ fn a_jpeg_of_endless_scans_is_refused_at_once() {
     assert_refused_at_once("20 000 scans", &bomb, "bad_image");
 }
 
+/// Nothing of a large file is looked at behind a header that claims too much; twenty MiB are what a server takes.
+#[test]
+fn a_large_body_behind_a_large_header_is_refused_at_once() {
+    let _alone = alone();
+    for name in ["baseline-420.jpg", "progressive.jpg"] {
+        let header = jpeg_of(name, 65_500, 65_500);
+        let escaped = [0xFF, 0].repeat(10 << 20);
+        let file = [&header[..header.len() - 2], &escaped, &[0xFF, 0xD9]].concat();
+        assert_refused_at_once(name, &file, "image_too_large");
+    }
+}
+
 /// Bits as WebP stores them, the lowest of a byte first.
 #[derive(Default)]
 struct Bits(Vec<bool>);

@@ -60,8 +60,14 @@ struct TaskCase {
     confidence: f32,
     iou: f64,
     detections_max: usize,
+    #[serde(default)]
+    classes: Option<Vec<u32>>,
+    #[serde(default)]
+    agnostic: bool,
+    #[serde(default)]
     masks: String,
     normalize: bool,
+    #[serde(alias = "answer")]
     summary: Vec<Value>,
 }
 
@@ -93,12 +99,14 @@ impl TaskCase {
             confidence: self.confidence,
             iou: self.iou,
             detections_max: self.detections_max,
+            classes: self.classes.clone(),
+            agnostic: self.agnostic,
+            normalize: self.normalize,
             masks: match self.masks.as_str() {
                 "rle" => Masks::Rle,
                 "none" => Masks::None,
                 _ => Masks::Polygon,
             },
-            ..Parameters::default()
         }
     }
 
@@ -117,7 +125,7 @@ impl TaskCase {
 }
 
 fn floats(file: &str) -> Vec<f32> {
-    let raw = fixture::bytes(&format!("tasks/{file}"));
+    let raw = fixture::bytes(file);
     raw.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
@@ -146,6 +154,20 @@ fn recorded_outputs_of_every_task_give_the_reference_summary() {
     for case in fixtures::<Vec<TaskCase>>("tasks.json") {
         assert!(!case.summary.is_empty(), "{} {}: the fixture finds something", case.task, case.layout);
         let place = format!("{} {} masks={} conf={}", case.task, case.layout, case.masks, case.confidence);
+        let tolerance = if case.task == "obb" { CORNER_MAX } else { EXACT };
+        assert_alike(&Value::from(case.answer()), &Value::from(case.summary), tolerance, &place);
+    }
+}
+
+/// `Results.to_json` of the pinned Ultralytics, to the last of its five decimals.
+#[test]
+fn recorded_outputs_give_what_ultralytics_answers() {
+    let cases = fixtures::<Vec<TaskCase>>("ultralytics.json");
+    for task in Task::ALL {
+        assert!(cases.iter().any(|case| case.task == task.as_str() && !case.summary.is_empty()), "{task:?}");
+    }
+    for case in cases {
+        let place = format!("{} {} {:?}", case.task, case.layout, case.parameters());
         let tolerance = if case.task == "obb" { CORNER_MAX } else { EXACT };
         assert_alike(&Value::from(case.answer()), &Value::from(case.summary), tolerance, &place);
     }

@@ -6,7 +6,7 @@ use tokio::process::Command;
 use yolo_server::Config;
 
 use crate::onnx::runtime_is_there;
-use crate::support::{fixture, on_free_ports, start};
+use crate::support::{emulated, fixture, on_free_ports, start};
 
 /// The interpreter with the pinned packages of `tools/model/requirements.txt`.
 fn python(test: &str) -> Option<PathBuf> {
@@ -21,12 +21,17 @@ fn python(test: &str) -> Option<PathBuf> {
 
 /// Runs a script of `tests/clients` against a server with the model of this name; `arguments` follow the addresses.
 async fn run(python: &Path, script: &str, model: &str, arguments: &[PathBuf]) {
-    let server = start(Config { sessions: Some(1), ..on_free_ports(Config::new(fixture(model))) }).await;
+    let config = Config { sessions: Some(1), ..on_free_ports(Config::new(fixture(model))) };
+    run_against(config, python, script, arguments).await;
+}
+
+async fn run_against(config: Config, python: &Path, script: &str, arguments: &[PathBuf]) {
+    let server = start(config).await;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
     let addresses = [server.api_address().to_string(), server.grpc_address().to_string()];
     let run = Command::new(python).arg(script).args(addresses).args(arguments).output().await.unwrap();
     let output = [run.stdout, run.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).join("\n");
-    assert!(run.status.success(), "{model}: {output}");
+    assert!(run.status.success(), "{arguments:?}: {output}");
     println!("{output}");
     server.stop().await;
 }
@@ -46,4 +51,10 @@ async fn tritonclient_gets_what_every_task_finds_as_tensors() {
     for model in ["segment", "pose", "pose-without-visibility", "obb", "classify"] {
         run(&python, "oip_tasks.py", &format!("{model}.onnx"), &[model.into(), picture.clone()]).await;
     }
+}
+
+#[tokio::test]
+async fn a_public_validator_finds_the_openapi_document_valid() {
+    let Some(python) = python("a_public_validator_finds_the_openapi_document_valid") else { return };
+    run_against(Config { tasks: true, ..emulated(0, 1) }, &python, "openapi.py", &[]).await;
 }

@@ -113,6 +113,7 @@ async fn bad_requests_and_bad_pictures_get_their_row_of_the_table() {
         (post(&format!("/predict?conf={}", "1".repeat(9_000)), ""), 414, "uri_too_long"),
         (post("/predict", "GIF89a is no picture of ours"), 415, "unsupported_image"),
         (post("/predict", whole[..whole.len() - 20].to_vec()), 422, "bad_image"),
+        (post("/predict", png_header(0, 32)), 422, "image_empty"),
         (post("/predict", png_header(20_000, 1)), 422, "image_too_large"),
         (post("/predict", png_header(10_000, 10_000)), 422, "image_too_large"),
         (post("/predict?max_det=0", whole.clone()), 422, "invalid_parameter"),

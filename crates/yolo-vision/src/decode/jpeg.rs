@@ -28,9 +28,11 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, Dec
     decoder.decode_headers().map_err(damaged)?;
     let info = decoder.info().ok_or(DecodeError::Truncated { format: FORMAT })?;
     let size = Size::new(u32::from(info.width), u32::from(info.height));
-    let walk = walk(bytes);
     // RGB, beside CMYK where that is stored; and 16-bit coefficients of all components where no scan holds them all.
     let pixels = if info.components == 4 { 7 } else { 3 };
+    // What the header says is enough for this; the walk goes through the whole file.
+    limits.check(size, pixels)?;
+    let walk = walk(bytes);
     let buffered = info.sof.is_progressive() || walk.first_scan_components < info.components;
     let coefficients = if buffered { 2 * u64::from(info.components) } else { 0 };
     limits.check(size, pixels + coefficients)?;

@@ -29,6 +29,11 @@ const PADDING: u8 = Letterbox::PADDING;
 
 /// Fills `output` (`[3, H, W]`, as planned for `picture`), the rows of the picture by `threads` threads.
 pub(super) fn fill(picture: &Picture, plan: &Letterbox, output: &mut [u8], threads: NonZeroUsize) {
+    fill_at(Level::new(), picture, plan, output, threads);
+}
+
+/// As [`fill`], at a SIMD level that the processor has.
+fn fill_at(level: Level, picture: &Picture, plan: &Letterbox, output: &mut [u8], threads: NonZeroUsize) {
     let width = plan.target.width();
     let rows = plan.resized.height();
     let band_rows = rows.div_ceil(threads.get());
@@ -48,7 +53,7 @@ pub(super) fn fill(picture: &Picture, plan: &Letterbox, output: &mut [u8], threa
     let work = || {
         while let Some((first_row, ((red, green), blue))) = next() {
             let band = Band { first_row, planes: [red, green, blue] };
-            dispatch!(Level::new(), simd => source.resize(simd, band));
+            dispatch!(level, simd => source.resize(simd, band));
         }
     };
     std::thread::scope(|scope| {
@@ -169,5 +174,50 @@ fn split(interleaved: &[u8], rows: [&mut [u8]; 3]) {
     let pixels = interleaved.as_chunks::<3>().0;
     for (((pixel, red), green), blue) in pixels.iter().zip(red).zip(green).zip(blue) {
         [*red, *green, *blue] = *pixel;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::picture::Size;
+
+    /// All levels that this processor has; the best one, which `tests/exactness.rs` holds to OpenCV, first.
+    fn levels() -> Vec<Level> {
+        let best = Level::new();
+        #[cfg(target_arch = "x86_64")]
+        let levels = [
+            best.as_avx512().map(Level::Avx512),
+            best.as_avx2().map(Level::Avx2),
+            best.as_sse4_2().map(Level::Sse4_2),
+            best.as_sse2().map(Level::Sse2),
+        ];
+        #[cfg(not(target_arch = "x86_64"))]
+        let levels = [Some(best), Some(Level::baseline())];
+        levels.into_iter().flatten().collect()
+    }
+
+    #[test]
+    fn every_simd_level_gives_the_same_letterbox() {
+        let levels = levels();
+        println!("levels: {levels:?}");
+        for (width, height) in [(1, 1), (1, 300), (150, 200), (333, 777), (640, 640), (1281, 97), (3000, 2), (97, 1281)]
+        {
+            let size = Size::new(width, height);
+            let rough = |index: usize| (index * index * 7 + index * 13 / 3) as u8;
+            let picture = Picture::from_rgb(size, (0..3 * size.width() * size.height()).map(rough).collect()).unwrap();
+            for target in [Size::new(640, 640), Size::new(640, 384), Size::new(64, 64)] {
+                let plan = Letterbox::plan(size, target).unwrap();
+                let filled = |level: &Level| {
+                    let mut planar = vec![0; plan.output_len()];
+                    fill_at(*level, &picture, &plan, &mut planar, NonZeroUsize::MIN);
+                    planar
+                };
+                let best = filled(&levels[0]);
+                for level in &levels[1..] {
+                    assert!(filled(level) == best, "{size} into {target} at {level:?}");
+                }
+            }
+        }
     }
 }
