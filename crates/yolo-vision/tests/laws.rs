@@ -198,7 +198,7 @@ fn a_hundred_thousand_candidates_are_answered_in_time() {
     ];
     let plain = plain.concat();
     let rotated = [&plain[..], &row(&|_| 0.1)].concat();
-    let plan = Letterbox::plan(TARGET, TARGET).expect("not empty");
+    let letterbox = Letterbox::plan(TARGET, TARGET).expect("not empty");
     let parameters = Parameters { confidence: 0.0, detections_max: 3_000, ..Parameters::default() };
     for (task, values) in [("detect", plain), ("obb", rotated)] {
         let shape = [values.len() / ANCHORS, ANCHORS];
@@ -209,7 +209,7 @@ fn a_hundred_thousand_candidates_are_answered_in_time() {
         let inputs = [TensorShape::new("images", &[-1, 3, 640, 640])];
         let model = ModelInfo::parse(&metadata, &inputs, &[output]).expect("known layout");
         let start = Instant::now();
-        let found = postprocess(&[OutputView { shape: &shape, values: &values }], &model, &plan, &parameters);
+        let found = postprocess(&[OutputView { shape: &shape, values: &values }], &model, &letterbox, &parameters);
         let took = start.elapsed();
         assert_eq!(found.expect("the model's shape").len(), STAY, "{task}");
         println!("{ANCHORS} candidates, {task}: {took:?}");
