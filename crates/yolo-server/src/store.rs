@@ -121,9 +121,7 @@ impl Store {
     where
         F: Future<Output = RedisResult<T>> + Send,
     {
-        if !self.breaker.permits(Instant::now()) {
-            return Err(Away);
-        }
+        let permit = self.breaker.permit(Instant::now()).ok_or(Away)?;
         let problem = match tokio::time::timeout(self.limit, work(self.connection.clone())).await {
             Ok(Ok(value)) => {
                 if self.breaker.succeeded() {
@@ -135,7 +133,7 @@ impl Store {
             Err(_) => format!("no answer within {:?}", self.limit),
         };
         self.errors.of(operation).inc();
-        if self.breaker.failed(Instant::now()) {
+        if self.breaker.failed(permit, Instant::now()) {
             tracing::warn!(operation, problem, "Shared store is away; it is left alone for a while.");
         }
         Err(Away)

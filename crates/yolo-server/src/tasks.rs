@@ -190,6 +190,15 @@ pub enum TaskError {
     Nameless,
 }
 
+/// What a submission led to.
+#[derive(Debug)]
+pub struct Submitted {
+    /// The task.
+    pub view: View,
+    /// Whether it was made for this; else an earlier one with the same idempotency key was.
+    pub new: bool,
+}
+
 /// A task that this process has taken on.
 #[derive(Debug)]
 pub struct Claim {
@@ -202,7 +211,7 @@ pub struct Claim {
     /// Cancelled when a client withdraws it.
     pub withdrawn: CancellationToken,
     /// Keeps other servers from taking it over.
-    _lease: Option<Lease>,
+    lease: Option<Lease>,
 }
 
 /// The tasks of a server.
@@ -236,7 +245,7 @@ impl Tasks {
     ///
     /// # Errors
     /// [`TaskError::Full`], [`TaskError::Conflict`], [`TaskError::Nameless`].
-    pub async fn submit(&self, work: Work, idempotency_key: Option<String>) -> Result<View, TaskError> {
+    pub async fn submit(&self, work: Work, idempotency_key: Option<String>) -> Result<Submitted, TaskError> {
         match self {
             Self::Memory(tasks) => tasks.submit(work, idempotency_key),
             Self::Shared(tasks) => tasks.submit(work, idempotency_key).await,
@@ -278,6 +287,15 @@ impl Tasks {
         match self {
             Self::Memory(tasks) => tasks.finish(&claim.id, end),
             Self::Shared(tasks) => tasks.finish(&claim.id, end).await,
+        }
+    }
+
+    /// Leaves a claimed task to others in good order: nothing is wrong with it, this process cannot run it. One in
+    /// memory ends with the process.
+    pub async fn hand_back(&self, claim: &Claim) {
+        match self {
+            Self::Memory(_) => {}
+            Self::Shared(tasks) => tasks.hand_back(claim).await,
         }
     }
 

@@ -18,7 +18,7 @@ use crate::app::App;
 use crate::lifecycle::Stage;
 use crate::limits;
 use crate::predictor::Predictor;
-use crate::tasks::{TaskError, Tasks, View, Work};
+use crate::tasks::{Submitted, TaskError, Tasks, View, Work};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Bounds of `Retry-After` when as many tasks wait as are kept.
@@ -41,18 +41,19 @@ pub async fn submit(State(app): State<Arc<App>>, request: Request) -> Result<Res
     let mut wishes = Wishes::of_head(request.uri(), request.headers(), &predictor.served())?;
     let upload = body::receive(request, &app.bodies, &app.metrics.http).await?;
     wishes.add(&upload.parameters, &predictor.served())?;
-    let counter = if wishes.retry { &app.metrics.images.retries } else { &app.metrics.tasks.arrivals };
-    counter.inc();
+    let (content, retry) = (upload.content, wishes.retry);
     let work = Work {
         request_id,
         // A buffer that grew while the body came holds up to twice its length.
         picture: Bytes::copy_from_slice(&upload.bytes),
-        content: upload.content,
+        content,
         query,
         form: upload.parameters,
         bypass_cache: wishes.bypass_cache,
     };
-    let view = tasks.submit(work, idempotency_key).await.map_err(|error| refused(&error, &app, &predictor))?;
+    let submitted = tasks.submit(work, idempotency_key).await;
+    count(&app, &submitted, &content, retry);
+    let view = submitted.map_err(|error| refused(&error, &app, &predictor))?.view;
     let mut response = (StatusCode::ACCEPTED, Json(&view)).into_response();
     if let Ok(location) = HeaderValue::from_str(&format!("/tasks/{}", view.task_id)) {
         response.headers_mut().insert(header::LOCATION, location);
@@ -93,12 +94,29 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     })
 }
 
+/// Counts a submission as demand if it asks for more work: one that is taken on, or has no room. What the same key, or
+/// a store that is away, brings again is no more of it.
+fn count(app: &App, submitted: &Result<Submitted, TaskError>, content: &[u8; 32], retry: bool) {
+    let (new, full) = match submitted {
+        Ok(submitted) => (submitted.new, false),
+        Err(TaskError::Full) => (true, true),
+        Err(_) => return,
+    };
+    // As of a prediction: offered again after a refusal it is the same demand.
+    let again = !new || retry || app.refusals.recent(content);
+    let counter = if again { &app.metrics.images.retries } else { &app.metrics.tasks.arrivals };
+    counter.inc();
+    if full {
+        app.refusals.remember(*content);
+    }
+}
+
 /// A refused submission: for load with the time in which the workers do as much as is kept.
 fn refused(error: &TaskError, app: &App, predictor: &Predictor) -> ApiError {
     if !matches!(error, TaskError::Full) {
         return ApiError::from(error);
     }
-    app.metrics.images.rejected.of(Code::QueueFull.as_str()).inc();
+    // Not among the rejected images: like the arrivals, they are those that somebody waits for.
     app.metrics.images.count("async", Code::QueueFull.image_outcome());
     let waiting = app.metrics.tasks.unfinished();
     let (low, high) = RETRY_AFTER_S;

@@ -10,7 +10,7 @@ use crate::tasks::Status;
 /// Asynchronous tasks.
 #[derive(Debug, Clone)]
 pub struct TaskMetrics {
-    /// Tasks submitted, refused ones too.
+    /// New tasks, those refused because too many wait too.
     pub arrivals: Counter,
     /// Tasks kept, by status.
     kept: Labelled<Gauge>,
@@ -22,7 +22,8 @@ impl TaskMetrics {
     pub(super) fn new(register: &mut Registrar<'_>) -> Self {
         let states = &Status::ALL.map(Status::as_str);
         Self {
-            arrivals: register.counter("task_arrivals", "Tasks submitted, refused ones too, retries not"),
+            arrivals: register
+                .counter("task_arrivals", "New tasks, those refused because too many wait too, retries not"),
             kept: register.labelled(
                 ("tasks", "Tasks kept; with a shared store, of queued ones the whole service's"),
                 "state",

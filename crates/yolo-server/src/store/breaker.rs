@@ -4,6 +4,7 @@
 //!   closed ──failures in a row──▶ open ──pause──▶ one call tries ──well──▶ closed
 //!                                  ▲                     └─badly─▶ open, twice as long
 //! ```
+//! Calls that were under way when it opened change nothing by failing: one hiccup is one pause, however many it met.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,22 +23,30 @@ struct State {
     open: Option<(Instant, Duration)>,
 }
 
+/// A call that may be made.
+#[derive(Debug, Clone, Copy)]
+pub struct Permit {
+    /// The pause after which it tries; `None` while closed.
+    tries_after: Option<Duration>,
+}
+
 /// A circuit breaker. The clock is an argument.
 #[derive(Debug, Default)]
 pub struct Breaker(Mutex<State>);
 
 impl Breaker {
-    /// Whether a call may be made now. While open, one call at the end of each pause may.
-    pub fn permits(&self, now: Instant) -> bool {
+    /// Lets a call be made now, or not. While open, one call at the end of each pause may.
+    pub fn permit(&self, now: Instant) -> Option<Permit> {
         let mut state = self.state();
-        match state.open {
-            None => true,
-            Some((again, _)) if now < again => false,
+        let tries_after = match state.open {
+            None => None,
+            Some((again, _)) if now < again => return None,
             Some((_, pause)) => {
                 state.open = Some((now + pause, pause));
-                true
+                Some(pause)
             }
-        }
+        };
+        Some(Permit { tries_after })
     }
 
     /// A call went well. Returns whether this closed it.
@@ -45,21 +54,25 @@ impl Breaker {
         std::mem::take(&mut *self.state()).open.is_some()
     }
 
-    /// A call failed. Returns whether this opened it.
-    pub fn failed(&self, now: Instant) -> bool {
+    /// The call failed that was permitted. Returns whether this opened it.
+    pub fn failed(&self, permit: Permit, now: Instant) -> bool {
         let mut state = self.state();
         state.failures = state.failures.saturating_add(1);
-        match state.open {
-            Some((_, pause)) => {
-                let pause = PAUSE_MAX.min(2 * pause);
-                state.open = Some((now + pause, pause));
+        match (state.open, permit.tries_after) {
+            (Some((_, pause)), Some(tried)) => {
+                // One that took longer than its pause, so that another tried beside it, counts as much as that one.
+                if tried == pause {
+                    let pause = PAUSE_MAX.min(2 * pause);
+                    state.open = Some((now + pause, pause));
+                }
                 false
             }
-            None if state.failures >= FAILURES_MAX => {
+            (Some(_), None) => false,
+            (None, _) if state.failures >= FAILURES_MAX => {
                 state.open = Some((now + PAUSE_MIN, PAUSE_MIN));
                 true
             }
-            None => false,
+            (None, _) => false,
         }
     }
 
@@ -72,28 +85,62 @@ impl Breaker {
 mod tests {
     use super::*;
 
+    fn permits(breaker: &Breaker, now: Instant) -> bool {
+        breaker.permit(now).is_some()
+    }
+
     #[test]
     fn it_opens_after_failures_in_a_row_tries_once_a_pause_and_closes_on_success() {
         let (breaker, mut now) = (Breaker::default(), Instant::now());
+        let fails = |now| breaker.permit(now).is_some_and(|permit| breaker.failed(permit, now));
         for _ in 1..FAILURES_MAX {
-            assert!(!breaker.failed(now) && breaker.permits(now));
+            assert!(!fails(now) && permits(&breaker, now));
         }
         assert!(!breaker.succeeded(), "it was not open");
         for _ in 1..FAILURES_MAX {
-            breaker.failed(now);
+            fails(now);
         }
-        assert!(breaker.permits(now), "the successes between them start the count anew");
-        assert!(breaker.failed(now) && !breaker.permits(now));
+        assert!(permits(&breaker, now), "the successes between them start the count anew");
+        assert!(fails(now) && !permits(&breaker, now));
         let mut pause = PAUSE_MIN;
         for _ in 0..8 {
-            assert!(!breaker.permits(now + pause / 2));
+            assert!(!permits(&breaker, now + pause / 2));
             now += pause;
-            assert!(breaker.permits(now) && !breaker.permits(now), "one call tries");
-            breaker.failed(now);
+            let trial = breaker.permit(now).unwrap();
+            assert!(!permits(&breaker, now), "one call tries");
+            breaker.failed(trial, now);
             pause = PAUSE_MAX.min(2 * pause);
         }
         assert_eq!(pause, PAUSE_MAX);
-        assert!(breaker.permits(now + PAUSE_MAX));
-        assert!(breaker.succeeded() && breaker.permits(now));
+        assert!(permits(&breaker, now + PAUSE_MAX));
+        assert!(breaker.succeeded() && permits(&breaker, now));
+    }
+
+    #[test]
+    fn calls_that_were_under_way_when_it_opened_do_not_lengthen_the_pause() {
+        let (breaker, now) = (Breaker::default(), Instant::now());
+        let calls: Vec<_> = (0..2 * FAILURES_MAX + 1).map(|_| breaker.permit(now).unwrap()).collect();
+        let (last, calls) = calls.split_last().unwrap();
+        assert_eq!(calls.iter().filter(|call| breaker.failed(**call, now)).count(), 1, "it opens once");
+        let trial = breaker.permit(now + PAUSE_MIN).expect("the first pause is over");
+        // Nor while another one tries, whose failure does.
+        breaker.failed(*last, now + PAUSE_MIN);
+        breaker.failed(trial, now + PAUSE_MIN);
+        assert!(!permits(&breaker, now + 3 * PAUSE_MIN - Duration::from_nanos(1)));
+        assert!(permits(&breaker, now + 3 * PAUSE_MIN));
+    }
+
+    #[test]
+    fn trials_that_outlast_their_pauses_double_it_once() {
+        let (breaker, now) = (Breaker::default(), Instant::now());
+        for _ in 0..FAILURES_MAX {
+            breaker.failed(breaker.permit(now).unwrap(), now);
+        }
+        let trials = [1, 2, 3].map(|pauses| breaker.permit(now + pauses * PAUSE_MIN).unwrap());
+        let failed = now + 4 * PAUSE_MIN;
+        for trial in trials {
+            breaker.failed(trial, failed);
+        }
+        assert!(permits(&breaker, failed + 2 * PAUSE_MIN));
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::id::Names;
-use super::{Claim, End, Status, TASK_OVERHEAD_BYTES, TaskError, View, Work};
+use super::{Claim, End, Status, Submitted, TASK_OVERHEAD_BYTES, TaskError, View, Work};
 use crate::limits;
 use crate::metrics::TaskMetrics;
 
@@ -94,13 +94,13 @@ impl MemoryTasks {
         }
     }
 
-    pub(super) fn submit(&self, work: Work, idempotency_key: Option<String>) -> Result<View, TaskError> {
+    pub(super) fn submit(&self, work: Work, idempotency_key: Option<String>) -> Result<Submitted, TaskError> {
         let fingerprint = work.fingerprint();
         let mut state = self.state();
         if let Some(id) = idempotency_key.as_ref().and_then(|key| state.keys.get(key)) {
             let held = state.tasks.get(id).ok_or(TaskError::Gone)?;
             let same = held.fingerprint == fingerprint;
-            return if same { Ok(held.view(id)) } else { Err(TaskError::Conflict) };
+            return if same { Ok(Submitted { view: held.view(id), new: false }) } else { Err(TaskError::Conflict) };
         }
         let bytes = work.weight_bytes() + TASK_OVERHEAD_BYTES;
         let bytes_max = limits::TASKS_BYTES_MAX - limits::TASK_RESULT_BYTES_MAX;
@@ -120,7 +120,7 @@ impl MemoryTasks {
         self.metrics.moved(None, Some(Status::Queued));
         drop(state);
         self.submitted.notify_one();
-        Ok(view)
+        Ok(Submitted { view, new: true })
     }
 
     pub(super) fn view(&self, id: &str) -> Result<View, TaskError> {
@@ -156,7 +156,7 @@ impl MemoryTasks {
             return None;
         };
         self.metrics.moved(Some(Status::Queued), Some(Status::Running));
-        Some(Claim { id, work, age, withdrawn, _lease: None })
+        Some(Claim { id, work, age, withdrawn, lease: None })
     }
 
     pub(super) fn finish(&self, id: &str, end: End) -> Status {
@@ -266,7 +266,7 @@ mod tests {
     #[tokio::test]
     async fn results_larger_than_their_pictures_push_out_the_oldest() {
         let tasks = tasks(HOUR);
-        let ids: Vec<_> = (0..100).map(|_| tasks.submit(work(1), None).unwrap().task_id).collect();
+        let ids: Vec<_> = (0..100).map(|_| tasks.submit(work(1), None).unwrap().view.task_id).collect();
         let large = || RawValue::from_string(format!("\"{}\"", "x".repeat((1 << 20) - 2))).unwrap();
         for id in &ids {
             let claim = tasks.claim().await;
@@ -295,7 +295,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_left_of_an_expired_task() {
         let tasks = tasks(Duration::ZERO);
-        let id = tasks.submit(work(9), Some("key".to_owned())).unwrap().task_id;
+        let id = tasks.submit(work(9), Some("key".to_owned())).unwrap().view.task_id;
         assert_eq!(tasks.view(&id).unwrap().status, Status::Queued, "the time to live begins at the end");
         let claim = tasks.claim().await;
         tasks.finish(&claim.id, done());
@@ -307,16 +307,16 @@ mod tests {
     #[tokio::test]
     async fn a_withdrawn_task_stays_withdrawn() {
         let tasks = tasks(HOUR);
-        let waiting = tasks.submit(work(1), None).unwrap().task_id;
+        let waiting = tasks.submit(work(1), None).unwrap().view.task_id;
         assert_eq!(tasks.cancel(&waiting).unwrap().status, Status::Cancelled);
-        let running = tasks.submit(work(2), None).unwrap().task_id;
+        let running = tasks.submit(work(2), None).unwrap().view.task_id;
         let claim = tasks.claim().await;
         assert_eq!(claim.id, running, "the withdrawn one is not claimed");
         tasks.cancel(&running).unwrap();
         assert!(claim.withdrawn.is_cancelled());
         assert_eq!(tasks.finish(&claim.id, done()), Status::Cancelled);
         assert!(tasks.view(&running).unwrap().result.is_none());
-        let ended = tasks.submit(work(3), None).unwrap().task_id;
+        let ended = tasks.submit(work(3), None).unwrap().view.task_id;
         let claim = tasks.claim().await;
         tasks.finish(&claim.id, done());
         assert_eq!(tasks.cancel(&ended).unwrap().status, Status::Succeeded, "too late");
@@ -327,11 +327,11 @@ mod tests {
     async fn a_key_means_one_task_and_one_content() {
         let tasks = tasks(HOUR);
         let key = || Some("key".to_owned());
-        let first = tasks.submit(work(5), key()).unwrap().task_id;
-        assert_eq!(tasks.submit(work(5), key()).unwrap().task_id, first);
+        let first = tasks.submit(work(5), key()).unwrap().view.task_id;
+        assert_eq!(tasks.submit(work(5), key()).unwrap().view.task_id, first);
         assert!(matches!(tasks.submit(work(6), key()), Err(TaskError::Conflict)));
         let form = vec![("conf".to_owned(), "0.5".to_owned())];
         assert!(matches!(tasks.submit(Work { form, ..work(5) }, key()), Err(TaskError::Conflict)));
-        assert_ne!(tasks.submit(work(5), None).unwrap().task_id, first);
+        assert_ne!(tasks.submit(work(5), None).unwrap().view.task_id, first);
     }
 }

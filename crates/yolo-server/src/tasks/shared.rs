@@ -13,7 +13,7 @@ use redis::{AsyncCommands, Client, Script};
 use serde_json::value::RawValue;
 
 use super::id::{self, Names};
-use super::{End, Status, TASK_OVERHEAD_BYTES, TaskError, View, Work};
+use super::{End, Status, Submitted, TASK_OVERHEAD_BYTES, TaskError, View, Work};
 use crate::limits;
 use crate::metrics::{StoreMetrics, TaskMetrics};
 use crate::random;
@@ -88,7 +88,9 @@ impl Keys {
 #[derive(Debug)]
 struct Scripts {
     submit: Script,
+    fetch: Script,
     begin: Script,
+    hand_back: Script,
     end: Script,
     forget: Script,
 }
@@ -116,7 +118,9 @@ impl SharedTasks {
             consumer: format!("{}-{}", id::host(), random::digits()),
             scripts: Scripts {
                 submit: Script::new(include_str!("shared/scripts/submit.lua")),
+                fetch: Script::new(include_str!("shared/scripts/fetch.lua")),
                 begin: Script::new(include_str!("shared/scripts/begin.lua")),
+                hand_back: Script::new(include_str!("shared/scripts/hand_back.lua")),
                 end: Script::new(include_str!("shared/scripts/end.lua")),
                 forget: Script::new(include_str!("shared/scripts/forget.lua")),
             },
@@ -126,7 +130,7 @@ impl SharedTasks {
         })
     }
 
-    pub(super) async fn submit(&self, work: Work, idempotency_key: Option<String>) -> Result<View, TaskError> {
+    pub(super) async fn submit(&self, work: Work, idempotency_key: Option<String>) -> Result<Submitted, TaskError> {
         let id = self.names.next().ok_or(TaskError::Nameless)?;
         let task = self.keys.task(&id);
         // A script's keys are fixed in number; without an idempotency key the last one is not looked at.
@@ -148,9 +152,9 @@ impl SharedTasks {
         match outcome.as_str() {
             "new" => {
                 self.metrics.reached(Status::Queued);
-                Ok(View::unfinished(id, Status::Queued))
+                Ok(Submitted { view: View::unfinished(id, Status::Queued), new: true })
             }
-            "known" => self.view(&id).await,
+            "known" => Ok(Submitted { view: self.view(&id).await?, new: false }),
             "conflict" => Err(TaskError::Conflict),
             _ => Err(TaskError::Full),
         }

@@ -52,6 +52,18 @@ impl Redis {
         Config { redis_url_file: Some(file), redis_scope: SCOPE.to_owned(), ..config }
     }
 
+    /// [`Self::shared_by`], through something that listens on this port.
+    pub fn shared_through(&self, port: u16, config: Config) -> Config {
+        let config = self.shared_by(config);
+        self.url_file(&format!("redis://127.0.0.1:{port}"));
+        config
+    }
+
+    /// Where it listens.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
     /// A file with the address at which it speaks TLS.
     pub fn tls_url_file(&self) -> PathBuf {
         self.url_file(&format!("rediss://127.0.0.1:{}", self.tls_port))
@@ -144,6 +156,21 @@ impl Redis {
             .query_async(&mut connection)
             .await
             .unwrap();
+    }
+
+    /// Forgets what it holds of a task, as it does when the task is too old, or memory too short.
+    pub async fn lose(&self, location: &str) {
+        let id = location.rsplit('/').next().unwrap();
+        let mut command = redis::cmd("DEL");
+        let command = command.arg(format!("yolo:{{{SCOPE}}}:t:{id}"));
+        assert_eq!(command.query_async::<usize>(&mut self.connection().await).await.unwrap(), 1);
+    }
+
+    /// Sum of the bytes that unfinished tasks hold.
+    pub async fn bytes_unfinished(&self) -> usize {
+        let mut command = redis::cmd("GET");
+        let command = command.arg(format!("yolo:{{{SCOPE}}}:b"));
+        command.query_async(&mut self.connection().await).await.unwrap()
     }
 
     /// Number of servers that the store holds for takers of tasks.

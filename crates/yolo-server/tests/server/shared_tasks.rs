@@ -1,16 +1,23 @@
 //! Tasks in a real Redis: any server takes, shows and runs them; what happens when one dies, or Redis does.
 
+use std::net::SocketAddr;
+use std::process::Child;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use yolo_server::{Config, limits};
 
 use crate::errors::fragile_predictor;
-use crate::redis::Redis;
-use crate::support::{call, emulated, eventually, metric, png, post, predict, start};
-use crate::tasks::{delete, ended, get, submit, with_key};
+use crate::program::{free_address, program};
+use crate::redis::{Redis, SCOPE};
+use crate::support::{self, call, emulated, eventually, metric, png, post, predict, send_to, start, value_of};
+use crate::tasks::{delete, ended, get, padded_png, submit, with_key};
+
+const TAKEN_ON: &str = r#"yolo_tasks_total{state="running"}"#;
 
 fn quick(redis: &Redis) -> Config {
     redis.shared_by(Config { tasks: true, ..emulated(0, 1) })
@@ -114,13 +121,224 @@ async fn a_running_task_is_stopped_by_a_delete_at_any_server() {
     other.stop().await;
 }
 
+/// A server in a process of its own, which takes a second for an image: it can die.
+struct Program {
+    child: Child,
+    api: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Program {
+    async fn start(redis: &Redis) -> Self {
+        let (api, admin) = (free_address(), free_address());
+        let mut command = program("pretended.onnx");
+        command.args(["--engine=emulated", "--imgsz=64", "--emulated-alpha-micros=1000000", "--sessions=1"]);
+        command.args(["--tasks", "--tasks-reclaim-seconds=1", "--redis-scope", SCOPE]);
+        command.args(["--api-address".to_owned(), api.to_string(), "--admin-address".to_owned(), admin.to_string()]);
+        command.arg("--redis-url-file").arg(quick(redis).redis_url_file.unwrap());
+        let program = Self { child: command.spawn().unwrap(), api, admin };
+        let ready = async || support::get(admin, "/readyz").await.is_ok_and(|(status, _)| status == 200);
+        eventually("ready", ready).await;
+        program
+    }
+
+    async fn submit(&self, picture: &[u8]) -> String {
+        let answer = send_to(self.api, post("/predict/async", picture.to_vec())).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.body);
+        answer.headers["location"].to_str().unwrap().to_owned()
+    }
+
+    async fn has_taken_on(&self) -> bool {
+        let (_, page) = support::get(self.admin, "/metrics").await.unwrap();
+        value_of(&page, TAKEN_ON).unwrap() > 0.5
+    }
+
+    fn die(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_task_over_which_three_servers_died_is_given_up() {
+    let Some(redis) = Redis::start("a_task_over_which_three_servers_died_is_given_up").await else { return };
+    let mut servers = futures::future::join_all([(); 3].map(|()| Program::start(&redis))).await;
+    let location = servers[0].submit(&png(8, 8, [1; 3])).await;
+    while !servers.is_empty() {
+        let mut takes = None;
+        eventually("one takes it on", async || {
+            for (index, server) in servers.iter().enumerate() {
+                if server.has_taken_on().await {
+                    takes = Some(index);
+                }
+            }
+            takes.is_some()
+        })
+        .await;
+        servers.swap_remove(takes.unwrap()).die();
+    }
+    let heir = start(slow(&redis, 1)).await;
+    let ended = ended(&heir, &location).await.body;
+    assert_eq!(
+        (ended["status"].as_str(), ended["error"]["code"].as_str()),
+        (Some("failed"), Some("internal")),
+        "{ended}"
+    );
+    assert!(metric(&heir, "yolo_batched_images_total").await < 0.5, "it may be what kills them");
+    heir.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_that_was_handed_back_in_good_order_is_run_however_often_it_was() {
+    let test = "a_task_that_was_handed_back_in_good_order_is_run_however_often_it_was";
+    let Some(redis) = Redis::start(test).await else { return };
+    let mut servers = futures::future::join_all([(); 4].map(|()| start(slow(&redis, 1_000)))).await;
+    let location = submit(&servers[0], &png(8, 8, [1; 3])).await;
+    let heir = loop {
+        let mut takes = None;
+        eventually("one takes it on", async || {
+            for (index, server) in servers.iter().enumerate() {
+                if metric(server, TAKEN_ON).await > 0.5 {
+                    takes = Some(index);
+                }
+            }
+            takes.is_some()
+        })
+        .await;
+        let stops = servers.swap_remove(takes.unwrap());
+        let Some(other) = servers.first() else {
+            let heir = start(slow(&redis, 1)).await;
+            stops.stop().await;
+            break heir;
+        };
+        stops.stop().await;
+        eventually("it waits again", async || get(other, &location).await.body["status"] == "queued").await;
+    };
+    let ended = ended(&heir, &location).await.body;
+    assert_eq!(ended["status"], "succeeded", "{ended}");
+    heir.stop().await;
+}
+
+/// Passes on what clients and a Redis say, but for its first long answers: it cuts those off. Returns where it listens.
+async fn cut_off(redis: &Redis, answers: u32) -> u16 {
+    const LONG: usize = 128 << 10;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, redis, left) = (listener.local_addr().unwrap().port(), redis.port(), Arc::new(AtomicU32::new(answers)));
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (left, store) = (Arc::clone(&left), TcpStream::connect(("127.0.0.1", redis)).await.unwrap());
+            let ((mut asked, mut told), (mut answered, mut asks)) = (client.into_split(), store.into_split());
+            let answers = async move {
+                let (mut bytes, mut piece) = (0, vec![0; 16 << 10]);
+                while let Ok(read @ 1..) = answered.read(&mut piece).await {
+                    bytes += read;
+                    let cut = || left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+                    if bytes > LONG && cut().is_ok() || told.write_all(&piece[..read]).await.is_err() {
+                        break;
+                    }
+                }
+            };
+            tokio::spawn(async move {
+                tokio::select! { () = answers => {}, _ = tokio::io::copy(&mut asked, &mut asks) => {} }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_task_whose_picture_does_not_come_is_begun_by_nobody() {
+    let Some(redis) = Redis::start("a_task_whose_picture_does_not_come_is_begun_by_nobody").await else { return };
+    let port = cut_off(&redis, 4).await;
+    let server = start(redis.shared_through(port, slow(&redis, 1))).await;
+    let picture = vec![7; 1 << 20];
+    let location = submit(&server, &picture).await;
+    let mut task = get(&server, &location).await;
+    // While a connection is made anew the store counts as away.
+    eventually("it ends", async || {
+        task = get(&server, &location).await;
+        task.body["status"] == "failed"
+    })
+    .await;
+    assert_eq!(task.body["error"]["code"], predict(&server, &picture).await.code(), "{}", task.body);
+    assert!(
+        metric(&server, r#"yolo_store_errors_total{operation="task_claim"}"#).await > 3.5,
+        "four times it did not come"
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_task_leaves_no_bytes_behind_while_others_wait() {
+    let Some(redis) = Redis::start("a_lost_task_leaves_no_bytes_behind_while_others_wait").await else { return };
+    let server = start(slow(&redis, 2_000)).await;
+    let pictures = [1, 2, 3, 4].map(|shade| png(8, 8, [shade; 3]));
+    let mut tasks = Vec::new();
+    for picture in &pictures {
+        tasks.push(submit(&server, picture).await);
+    }
+    let status = async |task: usize| get(&server, &tasks[task]).await.body["status"].clone();
+    // One runs, and one waits for the engine.
+    eventually("two are taken on", async || status(0).await == "running" && status(1).await == "running").await;
+    redis.lose(&tasks[2]).await;
+    assert_eq!(get(&server, &tasks[2]).await.code(), "task_expired");
+    let all: usize = pictures.iter().map(Vec::len).sum();
+    assert_eq!(redis.bytes_unfinished().await, all);
+    delete(&server, &tasks[0]).await;
+    eventually("the last is taken on", async || status(3).await == "running").await;
+    assert_eq!(redis.bytes_unfinished().await, pictures[1].len() + pictures[3].len());
+    for task in [1, 3] {
+        assert_eq!(ended(&server, &tasks[task]).await.body["status"], "succeeded");
+    }
+    assert_eq!(redis.bytes_unfinished().await, 0);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_store_refuses_with_a_time_to_come_back() {
+    let Some(redis) = Redis::start("a_full_store_refuses_with_a_time_to_come_back").await else { return };
+    let server = start(slow(&redis, 1_000)).await;
+    let succeeded = async || metric(&server, r#"yolo_tasks_total{state="succeeded"}"#).await;
+    let submit_until_full = async |picture: &dyn Fn(u16) -> Vec<u8>| {
+        let (mut accepted, before) = (Vec::new(), succeeded().await);
+        for index in 0.. {
+            let answer = call(&server, post("/predict/async", picture(index))).await;
+            if answer.status != StatusCode::ACCEPTED {
+                assert_eq!((answer.status, answer.code()), (StatusCode::TOO_MANY_REQUESTS, "queue_full"));
+                assert!(answer.headers.contains_key("retry-after"));
+                break;
+            }
+            accepted.push(answer.headers["location"].to_str().unwrap().to_owned());
+        }
+        // Those that ended meanwhile have left their places to others.
+        (accepted, succeeded().await - before)
+    };
+    let fits = |accepted: usize, most: usize, ended: f64| {
+        let accepted = f64::from(u32::try_from(accepted).unwrap()) - f64::from(u32::try_from(most).unwrap());
+        assert!(accepted >= 0.0 && accepted <= ended, "{accepted} more, {ended} ended");
+    };
+    let large = |index| padded_png(u8::try_from(index).unwrap(), limits::TASKS_BYTES_MAX / 16);
+    let (accepted, ended) = submit_until_full(&large).await;
+    fits(accepted.len(), 16, ended);
+    for task in &accepted {
+        delete(&server, task).await;
+    }
+    assert_eq!(redis.bytes_unfinished().await, 0);
+    let small = |index: u16| [png(8, 8, [1; 3]), index.to_le_bytes().to_vec()].concat();
+    let (accepted, ended) = submit_until_full(&small).await;
+    fits(accepted.len(), limits::TASKS_MAX, ended);
+    delete(&server, accepted.last().unwrap()).await;
+    assert_eq!(call(&server, post("/predict/async", png(8, 8, [2; 3]))).await.status, StatusCode::ACCEPTED);
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn a_dead_servers_task_is_taken_over() {
     let Some(redis) = Redis::start("a_dead_servers_task_is_taken_over").await else { return };
-    let dying = start(slow(&redis, 1_000)).await;
-    let location = submit(&dying, &png(8, 8, [1; 3])).await;
-    eventually("it runs", async || get(&dying, &location).await.body["status"] == "running").await;
-    dying.stop().await;
+    let dying = Program::start(&redis).await;
+    let location = dying.submit(&png(8, 8, [1; 3])).await;
+    eventually("it runs", async || dying.has_taken_on().await).await;
+    dying.die();
     // The dead one's last sign of life is older than the heir, but not so old that the heir takes over before it is asked.
     let heir = start(Config { tasks_reclaim_seconds: 5, ..quick(&redis) }).await;
     let left = get(&heir, &location).await.body;

@@ -1,9 +1,13 @@
 //! Asynchronous tasks in memory: what comes back, what is bounded, what a drain waits for.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use yolo_server::{Config, Server, limits};
 
+use crate::errors::fragile_predictor;
 use crate::support::{Answer, call, emulated, eventually, metric, png, post, predict, start, value_of};
 
 /// An image takes `ms`, and a batch of them as much longer: batching does not pay.
@@ -36,6 +40,13 @@ pub async fn ended(server: &Server, location: &str) -> Answer {
     })
     .await;
     answer
+}
+
+/// A picture with so many bytes.
+pub fn padded_png(shade: u8, bytes: usize) -> Vec<u8> {
+    let mut picture = png(8, 8, [shade; 3]);
+    picture.resize(bytes, 0);
+    picture
 }
 
 pub fn with_key(picture: &[u8], key: &str) -> Request<Body> {
@@ -118,6 +129,92 @@ async fn a_withdrawn_task_is_not_run() {
     assert_eq!(get(&server, last).await.body["status"], "cancelled");
     assert_eq!(delete(&server, &others[0]).await.body["status"], "succeeded", "too late to withdraw");
     assert!((metric(&server, "yolo_batched_images_total").await - 7.0).abs() < 1e-9);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_running_task_that_is_withdrawn_is_awaited_no_more() {
+    let server = start(with_tasks(2_000)).await;
+    let tasks = [submit(&server, &png(8, 8, [1; 3])).await, submit(&server, &png(8, 8, [2; 3])).await];
+    for task in &tasks {
+        eventually("it is taken on", async || get(&server, task).await.body["status"] == "running").await;
+    }
+    for task in &tasks {
+        assert_eq!(delete(&server, task).await.body["status"], "cancelled");
+        assert_eq!(delete(&server, task).await.body["status"], "cancelled", "again");
+    }
+    let cancelled = r#"yolo_images_total{outcome="cancelled",source="async"}"#;
+    eventually("neither is awaited", async || (metric(&server, cancelled).await - 2.0).abs() < 1e-9).await;
+    // At most the one in the engine is run to its end; its place is free before.
+    let next = submit(&server, &png(8, 8, [3; 3])).await;
+    eventually("the next is taken on", async || get(&server, &next).await.body["status"] != "queued").await;
+    assert_eq!(ended(&server, &next).await.body["status"], "succeeded");
+    assert!(metric(&server, "yolo_batched_images_total").await < 2.5);
+    assert_eq!(get(&server, &tasks[0]).await.body["status"], "cancelled", "its end came first");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_that_waits_for_a_failing_engine_goes_on_with_the_model_that_replaces_it() {
+    let server = start(with_tasks(1)).await;
+    let (app, fails) = (server.app(), Arc::new(AtomicBool::new(false)));
+    app.serve(fragile_predictor(&app, &fails)).unwrap().batcher().stop();
+    fails.store(true, Ordering::SeqCst);
+    let mut shade = 0;
+    eventually("its engine counts as failed", async || {
+        shade += 1;
+        predict(&server, &png(9, 9, [shade; 3])).await.code() == "engine_failed"
+    })
+    .await;
+    let tasks = [submit(&server, &png(8, 8, [1; 3])).await, submit(&server, &png(8, 8, [2; 3])).await];
+    for task in &tasks {
+        eventually("it is taken on", async || get(&server, task).await.body["status"] == "running").await;
+    }
+    let broken = app.serve(fragile_predictor(&app, &Arc::default())).unwrap();
+    for task in &tasks {
+        assert_eq!(ended(&server, task).await.body["status"], "succeeded");
+    }
+    eventually("nobody holds the one that fails", async || Arc::strong_count(&broken) == 1).await;
+    broken.batcher().stop();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn only_work_that_is_new_counts_as_demand() {
+    // So slow that none of the large ones ends.
+    let server = start(with_tasks(1_000)).await;
+    let series = ["yolo_task_arrivals_total", "yolo_retries_total", "yolo_rejected_total{reason=\"queue_full\"}"];
+    let counted = async || {
+        let mut counts = Vec::new();
+        for series in series {
+            counts.push(metric(&server, series).await.round());
+        }
+        counts
+    };
+    for (picture, status, demand) in [
+        (png(8, 8, [1; 3]), StatusCode::ACCEPTED, [1.0, 0.0, 0.0]),
+        (png(8, 8, [1; 3]), StatusCode::ACCEPTED, [1.0, 1.0, 0.0]),
+        (png(8, 8, [2; 3]), StatusCode::CONFLICT, [1.0, 1.0, 0.0]),
+    ] {
+        assert_eq!(call(&server, with_key(&picture, "order-7")).await.status, status);
+        assert_eq!(counted().await, demand);
+    }
+    let marked = Request::post("/predict/async").header("x-retry-attempt", "2").body(png(8, 8, [3; 3]).into()).unwrap();
+    assert_eq!(call(&server, marked).await.status, StatusCode::ACCEPTED);
+    assert_eq!(counted().await, [1.0, 2.0, 0.0], "its client says so");
+    let (large, mut shade) = (|shade| padded_png(shade, limits::TASKS_BYTES_MAX / 4), 0);
+    let refused = loop {
+        let answer = call(&server, post("/predict/async", large(shade))).await;
+        if answer.status != StatusCode::ACCEPTED {
+            break answer;
+        }
+        shade += 1;
+    };
+    assert_eq!(refused.code(), "queue_full");
+    let offered = 2.0 + f64::from(shade);
+    assert_eq!(counted().await, [offered, 2.0, 0.0], "refused it is demand, but no image that somebody waits for");
+    let again = call(&server, post("/predict/async", large(shade))).await;
+    assert_eq!((again.code(), counted().await), ("queue_full", vec![offered, 3.0, 0.0]), "the same demand");
     server.stop().await;
 }
 

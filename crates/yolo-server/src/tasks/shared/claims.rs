@@ -21,7 +21,7 @@ use crate::tasks::{Claim, End, Failure, Status, Work};
 /// Time for which a read waits for a task: how late a drain is noticed.
 pub(super) const READ_WAIT: Duration = Duration::from_secs(1);
 /// Pods that may die over a task before it is given up: it may be what kills them.
-const ATTEMPTS_MAX: u32 = 3;
+const ENDED_SERVERS_MAX: u32 = 3;
 /// The service's tasks are counted, and withdrawn ones noticed, this often.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Times that a pod says it is at work, within the time after which it would be believed dead.
@@ -86,8 +86,8 @@ const BEGINNING: &str = "0-0";
 
 /// Fields of a task's hash, in the order of [`Fields`].
 const FIELDS: [&str; 7] = ["submitted_ms", "request_id", "query", "form", "bypass_cache", "content", "picture"];
-/// Their values after the number of attempts.
-type Fields = (u32, u64, String, String, String, bool, Vec<u8>, Bytes);
+/// Their values.
+type Fields = (u64, String, String, String, bool, Vec<u8>, Bytes);
 
 impl SharedTasks {
     /// Waits a while for a task; an abandoned one comes first.
@@ -178,16 +178,25 @@ impl SharedTasks {
         let running = Running { id: id.clone(), withdrawn: CancellationToken::new() };
         let withdrawn = running.withdrawn.clone();
         let lease = self.leases.take(&entry.id, running)?;
-        let mut script = self.scripts.begin.prepare_invoke();
-        script.key(self.keys.task(&id)).key(&self.keys.queue).arg(GROUP).arg(&entry.id).arg(FIELDS.as_slice());
+        let mut script = self.scripts.fetch.prepare_invoke();
+        script.key(self.keys.task(&id)).key(&self.keys.queue).key(&self.keys.bytes);
+        script.arg(GROUP).arg(&entry.id).arg(entry.get::<u64>("bytes").unwrap_or(0)).arg(FIELDS.as_slice());
         let fields = self.store.call("task_claim", async |mut connection: ConnectionManager| {
             script.invoke_async::<Option<Fields>>(&mut connection).await
         });
-        // Away: without its lease it is abandoned, and taken over.
-        let (attempts, submitted_ms, request_id, query, form, bypass_cache, content, picture) = fields.await.ok()??;
+        // Away, or too slow for its picture: without its lease it is abandoned, and taken over.
+        let (submitted_ms, request_id, query, form, bypass_cache, content, picture) = fields.await.ok()??;
+        // Not with the fields: if they never came here, nobody began.
+        let mut script = self.scripts.begin.prepare_invoke();
+        script.key(self.keys.task(&id));
+        let begun = self.store.call("task_claim", async |mut connection: ConnectionManager| {
+            script.invoke_async::<Option<u32>>(&mut connection).await
+        });
+        // Everything is here: a store that goes away now need not know that it began.
+        let ended_servers = begun.await.unwrap_or(Some(0))?;
         self.metrics.reached(Status::Running);
-        if attempts > ATTEMPTS_MAX {
-            let message = format!("{ATTEMPTS_MAX} servers ended while they ran this task");
+        if ended_servers >= ENDED_SERVERS_MAX {
+            let message = format!("{ENDED_SERVERS_MAX} servers ended or crashed while they ran this task");
             self.finish(&id, End::Failed(Failure { code: "internal".to_owned(), message })).await;
             return None;
         }
@@ -200,7 +209,20 @@ impl SharedTasks {
             bypass_cache,
         };
         let age = Duration::from_millis(unix_ms().saturating_sub(submitted_ms));
-        Some(Claim { id, work, age, withdrawn, _lease: Some(lease) })
+        Some(Claim { id, work, age, withdrawn, lease: Some(lease) })
+    }
+
+    /// Says of a claimed task that this process will not end it, as far as the store hears it. It keeps its lease.
+    pub(in crate::tasks) async fn hand_back(&self, claim: &Claim) {
+        let Some(lease) = &claim.lease else { return };
+        let mut script = self.scripts.hand_back.prepare_invoke();
+        script.key(self.keys.task(&claim.id)).key(&self.keys.queue);
+        script.arg(GROUP).arg(&lease.entry).arg(&self.consumer);
+        let told = self.store.call("task_end", async |mut connection: ConnectionManager| {
+            script.invoke_async::<()>(&mut connection).await
+        });
+        // Counted if it fails; then it looks as if this process had died.
+        let _ = told.await;
     }
 
     /// Says, for ever, that this process is at work on its tasks, stops those that were withdrawn, and counts those of

@@ -1,12 +1,12 @@
--- Begins a claimed task. Returns its attempts so far and its fields, or nothing if it ended or was lost: then its entry
--- leaves the queue.
--- KEYS: task, queue. ARGV: group, entry, then the fields' names.
+-- Begins a task that was read. Returns how many servers ended while they ran it, or nothing if it ended meanwhile.
+-- One that was handed back is queued again: only who ends without a word leaves it running.
+-- KEYS: task.
 local status = redis.call('HGET', KEYS[1], 'status')
-if status ~= 'queued' and status ~= 'running' then
-  redis.call('XACK', KEYS[2], ARGV[1], ARGV[2])
-  redis.call('XDEL', KEYS[2], ARGV[2])
+if status == 'running' then
+  return redis.call('HINCRBY', KEYS[1], 'ended_servers', 1)
+end
+if status ~= 'queued' then
   return false
 end
 redis.call('HSET', KEYS[1], 'status', 'running')
-local attempts = redis.call('HINCRBY', KEYS[1], 'attempts', 1)
-return {attempts, unpack(redis.call('HMGET', KEYS[1], unpack(ARGV, 3)))}
+return tonumber(redis.call('HGET', KEYS[1], 'ended_servers') or '0')

@@ -14,8 +14,10 @@ if held[4] then
   redis.call('EXPIRE', held[4], ARGV[4])
 end
 redis.call('XACK', KEYS[2], ARGV[1], held[2])
-redis.call('XDEL', KEYS[2], held[2])
-redis.call('DECRBY', KEYS[3], held[3])
+-- With the queue lost, the sum was lost too.
+if redis.call('XDEL', KEYS[2], held[2]) == 1 then
+  redis.call('DECRBY', KEYS[3], held[3])
+end
 
 redis.call('RPUSH', KEYS[4], ARGV[5] .. ' ' .. KEYS[1])
 local bytes = redis.call('INCRBY', KEYS[5], ARGV[5])

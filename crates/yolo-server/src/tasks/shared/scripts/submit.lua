@@ -12,13 +12,13 @@ if ARGV[3] == '1' then
 end
 local waiting = redis.call('XLEN', KEYS[2])
 if waiting == 0 then
-  redis.call('DEL', KEYS[3]) -- what a lost task left in the sum ends here
+  redis.call('DEL', KEYS[3]) -- what a lost queue left in the sum ends here
 end
 local bytes = tonumber(redis.call('GET', KEYS[3]) or '0')
 if waiting >= tonumber(ARGV[4]) or bytes + tonumber(ARGV[6]) > tonumber(ARGV[5]) then
   return {'full', ''}
 end
-local entry = redis.call('XADD', KEYS[2], '*', 'id', ARGV[1])
+local entry = redis.call('XADD', KEYS[2], '*', 'id', ARGV[1], 'bytes', ARGV[6])
 redis.call('HSET', KEYS[1], 'status', 'queued', 'entry', entry, 'bytes', ARGV[6], unpack(ARGV, 8))
 redis.call('EXPIRE', KEYS[1], ARGV[7])
 redis.call('INCRBY', KEYS[3], ARGV[6])
