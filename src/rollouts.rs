@@ -70,7 +70,7 @@ impl Standing {
     pub fn of(deployment: &Deployment) -> Self {
         // A paused one replaces no pods, for as long as a person wants.
         let paused = deployment.spec.as_ref().and_then(|spec| spec.paused).unwrap_or(false);
-        if paused || !(rolling(deployment) || unseen(deployment)) {
+        if paused || !(under_way(deployment) || unseen(deployment)) {
             return Self::Complete;
         }
         let mut conditions = deployment.status.iter().flat_map(|status| status.conditions.iter().flatten());
@@ -79,13 +79,24 @@ impl Standing {
     }
 }
 
-/// Pods of an old template are still there, or those that took their places are not ready for the first time. Missing
-/// new pods alone are an ordinary scale-up.
+/// Whether pods of an old template are still there, and go on going. Missing new pods alone are an ordinary scale-up; and
+/// where a rollout got stuck (in place, one pod that finds no room keeps all old ones) only fewer pods may get it going.
 pub fn rolling(deployment: &Deployment) -> bool {
+    replaces(deployment) && Standing::of(deployment) != Standing::Stuck
+}
+
+/// Whether pods of an old template are still there.
+fn replaces(deployment: &Deployment) -> bool {
     let status = deployment.status.as_ref();
     let pods = status.and_then(|status| status.replicas).unwrap_or(0);
     pods > status.and_then(|status| status.updated_replicas).unwrap_or(0)
-        || (in_place(deployment) && !available_once(deployment))
+}
+
+/// Whether old pods are still there, or those that took their places are not ready for the first time. Back to an earlier
+/// template, the word that says so is an old one.
+fn under_way(deployment: &Deployment) -> bool {
+    let begun = || !available_once(deployment) || (Template::of(deployment).by_wave && serves_nothing(deployment));
+    replaces(deployment) || (in_place(deployment) && begun())
 }
 
 /// Whether old pods go before new ones are ready.
@@ -121,7 +132,8 @@ pub fn serves_nothing(live: &Deployment) -> bool {
 fn occupies(deployment: &Deployment) -> bool {
     match Standing::of(deployment) {
         Standing::Complete => false,
-        Standing::Rolling => true,
+        // A new service that replaces none in place is none of the waves' business.
+        Standing::Rolling => replaces(deployment) || unseen(deployment) || Template::of(deployment).by_wave,
         Standing::Stuck => Template::of(deployment).by_wave,
     }
 }
@@ -218,7 +230,7 @@ impl Rollouts {
         if present.asked_anew || serves_nothing(present.live) {
             return (desired, false);
         }
-        let replaces = rolling(present.live);
+        let replaces = replaces(present.live);
         if self.admit(service, replaces, most) {
             (brought(desired, true), false)
         } else {
@@ -238,10 +250,10 @@ impl Rollouts {
         admitted
     }
 
-    /// `service` could not be applied, and its Deployment, if any, stands so: whatever place it had is free unless pods are
-    /// being replaced.
+    /// `service` could not be applied, and its Deployment, if any, stands so: whatever place it had is free unless that
+    /// takes one.
     pub fn failed(&self, service: &ServiceId, live: Option<&Deployment>) {
-        if live.map_or(Standing::Complete, Standing::of) == Standing::Complete {
+        if !live.is_some_and(occupies) {
             self.forget(service);
         }
     }
@@ -435,6 +447,49 @@ mod tests {
         assert_eq!(standing(0, "status: 'True', reason: ReplicaSetUpdated"), Standing::Complete, "old ones go last");
     }
 
+    /// A Deployment that replaces in place, by a wave or not.
+    fn in_place_now(by_wave: bool, status: &str) -> Deployment {
+        let wave = if by_wave { "new" } else { "earlier" };
+        deployment(&format!(
+            "{{metadata: {{generation: 2, annotations: {{yolo-operator.io/template-hash: new, \
+             yolo-operator.io/wave-template-hash: {wave}}}}}, spec: {{replicas: 1, strategy: {{rollingUpdate: \
+             {{maxUnavailable: 1}}}}, selector: {{}}, template: {{}}}}, status: {{observedGeneration: 2, {status}}}}}"
+        ))
+    }
+
+    #[test]
+    fn single_pod_that_went_back_to_an_earlier_template_in_place_is_not_there_yet() {
+        let back = |available: i32| {
+            let status = format!(
+                "replicas: 1, updatedReplicas: 1, availableReplicas: {available}, \
+                 conditions: [{{type: Progressing, status: 'True', reason: NewReplicaSetAvailable}}]"
+            );
+            Standing::of(&in_place_now(true, &status))
+        };
+        assert_eq!((back(0), back(1)), (Standing::Rolling, Standing::Complete));
+    }
+
+    #[test]
+    fn new_service_that_would_replace_in_place_takes_no_place() {
+        let new = "replicas: 1, updatedReplicas: 1, conditions: [{type: Progressing, status: 'True', \
+                   reason: ReplicaSetUpdated}]";
+        assert!(!occupies(&in_place_now(false, new)) && occupies(&in_place_now(true, new)));
+        assert!(!rolling(&in_place_now(true, new)), "no old pod holds the number of pods up");
+    }
+
+    #[test]
+    fn rollout_that_is_stuck_holds_the_number_of_pods_up_no_longer() {
+        let kept = |progresses: &str| {
+            rolling(&in_place_now(
+                false,
+                &format!(
+                    "replicas: 5, updatedReplicas: 1, conditions: [{{type: Progressing, status: '{progresses}'}}]"
+                ),
+            ))
+        };
+        assert!(kept("True") && !kept("False"), "fewer pods may be what gets it going");
+    }
+
     #[test]
     fn who_serves_nothing_waits_for_nobody_and_a_failed_service_gives_its_place_back() {
         let serving = |replicas: i32, available: &str| {
@@ -454,6 +509,8 @@ mod tests {
         assert!(rollouts.admit(&knife, false, 1));
         rollouts.failed(&knife, None);
         assert!(rollouts.admit(&fork, false, 1));
+        rollouts.failed(&fork, Some(&live("fork", ("new", false), (1, true))));
+        assert!(rollouts.admit(&knife, false, 1), "what a person broke stops nobody");
     }
 
     #[test]

@@ -114,6 +114,9 @@ pub enum JobError {
     /// Its answer would take too much memory.
     #[error("{0}")]
     TooLarge(OutputError),
+    /// No session of the engine works.
+    #[error("the inference engine failed several times in a row")]
+    Unsound,
     /// The server shut down first.
     #[error("the server stopped before the image was run")]
     Stopped,

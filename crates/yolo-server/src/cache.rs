@@ -50,7 +50,23 @@ const DETECTION_ANSWERED_BYTES: usize = 640;
 const FORM_ANSWERED_FACTOR: usize = 8;
 
 impl Answer {
-    /// Most memory that it takes while it is answered, in bytes: it may be one of many that a request waits for.
+    /// Memory of what was found, in bytes.
+    pub fn found_bytes(&self) -> usize {
+        // Class names are shared with the model.
+        self.detections.len() * size_of::<Detection>() + self.forms_bytes()
+    }
+
+    /// Of that, masks, outlines and keypoints.
+    fn forms_bytes(&self) -> usize {
+        self.detections.iter().map(Detection::heap_bytes).sum()
+    }
+
+    /// Most memory that masks take as text, beside themselves.
+    pub fn masks_written_bytes(&self) -> usize {
+        FORM_ANSWERED_FACTOR * self.forms_bytes()
+    }
+
+    /// Most memory that it takes while it is written, in bytes, [`Self::found_bytes`] included.
     pub fn answered_bytes(&self) -> usize {
         let each = |found: &Detection| {
             DETECTION_ANSWERED_BYTES + 2 * found.name.len() + FORM_ANSWERED_FACTOR * found.heap_bytes()
@@ -59,10 +75,7 @@ impl Answer {
     }
 
     fn weight_bytes(&self) -> u64 {
-        // Class names are shared with the model.
-        let heap: usize = self.detections.iter().map(Detection::heap_bytes).sum();
-        let detections = self.detections.len() * size_of::<Detection>() + heap;
-        (detections + size_of::<Self>() + size_of::<Key>() + ENTRY_OVERHEAD_BYTES) as u64
+        (self.found_bytes() + size_of::<Self>() + size_of::<Key>() + ENTRY_OVERHEAD_BYTES) as u64
     }
 }
 

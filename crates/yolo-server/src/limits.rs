@@ -103,7 +103,9 @@ pub const URI_BYTES_MAX: usize = 8 << 10;
 /// Smallest answer that is compressed for a client that accepts it: the JSON of a picture fits a few packets, and is not
 /// worth the time.
 pub const COMPRESSED_BYTES_MIN: u64 = 8 << 10;
-/// Most bytes that a thread that serves connections reads or writes in one go: a fraction of a millisecond.
+/// Largest bound of an answer's memory that does not count while it is made: of a hundred boxes, 16 KiB of text.
+pub const MAKING_BYTES_UNCOUNTED: usize = 64 << 10;
+/// Most bytes that a thread that serves connections reads or writes in one go: about a millisecond.
 pub const WORK_BYTES_INLINE: usize = 256 << 10;
 /// Largest answer that does not count among the bodies in memory: of each connection one, they take less than those.
 pub const ANSWER_BYTES_UNCOUNTED: usize = 8 << 10;
@@ -202,7 +204,9 @@ pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
 pub const TRACES_FLUSH_MAX: Duration = Duration::from_secs(2);
 
 /// Time for the batches that run at the end of a drain; nobody waits for them any more.
-pub const WORKERS_END_MAX: Duration = Duration::from_secs(5);
+pub const WORKERS_END_MAX: Duration = Duration::from_secs(1);
+/// Time in which the tasks that a server leaves to others are handed back at its end.
+pub const HAND_BACK_MAX: Duration = Duration::from_secs(1);
 
 /// Size of `knobs.json`.
 pub const KNOBS_BYTES_MAX: u64 = 4 << 10;
@@ -223,8 +227,11 @@ pub const STUCK_BATCH_MIN: Duration = Duration::from_secs(30);
 pub const STUCK_BATCH_FACTOR: f64 = 20.0;
 /// Engine failures in a row after which the server is no longer ready.
 pub const ENGINE_FAILURES_MAX: u32 = 3;
-/// How often an engine that failed so is tried again, with a new session: nothing else would reach it any more.
+/// Time after which a session that failed so is replaced: nothing else would reach it any more. Doubled while new ones
+/// fail too, up to [`ENGINE_RETRY_MAX`].
 pub const ENGINE_RETRY: Duration = Duration::from_secs(1);
+/// See [`ENGINE_RETRY`].
+pub const ENGINE_RETRY_MAX: Duration = Duration::from_secs(16);
 
 /// Time after which a batch size that failed and was given up is tried again: a neighbour on the device may have taken its
 /// memory. Doubled with each failure.

@@ -229,7 +229,7 @@ impl Predictor {
         if self.batcher.sound() {
             return Ok(());
         }
-        Err(ApiError::new(Code::EngineFailed, "the inference engine failed several times in a row"))
+        Err(self.failed(&JobError::Unsound))
     }
 
     async fn done(&self, reply: Reply) -> Result<Inferred, ApiError> {
@@ -306,6 +306,7 @@ impl Predictor {
             JobError::Superseded => Code::Superseded,
             JobError::Failed(_) => Code::InferenceFailed,
             JobError::TooLarge(_) => Code::PayloadTooLarge,
+            JobError::Unsound => Code::EngineFailed,
             JobError::Stopped => Code::Draining,
         };
         ApiError::new(code, error.to_string())

@@ -19,7 +19,9 @@ use crate::engine::{EngineError, LoadError};
 use crate::http;
 use crate::knobs;
 use crate::lifecycle::Stage;
-use crate::limits::{ADMIN_CONNECTIONS_MAX, ConnectionLimits, FILES_RESERVED, INPUT_SIZES_MAX, WORKERS_END_MAX};
+use crate::limits::{
+    ADMIN_CONNECTIONS_MAX, ConnectionLimits, FILES_RESERVED, HAND_BACK_MAX, INPUT_SIZES_MAX, WORKERS_END_MAX,
+};
 use crate::load;
 use crate::memory::TooLittle;
 use crate::reload::Reloader;
@@ -227,6 +229,9 @@ impl Server {
         }
         // The admin port answers until here: the drain can be watched.
         lifecycle.advance(Stage::Aborting);
+        if let Some(tasks) = self.app.tasks().filter(|tasks| tasks.durable()) {
+            let _ = tokio::time::timeout(HAND_BACK_MAX, tasks.settled()).await;
+        }
     }
 }
 

@@ -62,6 +62,9 @@ impl Curve {
     /// any more; one that ran before only after three failures, of whatever sizes, while none as large ran. Returns
     /// whether it is given up by this.
     pub fn failed(&mut self, size: usize) -> bool {
+        if size > self.largest {
+            return false; // another session's, begun before it was given up
+        }
         let (smallest, count) = self.failures.map_or((size, 1), |(smallest, count)| (smallest.min(size), count + 1));
         self.failures = Some((smallest, count));
         let given_up = !self.is_known(size) || count >= FAILURES_MAX;

@@ -124,6 +124,12 @@ impl Failures {
     const fn sound(self) -> bool {
         self.count < limits::ENGINE_FAILURES_MAX
     }
+
+    /// Time from the last one until a new session is tried, doubled with each that fails too.
+    fn pause(self) -> Duration {
+        let tried = self.count.saturating_sub(limits::ENGINE_FAILURES_MAX).min(16);
+        (limits::ENGINE_RETRY * (1 << tried)).min(limits::ENGINE_RETRY_MAX)
+    }
 }
 
 /// Counts by lane.
@@ -265,6 +271,8 @@ impl Shared {
         if state.stopped {
             // Nobody pulls: say so instead of letting the client wait.
             let _ = reply.send(Err(JobError::Stopped));
+        } else if !state.sound() && !state.closing {
+            let _ = reply.send(Err(JobError::Unsound));
         } else {
             let place = job.place.clone();
             for superseded in state.queue.push(&place, Item { job, enqueued: Instant::now(), reply }) {
@@ -272,7 +280,7 @@ impl Shared {
                 let _ = superseded.reply.send(Err(JobError::Superseded));
             }
         }
-        self.wake_one(&state);
+        self.wake_one(state);
         receiver
     }
 
@@ -299,13 +307,12 @@ impl Shared {
                     if let Some(running) = state.running.get_mut(index).filter(|_| size > 0) {
                         *running = Some(Running { since: Instant::now(), input, size });
                     }
-                    if !state.queue.is_empty() {
-                        // What is left is the share of another idle worker.
-                        self.wake_one(&state);
-                    }
                     if matches!(pull, Pull::Stop) {
                         // The others end too, whenever they last looked.
                         self.changed.notify_all();
+                    } else if !state.queue.is_empty() {
+                        // What is left is the share of another idle worker.
+                        self.wake_one(state);
                     }
                     return pull;
                 }
@@ -334,13 +341,21 @@ impl Shared {
         if let Some(running) = state.running.get_mut(index) {
             *running = None;
         }
+        if !state.sound() && !state.closing {
+            // Nobody takes them before a session works again: what waits is told so at once, as what comes then is.
+            for item in state.queue.remove(|_| true) {
+                let _ = item.reply.send(Err(JobError::Unsound));
+            }
+        }
         // The finished worker's peers may now take a larger share.
-        self.wake_one(&state);
+        self.wake_one(state);
     }
 
     /// Wakes a worker that takes images.
-    fn wake_one(&self, state: &State) {
-        if state.failures.iter().all(|failures| failures.sound()) {
+    fn wake_one(&self, state: MutexGuard<'_, State>) {
+        let all_take = state.failures.iter().all(|failures| failures.sound());
+        drop(state);
+        if all_take {
             self.changed.notify_one();
         } else {
             // The one that is woken could be one whose session fails.
@@ -400,12 +415,17 @@ impl Shared {
                 usual.saturating_sub(now.saturating_duration_since(since))
             })
         };
+        let sound = state.running.iter().zip(&state.failures);
         Load {
             lane,
             queued,
             workers: state.failures.iter().filter(|failures| failures.sound()).count().max(1),
             idle_workers: state.idle_workers(),
-            rest_of_running: state.running.iter().map(rest).min().unwrap_or_default(),
+            rest_of_running: sound
+                .filter(|(_, failures)| failures.sound())
+                .map(|(running, _)| rest(running))
+                .min()
+                .unwrap_or_default(),
             batch_effective,
             batch_time_p95: state.curves.of_load(|curve| curve.p95(batch_effective)) + images(detect, batch_effective),
             batch_time: state.curves.of_load(|curve| curve.mean(batch_effective)) + images(detect, batch_effective),
@@ -474,7 +494,7 @@ impl State {
     }
 
     fn failed(&mut self, input: Size, size: usize, now: Instant) {
-        if self.curves.failed(input, size) {
+        if self.curves.failed(input, size) && self.given_up.until.is_none() {
             self.given_up.until = Some(now + self.given_up.pause);
             self.given_up.pause = (2 * self.given_up.pause).min(limits::BATCH_RETRY_MAX);
         }
@@ -484,13 +504,14 @@ impl State {
     fn next(&mut self, index: usize, now: Instant, metrics: &Metrics) -> Next {
         if self.given_up.until.take_if(|until| *until <= now).is_some() {
             self.curves.retry();
+            self.timed = Timed::default();
         }
         self.drop_dead(now, metrics);
         // It takes no image before its session works again: failing is fast, so it would take most of them.
-        if let Some(Failures { last, .. }) = self.failures.get(index).filter(|failures| !failures.sound())
+        if let Some(failures) = self.failures.get(index).filter(|failures| !failures.sound())
             && !self.closing
         {
-            let wait = limits::ENGINE_RETRY.saturating_sub(now.saturating_duration_since(*last));
+            let wait = failures.pause().saturating_sub(now.saturating_duration_since(failures.last));
             return if wait.is_zero() { Next::Do(Pull::Repair) } else { Next::Wait(Some(wait)) };
         }
         self.shared_out = self.shared_out.min(self.queue.len());

@@ -96,8 +96,10 @@ impl Worker {
             Ok(time) => self.shared.finish_timing(self.index, size, time),
             Err(error) => {
                 tracing::warn!(size, %error, "Timing a batch at idle failed.");
-                self.shared.failed(input, size);
                 // A single image fails for no size.
+                if size > 1 {
+                    self.shared.failed(input, size);
+                }
                 self.shared.finish(self.index, &[], size == 1);
             }
         }

@@ -49,7 +49,7 @@ async fn steps(app: &App, request: Request, received: &mut Option<Received>) -> 
         })
         .collect();
     let begun = Instant::now();
-    let (results, making) = results(app, &predictor, items, (&wishes, at)).await;
+    let (results, mut making) = results(app, &predictor, items, (&wishes, at)).await;
     // The pictures of a batch wait and run beside each other, so the sum of their times means nothing here.
     let speed = Speed { inference: begun.elapsed(), ..Speed::default() };
     *received = Some(Received { at, speed });
@@ -57,6 +57,8 @@ async fn steps(app: &App, request: Request, received: &mut Option<Received>) -> 
         return Err(none_usable(results));
     }
     let start = Instant::now();
+    let found = results.iter().flatten();
+    making.add(&app.bodies, found.map(|found| found.answer.answered_bytes() - found.answer.found_bytes()).sum())?;
     let served = Arc::clone(&predictor);
     let body = move || {
         let items = results.iter().map(|result| match result {
@@ -82,7 +84,7 @@ async fn results(
     let mut runs = pin!(futures::stream::iter(runs).buffered(in_flight(predictor)));
     let (mut results, mut making) = (Vec::new(), Making::default());
     while let Some(result) = runs.next().await {
-        let held = |found: Prediction| making.add(&app.bodies, found.answer.answered_bytes()).map(|()| found);
+        let held = |found: Prediction| making.add(&app.bodies, found.answer.found_bytes()).map(|()| found);
         results.push(result.and_then(held));
     }
     (results, making)

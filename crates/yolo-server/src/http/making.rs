@@ -20,7 +20,7 @@ impl Making {
     /// 429 if it is more than memory can hold beside all bodies, 413 if it is more than memory can hold at all.
     pub(super) fn add(&mut self, memory: &BodyMemory, bytes: usize) -> Result<(), ApiError> {
         let bytes = self.bytes.saturating_add(bytes);
-        if bytes > limits::ANSWER_BYTES_UNCOUNTED {
+        if bytes > limits::MAKING_BYTES_UNCOUNTED {
             memory.hold(&mut self.memory, bytes)?;
         }
         self.bytes = bytes;

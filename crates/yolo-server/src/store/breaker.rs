@@ -59,20 +59,18 @@ impl Breaker {
         let mut state = self.state();
         state.failures = state.failures.saturating_add(1);
         match (state.open, permit.tries_after) {
-            (Some((_, pause)), Some(tried)) => {
-                // One that took longer than its pause, so that another tried beside it, counts as much as that one.
-                if tried == pause {
-                    let pause = PAUSE_MAX.min(2 * pause);
-                    state.open = Some((now + pause, pause));
-                }
+            // One that took longer than its pause, so that another tried beside it, counts as much as that one.
+            (Some((_, pause)), Some(tried)) if tried == pause => {
+                let pause = PAUSE_MAX.min(2 * pause);
+                state.open = Some((now + pause, pause));
                 false
             }
-            (Some(_), None) => false,
             (None, _) if state.failures >= FAILURES_MAX => {
                 state.open = Some((now + PAUSE_MIN, PAUSE_MIN));
                 true
             }
-            (None, _) => false,
+            // Those that were under way when it opened change nothing.
+            _ => false,
         }
     }
 
@@ -119,14 +117,14 @@ mod tests {
     #[test]
     fn calls_that_were_under_way_when_it_opened_do_not_lengthen_the_pause() {
         let (breaker, now) = (Breaker::default(), Instant::now());
-        let calls: Vec<_> = (0..2 * FAILURES_MAX + 1).map(|_| breaker.permit(now).unwrap()).collect();
+        let calls: Vec<_> = (0..=2 * FAILURES_MAX).map(|_| breaker.permit(now).unwrap()).collect();
         let (last, calls) = calls.split_last().unwrap();
         assert_eq!(calls.iter().filter(|call| breaker.failed(**call, now)).count(), 1, "it opens once");
         let trial = breaker.permit(now + PAUSE_MIN).expect("the first pause is over");
         // Nor while another one tries, whose failure does.
         breaker.failed(*last, now + PAUSE_MIN);
         breaker.failed(trial, now + PAUSE_MIN);
-        assert!(!permits(&breaker, now + 3 * PAUSE_MIN - Duration::from_nanos(1)));
+        assert!(!permits(&breaker, now + (3 * PAUSE_MIN).saturating_sub(Duration::from_nanos(1))));
         assert!(permits(&breaker, now + 3 * PAUSE_MIN));
     }
 

@@ -313,7 +313,7 @@ async fn an_image_that_would_come_too_late_is_refused_and_one_that_is_queued_pas
     let others = async {
         eventually("the second waits", async || metric(&server, "yolo_queue_depth").await > 0.5).await;
         let refused = send(&server, post("/predict?timeout_ms=1200", png(8, 8, [3; 3]))).await;
-        (refused, send(&server, framed("/predict?timeout_ms=150", 4)).await)
+        (refused, send(&server, framed("/predict?timeout_ms=500", 4)).await)
     };
     let all = async { tokio::join!(first, replaced, others) };
     let (first, replaced, (refused, late)) = tokio::time::timeout(PATIENCE, all).await.unwrap();

@@ -100,9 +100,9 @@ async fn a_batch_that_never_ends_does_not_hold_the_end_of_the_server() {
         started
     });
     assert_eq!(answer.status, 503, "{}", answer.body);
-    server.stop().await;
-    assert!(ended.elapsed() < 3 * WORKERS_END_MAX, "{:?}", ended.elapsed());
+    let stopped = tokio::time::timeout(10 * WORKERS_END_MAX, server.stop()).await;
     drop(held);
+    assert!(stopped.is_ok(), "it ended {:?} after its requests", ended.elapsed());
 }
 
 /// `model` with an engine that fails while `broken`.
@@ -259,7 +259,7 @@ async fn a_session_that_fails_beside_one_that_works_is_replaced_after_three_fail
     })
     .await;
     assert_eq!(failed, 3);
-    assert_eq!(batcher.load().workers, 2);
+    support::eventually("it takes images again", async || batcher.load().workers == 2).await;
     assert!(run(&batcher, &[GOOD; 16]).await.iter().all(Result::is_ok));
     batcher.stop();
 }

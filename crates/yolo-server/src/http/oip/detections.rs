@@ -68,16 +68,19 @@ pub struct Batch {
 const NUMBER_BYTES: usize = 4 + 4 + 24;
 
 impl Batch {
-    /// Most bytes of the `wanted` outputs and of their text, masks as counted by [`Answer::answered_bytes`].
-    ///
-    /// [`Answer::answered_bytes`]: crate::cache::Answer::answered_bytes
-    pub fn padded_bytes(&self, wanted: &[String]) -> usize {
+    /// Most bytes of the `wanted` outputs and of their text.
+    pub fn written_bytes(&self, wanted: &[String]) -> usize {
         let numbers = |name: &String| match name.as_str() {
             BOXES => BOX,
             KEYPOINTS => self.keypoints.iter().product(),
             _ => 1,
         };
-        self.found.len() * self.most() * NUMBER_BYTES * wanted.iter().map(numbers).sum::<usize>()
+        let masks = if wanted.iter().any(|name| name == MASKS) {
+            self.found.iter().map(|found| found.answer.masks_written_bytes()).sum()
+        } else {
+            0
+        };
+        masks + self.found.len() * self.most() * NUMBER_BYTES * wanted.iter().map(numbers).sum::<usize>()
     }
 
     /// The output of a name:

@@ -184,13 +184,13 @@ async fn detect(app: &App, predictor: &Predictor, files: Vec<Bytes>, asked: &Ask
     // The first that fails ends the others: nobody would see their results.
     while let Some((index, result)) = runs.next().await {
         let prediction: Prediction = result.map_err(|error| if count > 1 { at(index, error) } else { error })?;
-        making.add(&app.bodies, prediction.answer.answered_bytes())?;
+        making.add(&app.bodies, prediction.answer.found_bytes())?;
         found.push(prediction);
     }
     let speed = found.iter().map(|Prediction { speed, .. }| *speed).max_by_key(Speed::queue_and_inference);
     let keypoints = model.keypoints().unwrap_or_default();
     let batch = Batch { found, normalize: wishes.parameters.normalize, keypoints };
-    making.add(&app.bodies, batch.padded_bytes(&wanted))?;
+    making.add(&app.bodies, batch.written_bytes(&wanted))?;
     let outputs = making.work(move || wanted.iter().map(|name| batch.output(name)).collect()).await?;
     Ok(Answered { outputs, speed: speed.unwrap_or_default(), memory: making.held() })
 }

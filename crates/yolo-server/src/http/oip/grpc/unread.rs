@@ -50,6 +50,10 @@ impl Unread {
         let bytes = share.bytes + bytes;
         memory.hold(&mut share.memory, bytes)?;
         share.bytes = bytes;
+        // What was held for it was a bound.
+        if let Some(held) = &mut share.memory {
+            drop(held.split(held.num_permits().saturating_sub(bytes.div_ceil(1 << 10))));
+        }
         Ok(())
     }
 
