@@ -74,12 +74,13 @@ async fn images_past_their_deadline_are_dropped_before_they_cost() {
     let framed = |uri: &str, shade: u8| {
         Request::post(uri).header("x-stream-id", "gate").body(Body::from(png(8, 8, [shade; 3]))).unwrap()
     };
+    let predictor = server.app().predictor().unwrap();
     let replaced = async {
-        eventually("the first runs", async || metric(&server, "yolo_images_in_flight").await > 0.5).await;
+        eventually("the first runs", async || predictor.batcher().load().idle_workers == 0).await;
         call(&server, framed("/predict", 2)).await
     };
     let late = async {
-        eventually("the second waits", async || metric(&server, "yolo_queue_depth").await > 0.5).await;
+        eventually("the second waits", async || predictor.batcher().queued() == 1).await;
         call(&server, framed("/predict?timeout_ms=400", 3)).await
     };
     let (running, replaced, late) = tokio::join!(running, replaced, late);

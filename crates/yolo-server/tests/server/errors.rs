@@ -305,13 +305,13 @@ async fn an_image_that_would_come_too_late_is_refused_and_one_that_is_queued_pas
     let server = start_patient(emulated(1_000, 0)).await;
     idle_timing_is_done(&server, &[1]).await;
     let first = send(&server, post("/predict", png(8, 8, [1; 3])));
+    let predictor = server.app().predictor().unwrap();
     let replaced = async {
-        let predictor = server.app().predictor().unwrap();
         eventually("the first runs", async || predictor.batcher().load().idle_workers == 0).await;
         send(&server, framed("/predict", 2)).await
     };
     let others = async {
-        eventually("the second waits", async || metric(&server, "yolo_queue_depth").await > 0.5).await;
+        eventually("the second waits", async || predictor.batcher().queued() == 1).await;
         let refused = send(&server, post("/predict?timeout_ms=1200", png(8, 8, [3; 3]))).await;
         (refused, send(&server, framed("/predict?timeout_ms=500", 4)).await)
     };
