@@ -23,6 +23,7 @@ use load::{Load, clients};
 use sample::{Sample, growth, sample};
 use yolo_testkit::figures::{self, Figure};
 
+/// More than the 10 s after which idle blocking threads of the runtime end.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Requests of the run that is a test.
 const REQUESTS_BRIEF: u64 = 5_000;
@@ -122,19 +123,19 @@ async fn stays_flat(engine: &Engine) {
 
     // The first half fills caches, pools and the allocator's own.
     let half = &samples[samples.len() / 2..];
-    let grown = [growth(half, |at| at.resident_mb), growth(half, |at| at.files), growth(half, |at| at.tasks)];
-    let [memory_mb, files, tasks] = grown;
+    let measures: [fn(&Sample) -> f64; 4] = [|at| at.resident_mb, |at| at.files, |at| at.threads, |at| at.tasks];
+    let [memory_mb, files, threads, tasks] = measures.map(|of| growth(half, of));
     let [served, successes] = [&load.requests, &load.successes].map(|count| count.load(Ordering::Relaxed));
     let name = engine.name;
     println!(
         "{name}: {served} requests, {successes} successes in {:.0} s; slope of the second half, to its end: \
-         {memory_mb:+.2} MB, {files:+.2} files, {tasks:+.2} tasks",
+         {memory_mb:+.2} MB, {files:+.2} files, {threads:+.2} threads, {tasks:+.2} tasks",
         begun.elapsed().as_secs_f64()
     );
     let mut after = before;
     eventually("files, threads and tasks are where they were", async || {
         after = sample(admin).await.unwrap_or(after);
-        after.files <= before.files && after.tasks <= before.tasks
+        after.files <= before.files && after.threads <= before.threads && after.tasks <= before.tasks
     })
     .await;
     println!("before: {before:?}, after: {after:?}");
@@ -144,12 +145,12 @@ async fn stays_flat(engine: &Engine) {
     assert!(memory_mb <= growth_mb_max, "{memory_mb:.1} MB in the second half");
 }
 
-/// Blocking threads of the runtime that are idle end by themselves after 10 s, and are bounded: see the decode pool.
 fn keep(engine: &str, served: u64, memory_mb: f64, [before, after]: [Sample; 2]) {
     let id = |what: &str| format!("soak_{engine}_{what}");
     let mut figures = [
         Figure::at_most(id("memory_growth"), memory_mb, "MB", GROWTH_MB_MAX).noted(format!("{served} requests")),
         Figure::at_most(id("files_left_open"), after.files - before.files, "files", 0.0),
+        Figure::at_most(id("threads_left_alive"), after.threads - before.threads, "threads", 0.0),
         Figure::at_most(id("tasks_left_alive"), after.tasks - before.tasks, "tasks", 0.0),
     ];
     figures::add("server", "make soak", &mut figures).unwrap();
