@@ -27,10 +27,12 @@ OURS, OTHERS, INK = "#1565c0", "#b0bec5", "#263238"
 NOTES = (
     "Two workers of one thread each for everybody (Ultralytics brings its own session), no batching, the same ONNX file and "
     "JPEG pages, no cache. Closed loop: 8 callers on loopback; overload: Poisson arrivals at twice the ceiling's rate for 8 s, "
-    "each server with its own default admission, goodput = answers within 1.25 s over the server's closed-loop rate. "
+    "each server with its own default admission; goodput = answers within 1.25 s of their arrival that ended in the last 6 of "
+    "these 8 s, a second, over the server's closed-loop rate: what is answered after the arrivals have ceased is not counted. "
     "Medians of the rounds, smallest to largest in parentheses; the contenders take turns in each round and the ceiling is "
-    "measured before and after each. *Same objects*: detections shared with the in-process path over those of either (JPEG "
-    "decoders differ by a few levels). *Foreign cores*: other work on the machine meanwhile."
+    "measured before and after each, in a process that has ended when memory is read. *Same objects*: detections shared with "
+    "the in-process path over those of either (JPEG decoders differ by a few levels). *Foreign cores*: other work on the "
+    "machine during the closed loop or the overload, whichever had more."
 )
 
 

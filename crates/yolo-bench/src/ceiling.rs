@@ -1,8 +1,16 @@
 //! The in-process ceiling: the same work without HTTP, queue or client. No server can be faster on the same cores.
+//!
+//! It runs in a process of its own that has ended when a contender is measured. If this program itself had ONNX Runtime
+//! mapped, it would bear half of every page of the library that the server maps too, for PSS divides shared pages
+//! among their processes; the peers bring libraries of their own, which nobody would bear for them.
 
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
+use clap::ValueEnum;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use yolo_server::engine::ort::{Options, load};
 use yolo_server::engine::{Engine, EngineInput, LoadedModel, Memory, Pixels};
 use yolo_vision::{DecodeLimits, Detection, Letterbox, Parameters, decode, letterbox_into, postprocess};
@@ -13,31 +21,76 @@ use crate::site::Site;
 /// Long enough for some 70 pictures, short enough to be near what it calibrates.
 const LENGTH: Duration = Duration::from_secs(2);
 
+/// Passes of a session that are not counted: its heap grows, its weights are read.
+const WARM_PASSES: usize = 3;
+
+/// What the process of the ceiling prints, as JSON.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Part {
+    /// Pictures a second of all sessions together.
+    Rate,
+    /// What the pictures hold, in the order of their names.
+    Answers,
+}
+
+/// Pictures a second of all sessions together.
+///
+/// # Errors
+/// If the process fails.
+pub fn rate(site: &Site) -> anyhow::Result<f64> {
+    ask(site, Part::Rate)
+}
+
+/// What the pictures hold, in the order of their names.
+///
+/// # Errors
+/// If the process fails.
+pub fn answers(site: &Site) -> anyhow::Result<Vec<Vec<Detection>>> {
+    ask(site, Part::Answers)
+}
+
+/// Runs this program as the ceiling, to its end.
+fn ask<T: DeserializeOwned>(site: &Site, part: Part) -> anyhow::Result<T> {
+    let part = part.to_possible_value().context("every part has a name")?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["--side-px", &site.side_px.to_string(), "--ceiling", part.get_name()]);
+    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "the process of the ceiling failed: {}", output.status);
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// Measures a part and prints it for the process that asked.
+///
+/// # Errors
+/// If model or pictures cannot be used.
+pub fn print(site: &Site, part: Part) -> anyhow::Result<()> {
+    let mut ceiling = Ceiling::load(site)?;
+    match part {
+        Part::Rate => write(&ceiling.rate()?),
+        Part::Answers => write(&ceiling.answers()?),
+    }
+}
+
+fn write(value: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string(value)?);
+    Ok(())
+}
+
 /// Loops of decode, letterbox, inference and suppression, a session of one thread each.
-pub struct Ceiling {
+struct Ceiling {
     model: LoadedModel,
     sessions: Vec<Box<dyn Engine>>,
     files: Vec<Vec<u8>>,
 }
 
 impl Ceiling {
-    /// Opens and warms the sessions.
-    ///
-    /// # Errors
-    /// If model or pictures cannot be used.
-    pub fn load(site: &Site) -> anyhow::Result<Self> {
+    fn load(site: &Site) -> anyhow::Result<Self> {
         let model = load(&Options::new(&site.model))?;
         let sessions = (0..WORKERS).map(|_| model.sessions.open()).collect::<Result<_, _>>()?;
-        let mut ceiling = Self { model, sessions, files: site.files()? };
-        ceiling.rate()?;
-        Ok(ceiling)
+        Ok(Self { model, sessions, files: site.files()? })
     }
 
-    /// Pictures a second of all sessions together.
-    ///
-    /// # Errors
-    /// If a picture fails.
-    pub fn rate(&mut self) -> anyhow::Result<f64> {
+    fn rate(&mut self) -> anyhow::Result<f64> {
         let Self { model, sessions, files } = self;
         let (model, files) = (&*model, &*files);
         std::thread::scope(|scope| {
@@ -52,11 +105,7 @@ impl Ceiling {
         })
     }
 
-    /// What the pictures hold, in the order of their names.
-    ///
-    /// # Errors
-    /// If a picture fails.
-    pub fn answers(&mut self) -> anyhow::Result<Vec<Vec<Detection>>> {
+    fn answers(&mut self) -> anyhow::Result<Vec<Vec<Detection>>> {
         let Self { model, sessions, files } = self;
         let session = sessions.first_mut().context("at least one session")?;
         files.iter().map(|file| detect(model, session.as_mut(), file)).collect()
@@ -65,9 +114,13 @@ impl Ceiling {
 
 /// Pictures a second of one session; starts at another picture than its neighbours.
 fn one_rate(model: &LoadedModel, session: &mut dyn Engine, files: &[Vec<u8>], index: usize) -> anyhow::Result<f64> {
+    let mut files = files.iter().cycle().skip(index * files.len() / WORKERS);
+    for file in files.by_ref().take(WARM_PASSES) {
+        detect(model, session, file)?;
+    }
     let start = Instant::now();
     let mut count = 0_u32;
-    for file in files.iter().cycle().skip(index * files.len() / WORKERS) {
+    for file in files {
         detect(model, session, file)?;
         count += 1;
         if start.elapsed() >= LENGTH {

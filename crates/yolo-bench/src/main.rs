@@ -19,7 +19,6 @@ mod waste;
 use anyhow::ensure;
 use clap::Parser;
 
-use ceiling::Ceiling;
 use contender::Contender;
 use report::Measured;
 use site::Site;
@@ -43,30 +42,49 @@ struct Args {
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Of these, how many also measure overload.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 5)]
     overload_rounds: usize,
+    /// Rounds of what is measured of the server alone: cache hits and needless inferences.
+    #[arg(long, default_value_t = 3)]
+    server_rounds: usize,
     /// Peers beside the server.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Contender::PEERS)]
     peers: Vec<Contender>,
+    /// Only measures this part of the ceiling and prints it as JSON; this program starts itself so.
+    #[arg(long, value_enum)]
+    ceiling: Option<ceiling::Part>,
 }
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let site = Site::find(args.side_px)?;
-    let mut ceiling = Ceiling::load(&site)?;
-    let expected = ceiling.answers()?;
-    let mut field: Vec<_> = [Contender::Ours].into_iter().chain(args.peers.iter().copied()).collect();
-    field.retain(|contender| contender.installed(&site));
+    if let Some(part) = args.ceiling {
+        return ceiling::print(&site, part);
+    }
     let mut measured = Measured::default();
-    let mut before = ceiling.rate()?;
+    take_turns(&site, &args, &mut measured)?;
+    measure_server(&site, args.server_rounds, &mut measured)?;
+    report::write(&site, &measured)?;
+    ensure!(measured.turns_of(Contender::Ours) == args.rounds, "the server was not measured in every round");
+    let counted = [measured.hits.len(), measured.waste.len()];
+    ensure!(counted == [args.server_rounds; 2], "counted rounds of cache hits and needless inferences: {counted:?}");
+    Ok(())
+}
+
+/// Every contender in every round.
+fn take_turns(site: &Site, args: &Args, measured: &mut Measured) -> anyhow::Result<()> {
+    let expected = ceiling::answers(site)?;
+    let mut field: Vec<_> = [Contender::Ours].into_iter().chain(args.peers.iter().copied()).collect();
+    field.retain(|contender| contender.installed(site));
+    let mut before = ceiling::rate(site)?;
     measured.ceiling.push(before);
     for round in 0..args.rounds {
         // Another one begins each round: a drift of the machine then meets everybody.
         let turn_of = |place: usize| field.get((round + place) % field.len()).copied();
         for contender in (0..field.len()).filter_map(turn_of) {
             let overload = (round < args.overload_rounds).then_some(2.0 * before);
-            let outcome = Turn::take(&site, contender, &expected, overload);
-            let after = ceiling.rate()?;
+            let outcome = Turn::take(site, contender, &expected, overload);
+            let after = ceiling::rate(site)?;
             measured.ceiling.push(after);
             let calibration = f64::midpoint(before, after);
             before = after;
@@ -74,19 +92,43 @@ fn main() -> anyhow::Result<()> {
                 Ok(turn) => {
                     let (name, round_of) = (contender.name(), format!("{} of {}", round + 1, args.rounds));
                     println!("round {round_of}, ceiling {calibration:.1}/s, {name}: {turn}");
-                    if turn.foreign_cores <= FOREIGN_CORES_MAX {
+                    if counts(turn.foreign_cores) {
                         measured.add(contender, round, (turn, calibration));
-                    } else {
-                        println!("not counted: more than {FOREIGN_CORES_MAX} cores of foreign load");
                     }
                 }
                 Err(error) => println!("{} failed: {error:#}", contender.name()),
             }
         }
     }
-    measured.hits = hits::measure(&site, before)?;
-    measured.waste = waste::measure(&site)?;
-    report::write(&site, &measured)?;
-    ensure!(measured.turns_of(Contender::Ours) == args.rounds, "the server was not measured in every round");
     Ok(())
+}
+
+/// What is measured of this project's server alone. A round that fails is said and missing; the others are kept.
+fn measure_server(site: &Site, rounds: usize, measured: &mut Measured) -> anyhow::Result<()> {
+    for round in 1..=rounds {
+        match hits::measure(site, ceiling::rate(site)?) {
+            Ok(hits) => {
+                println!("cache hits, round {round} of {rounds}: {hits:?}");
+                measured.hits.extend(counts(hits.foreign_cores).then_some(hits));
+            }
+            Err(error) => println!("cache hits failed: {error:#}"),
+        }
+        match waste::measure(site) {
+            Ok(waste) => {
+                println!("needless inferences, round {round} of {rounds}: {waste:?}");
+                measured.waste.push(waste);
+            }
+            Err(error) => println!("needless inferences failed: {error:#}"),
+        }
+    }
+    Ok(())
+}
+
+/// Says so if not.
+fn counts(foreign_cores: f64) -> bool {
+    let counts = foreign_cores <= FOREIGN_CORES_MAX;
+    if !counts {
+        println!("not counted: {foreign_cores:.2} cores of foreign load");
+    }
+    counts
 }

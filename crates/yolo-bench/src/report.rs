@@ -42,10 +42,10 @@ const STARTED_LATE: Value = |turn, _| turn.overload.map(|_| turn.started_late);
 pub struct Measured {
     /// Rates of the ceiling, before, between and after the turns.
     pub ceiling: Vec<f64>,
-    /// Cache hits.
-    pub hits: Hits,
-    /// Needless inferences.
-    pub waste: Waste,
+    /// Cache hits, round by round.
+    pub hits: Vec<Hits>,
+    /// Needless inferences, round by round.
+    pub waste: Vec<Waste>,
     /// Turns by round, with the mean of the ceiling's rates before and after each.
     turns: BTreeMap<Contender, BTreeMap<usize, (Turn, f64)>>,
 }
@@ -163,12 +163,28 @@ impl Measured {
         if let Some((value, runs)) = ours(READY_S) {
             all.push(Figure::at_most(id("start_to_first_answer"), value, "s", READY_S_MAX).over(&runs));
         }
-        let Hits { p99_ms, count, utilisation } = self.hits;
-        let note = format!("{count} hits at a utilisation of {utilisation:.2}");
-        all.push(Figure::at_most(id("cache_hit_p99"), p99_ms, "ms", HIT_MS_MAX).noted(note));
-        let Waste { repeated, left_ratio } = self.waste;
-        all.push(Figure::at_most(id("inferences_of_pictures_in_work"), repeated, "images", 0.0));
-        all.push(Figure::at_most(id("inferences_for_left_callers"), left_ratio, "ratio", Waste::LEFT_RATIO_MAX));
+        all.extend(self.figures_of_ours(id));
+        all
+    }
+
+    /// What is measured of this project's server alone.
+    fn figures_of_ours(&self, id: impl Fn(&str) -> String) -> Vec<Figure> {
+        let hits = |of: fn(&Hits) -> f64| self.hits.iter().map(of).collect::<Vec<_>>();
+        let waste = |of: fn(&Waste) -> f64| self.waste.iter().map(of).collect::<Vec<_>>();
+        let mut all = Vec::new();
+        let (p99_ms, utilisation) = (hits(|hits| hits.p99_ms), hits(|hits| hits.utilisation));
+        if let Some((value, busy)) = median(&p99_ms).zip(median(&utilisation)) {
+            let note = format!("{} hits", self.hits.iter().map(|hits| hits.count).sum::<usize>());
+            all.push(Figure::at_most(id("cache_hit_p99"), value, "ms", HIT_MS_MAX).over(&p99_ms).noted(note));
+            all.push(Figure::reported(id("cache_hit_utilisation"), busy, "ratio").over(&utilisation));
+        }
+        let (repeated, left) = (waste(|waste| waste.repeated), waste(|waste| waste.left_ratio));
+        if let Some(value) = median(&left) {
+            let (all_repeated, goal) = (repeated.iter().sum(), Waste::LEFT_RATIO_MAX);
+            let figure = Figure::at_most(id("inferences_of_pictures_in_work"), all_repeated, "images", 0.0);
+            all.push(figure.over(&repeated));
+            all.push(Figure::at_most(id("inferences_for_left_callers"), value, "ratio", goal).over(&left));
+        }
         all
     }
 }

@@ -60,6 +60,14 @@ impl Running {
         Ok(machine::with_environment(&self.mark)?.into_iter().map(machine::process_s).sum())
     }
 
+    /// Begins to watch for other work on the machine.
+    ///
+    /// # Errors
+    /// If `/proc` cannot be read.
+    pub fn watch(&self) -> anyhow::Result<Watch<'_>> {
+        Ok(Watch { running: self, start: Instant::now(), foreign_s: foreign_s(self)? })
+    }
+
     fn signal(&self, signal: Signal) -> usize {
         let pids = machine::with_environment(&self.mark).unwrap_or_default();
         for pid in pids.iter().filter_map(|pid| Pid::from_raw(i32::try_from(*pid).ok()?)) {
@@ -68,6 +76,27 @@ impl Running {
         }
         pids.len()
     }
+}
+
+/// Watches what keeps the machine busy beside a service and this program.
+pub struct Watch<'a> {
+    running: &'a Running,
+    start: Instant,
+    foreign_s: f64,
+}
+
+impl Watch<'_> {
+    /// Cores that neither the service nor this program kept busy since then: other work on the machine.
+    ///
+    /// # Errors
+    /// If `/proc` cannot be read.
+    pub fn foreign_cores(self) -> anyhow::Result<f64> {
+        Ok((foreign_s(self.running)? - self.foreign_s) / self.start.elapsed().as_secs_f64())
+    }
+}
+
+fn foreign_s(running: &Running) -> anyhow::Result<f64> {
+    Ok(machine::busy_s()? - running.cpu_s()? - machine::process_s(std::process::id()))
 }
 
 impl Drop for Running {

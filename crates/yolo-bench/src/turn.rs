@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use yolo_loadgen::scrape::{Page, page};
@@ -12,7 +12,6 @@ use yolo_vision::Detection;
 use crate::answers::agreement;
 use crate::contender::Contender;
 use crate::load::{self, Closed, Overload};
-use crate::machine;
 use crate::running::Running;
 use crate::site::Site;
 
@@ -33,7 +32,7 @@ pub struct Turn {
     pub closed: Closed,
     /// Memory of all processes after the closed loop.
     pub pss_mb: f64,
-    /// Cores that neither the contender nor this program kept busy during the closed loop: other work on the machine.
+    /// Cores that other work on the machine kept busy, during the closed loop or the overload, whichever had more.
     pub foreign_cores: f64,
     /// At twice the ceiling's rate.
     pub overload: Option<Overload>,
@@ -102,15 +101,13 @@ impl Turn {
         let address = service.address;
         let agreement = agreement(contender, address, (site.files()?, expected))?;
         ensure!(agreement >= AGREEMENT_MIN, "finds other objects: {agreement:.2} in common");
-        let busy =
-            || anyhow::Ok((machine::busy_s()?, service.running.cpu_s()? + machine::process_s(std::process::id())));
-        let (start, (machine_before, ours_before)) = (Instant::now(), busy()?);
+        let watch = service.running.watch()?;
         let closed = load::closed(contender, address, &site.pictures)?;
-        let (machine_after, ours_after) = busy()?;
-        let foreign_s = (machine_after - machine_before) - (ours_after - ours_before);
-        let foreign_cores = foreign_s / start.elapsed().as_secs_f64();
+        let foreign_cores = watch.foreign_cores()?;
         let pss_mb = service.running.pss_mb()?;
+        let watch = service.running.watch()?;
         let overload = overload.map(|rate| load::overload(contender, address, (&site.pictures, rate))).transpose()?;
+        let foreign_cores = if overload.is_some() { foreign_cores.max(watch.foreign_cores()?) } else { foreign_cores };
         let started_late = if contender == Contender::Ours { late(service.admin)? } else { 0.0 };
         Ok(Self { ready_s: service.ready_s, agreement, closed, pss_mb, foreign_cores, overload, started_late })
     }

@@ -30,6 +30,11 @@ const REQUESTS_BRIEF: u64 = 5_000;
 const GROWTH_MB_MAX: f64 = 8.0;
 /// Of a brief one, which may not have filled every thread's heap by its half: 13 kB a request, a picture's pixels.
 const GROWTH_MB_MAX_BRIEF: f64 = 32.0;
+/// Growth of the number of threads over the same time. Not what is left afterwards: a runtime's blocking thread ends after
+/// 10 s without work, and what the server does every second or two goes round among all of them that there are.
+const GROWTH_THREADS_MAX: f64 = 1.0;
+/// Of a brief one, in whose second half more may block at once than ever before: decoders, knobs, the cache's size.
+const GROWTH_THREADS_MAX_BRIEF: f64 = 4.0;
 
 /// The engine of one run.
 struct Engine {
@@ -98,9 +103,9 @@ async fn memory_files_threads_and_tasks_stay_flat_with_onnx_runtime() {
 }
 
 async fn stays_flat(engine: &Engine) {
-    let (requests, growth_mb_max) = match std::env::var("YOLO_SOAK_REQUESTS") {
-        Ok(number) => (number.parse().unwrap(), GROWTH_MB_MAX),
-        Err(_) => (REQUESTS_BRIEF, GROWTH_MB_MAX_BRIEF),
+    let (requests, [mb_max, threads_max]) = match std::env::var("YOLO_SOAK_REQUESTS") {
+        Ok(number) => (number.parse().unwrap(), [GROWTH_MB_MAX, GROWTH_THREADS_MAX]),
+        Err(_) => (REQUESTS_BRIEF, [GROWTH_MB_MAX_BRIEF, GROWTH_THREADS_MAX_BRIEF]),
     };
     let addresses @ [api, grpc, admin] =
         std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
@@ -122,34 +127,36 @@ async fn stays_flat(engine: &Engine) {
 
     // The first half fills caches, pools and the allocator's own.
     let half = &samples[samples.len() / 2..];
-    let grown = [growth(half, |at| at.resident_mb), growth(half, |at| at.files), growth(half, |at| at.tasks)];
-    let [memory_mb, files, tasks] = grown;
+    let measures: [fn(&Sample) -> f64; 4] = [|at| at.resident_mb, |at| at.files, |at| at.threads, |at| at.tasks];
+    let [memory_mb, files, threads, tasks] = measures.map(|of| growth(half, of));
     let [served, successes] = [&load.requests, &load.successes].map(|count| count.load(Ordering::Relaxed));
     let name = engine.name;
     println!(
         "{name}: {served} requests, {successes} successes in {:.0} s; slope of the second half, to its end: \
-         {memory_mb:+.2} MB, {files:+.2} files, {tasks:+.2} tasks",
+         {memory_mb:+.2} MB, {files:+.2} files, {threads:+.2} threads, {tasks:+.2} tasks",
         begun.elapsed().as_secs_f64()
     );
     let mut after = before;
-    eventually("files, threads and tasks are where they were", async || {
+    eventually("files and tasks are where they were", async || {
         after = sample(admin).await.unwrap_or(after);
         after.files <= before.files && after.tasks <= before.tasks
     })
     .await;
     println!("before: {before:?}, after: {after:?}");
-    keep(name, served, memory_mb, [before, after]);
+    keep(name, served, [memory_mb, threads], [before, after]);
     assert_eq!(load.server_errors.load(Ordering::Relaxed), 0, "no 500, no 503");
     assert!(successes > served / 4, "most clients ask for something that can be answered: {successes} of {served}");
-    assert!(memory_mb <= growth_mb_max, "{memory_mb:.1} MB in the second half");
+    assert!(memory_mb <= mb_max, "{memory_mb:.1} MB in the second half");
+    assert!(threads <= threads_max, "{threads:.1} threads in the second half");
 }
 
-/// Blocking threads of the runtime that are idle end by themselves after 10 s, and are bounded: see the decode pool.
-fn keep(engine: &str, served: u64, memory_mb: f64, [before, after]: [Sample; 2]) {
+fn keep(engine: &str, served: u64, [memory_mb, threads]: [f64; 2], [before, after]: [Sample; 2]) {
     let id = |what: &str| format!("soak_{engine}_{what}");
+    let note = format!("{served} requests");
     let mut figures = [
-        Figure::at_most(id("memory_growth"), memory_mb, "MB", GROWTH_MB_MAX).noted(format!("{served} requests")),
+        Figure::at_most(id("memory_growth"), memory_mb, "MB", GROWTH_MB_MAX).noted(&note),
         Figure::at_most(id("files_left_open"), after.files - before.files, "files", 0.0),
+        Figure::at_most(id("threads_growth"), threads, "threads", GROWTH_THREADS_MAX).noted(&note),
         Figure::at_most(id("tasks_left_alive"), after.tasks - before.tasks, "tasks", 0.0),
     ];
     figures::add("server", "make soak", &mut figures).unwrap();
