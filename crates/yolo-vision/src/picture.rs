@@ -74,12 +74,6 @@ impl Picture {
         Self { size, ..self }
     }
 
-    /// Gives back what its pixels do not need.
-    pub(crate) fn shrunk(mut self) -> Self {
-        self.rgb.shrink_to_fit();
-        self
-    }
-
     /// What it takes, in bytes: more than its pixels where they were decoded with another channel.
     pub(crate) const fn memory_bytes(&self) -> usize {
         self.rgb.capacity()

@@ -23,7 +23,6 @@ const TRANSPOSED: u32 = 5;
 /// [`DecodeError::TooMuchMemory`]
 pub(super) fn apply(picture: Picture, orientation: Option<u32>, limits: &DecodeLimits) -> Result<Picture, DecodeError> {
     let Some(orientation @ 2..=8) = orientation else { return Ok(picture) };
-    let picture = picture.shrunk();
     if orientation >= TRANSPOSED && picture.memory_bytes() + picture.rgb().len() / 2 > limits.memory_bytes_max {
         return Err(DecodeError::TooMuchMemory { size: picture.size(), limit_bytes: limits.memory_bytes_max });
     }
