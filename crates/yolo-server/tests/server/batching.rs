@@ -65,7 +65,7 @@ async fn expired(server: &Server, counts: [f64; 2]) {
 
 #[tokio::test]
 async fn images_past_their_deadline_are_dropped_before_they_cost() {
-    let server = start_patient(emulated(1_000, 0)).await;
+    let server = start_patient(emulated(2_000, 0)).await;
     idle_timing_is_done(&server, &[1]).await;
     let before = metric(&server, "yolo_batched_images_total").await;
     let first = png(8, 8, [1; 3]);
@@ -81,7 +81,7 @@ async fn images_past_their_deadline_are_dropped_before_they_cost() {
     };
     let late = async {
         eventually("the second waits", async || predictor.batcher().queued() == 1).await;
-        call(&server, framed("/predict?timeout_ms=400", 3)).await
+        call(&server, framed("/predict?timeout_ms=1200", 3)).await
     };
     let (running, replaced, late) = tokio::join!(running, replaced, late);
     assert_eq!((running.status.as_u16(), replaced.code()), (200, "superseded"));
@@ -89,7 +89,7 @@ async fn images_past_their_deadline_are_dropped_before_they_cost() {
     eventually("queue empty", async || metric(&server, "yolo_queue_depth").await < 0.5).await;
     assert!((metric(&server, "yolo_batched_images_total").await - before - 1.0).abs() < 1e-9, "only one image ran");
     expired(&server, [1.0, 0.0]).await;
-    let running = call(&server, post("/predict?timeout_ms=400", png(8, 8, [3; 3]))).await;
+    let running = call(&server, post("/predict?timeout_ms=1200", png(8, 8, [3; 3]))).await;
     assert_eq!(running.code(), "deadline_exceeded");
     expired(&server, [1.0, 1.0]).await;
     server.stop().await;

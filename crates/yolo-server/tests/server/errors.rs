@@ -302,7 +302,7 @@ fn framed(uri: &str, shade: u8) -> Request<Body> {
 
 #[tokio::test]
 async fn an_image_that_would_come_too_late_is_refused_and_one_that_is_queued_past_its_time_out_is_504() {
-    let server = start_patient(emulated(1_000, 0)).await;
+    let server = start_patient(emulated(2_000, 0)).await;
     idle_timing_is_done(&server, &[1]).await;
     let first = send(&server, post("/predict", png(8, 8, [1; 3])));
     let predictor = server.app().predictor().unwrap();
@@ -312,8 +312,8 @@ async fn an_image_that_would_come_too_late_is_refused_and_one_that_is_queued_pas
     };
     let others = async {
         eventually("the second waits", async || predictor.batcher().queued() == 1).await;
-        let refused = send(&server, post("/predict?timeout_ms=1200", png(8, 8, [3; 3]))).await;
-        (refused, send(&server, framed("/predict?timeout_ms=500", 4)).await)
+        let refused = send(&server, post("/predict?timeout_ms=2400", png(8, 8, [3; 3]))).await;
+        (refused, send(&server, framed("/predict?timeout_ms=1200", 4)).await)
     };
     let all = async { tokio::join!(first, replaced, others) };
     let (first, replaced, (refused, late)) = tokio::time::timeout(PATIENCE, all).await.unwrap();
