@@ -30,8 +30,8 @@ const REQUESTS_BRIEF: u64 = 5_000;
 const GROWTH_MB_MAX: f64 = 8.0;
 /// Of a brief one, which may not have filled every thread's heap by its half: 13 kB a request, a picture's pixels.
 const GROWTH_MB_MAX_BRIEF: f64 = 32.0;
-/// Growth of the number of threads over the same time. Not what is left afterwards: a runtime's blocking thread ends after
-/// 10 s without work, and what the server does every second or two goes round among all of them that there are.
+/// Growth of the number of threads over the same time. Not what is left afterwards: a runtime's blocking thread ends
+/// after 10 s without work, and what the server does every second or two goes round among all of them that there are.
 const GROWTH_THREADS_MAX: f64 = 1.0;
 /// Of a brief one, in whose second half more may block at once than ever before: decoders, knobs, the cache's size.
 const GROWTH_THREADS_MAX_BRIEF: f64 = 4.0;
