@@ -79,8 +79,9 @@ impl Standing {
     }
 }
 
-/// Whether pods of an old template are still there, and go on going. Missing new pods alone are an ordinary scale-up; and
-/// where a rollout got stuck (in place, one pod that finds no room keeps all old ones) only fewer pods may get it going.
+/// Whether pods of an old template are still there, and go on going. Missing new pods alone are an ordinary scale-up;
+/// where a rollout got stuck (in place, one pod that finds no room keeps all old ones), only fewer pods may get it
+/// going.
 pub fn rolling(deployment: &Deployment) -> bool {
     replaces(deployment) && Standing::of(deployment) != Standing::Stuck
 }
@@ -92,8 +93,8 @@ fn replaces(deployment: &Deployment) -> bool {
     pods > status.and_then(|status| status.updated_replicas).unwrap_or(0)
 }
 
-/// Whether old pods are still there, or those that took their places are not ready for the first time. Back to an earlier
-/// template, the word that says so is an old one.
+/// Whether old pods are still there, or those that took their places are not ready for the first time. Back to an
+/// earlier template, the word that says so is an old one.
 fn under_way(deployment: &Deployment) -> bool {
     let begun = || !available_once(deployment) || (Template::of(deployment).by_wave && serves_nothing(deployment));
     replaces(deployment) || (in_place(deployment) && begun())
