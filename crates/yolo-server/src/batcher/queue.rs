@@ -631,6 +631,22 @@ mod tests {
     }
 
     #[test]
+    fn where_no_session_works_who_waits_and_who_comes_is_told_at_once() {
+        let model = emulated::load(&Config::new("pretended.onnx")).unwrap();
+        let input = model.info.size();
+        let shared = Shared::new(model, 2, Knobs::default(), Arc::new(Metrics::new()));
+        let mut waits = shared.enqueue(job(input, None));
+        let fails = |index| (0..limits::ENGINE_FAILURES_MAX).for_each(|_| shared.finish(index, &[], true));
+        fails(0);
+        assert!(waits.try_recv().is_err() && shared.sound(), "the other one takes it");
+        fails(1);
+        let mut comes = shared.enqueue(job(input, None));
+        for told in [waits.try_recv(), comes.try_recv()] {
+            assert!(matches!(told, Ok(Err(JobError::Unsound))), "{told:?}");
+        }
+    }
+
+    #[test]
     fn finding_objects_is_part_of_what_a_batch_takes() {
         let model = emulated::load(&Config::new("pretended.onnx")).unwrap();
         let input = model.info.size();
