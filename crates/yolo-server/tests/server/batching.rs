@@ -6,7 +6,7 @@ use yolo_server::Server;
 use yolo_server::args::EmulatedDevice;
 
 use crate::support::{
-    Answer, admin, call, emulated, eventually, metric, png, post, predict, start, start_patient, value_of,
+    Answer, admin, call, emulated, eventually, metric, png, post, predict, start, start_gated, value_of,
 };
 
 const NO_CACHE: &str = r#""cacheBytes":0,"deadlineMillis":60000"#;
@@ -65,31 +65,36 @@ async fn expired(server: &Server, counts: [f64; 2]) {
 
 #[tokio::test]
 async fn images_past_their_deadline_are_dropped_before_they_cost() {
-    let server = start_patient(emulated(2_000, 0)).await;
-    idle_timing_is_done(&server, &[1]).await;
-    let before = metric(&server, "yolo_batched_images_total").await;
+    let (server, gate) = start_gated(emulated(0, 1)).await;
+    let images = async || metric(&server, "yolo_batched_images_total").await;
+    let before = images().await;
+    let predictor = server.app().predictor().unwrap();
+    let held = gate.hold().await;
     let first = png(8, 8, [1; 3]);
     let running = predict(&server, &first);
     // Frames of one camera: the later one takes the earlier one's place, whatever its wait.
     let framed = |uri: &str, shade: u8| {
         Request::post(uri).header("x-stream-id", "gate").body(Body::from(png(8, 8, [shade; 3]))).unwrap()
     };
-    let predictor = server.app().predictor().unwrap();
     let replaced = async {
-        eventually("the first runs", async || predictor.batcher().load().idle_workers == 0).await;
+        gate.begun(1).await;
         call(&server, framed("/predict", 2)).await
     };
     let late = async {
         eventually("the second waits", async || predictor.batcher().queued() == 1).await;
-        call(&server, framed("/predict?timeout_ms=1200", 3)).await
+        let late = call(&server, framed("/predict?timeout_ms=3000", 3)).await;
+        drop(held);
+        late
     };
     let (running, replaced, late) = tokio::join!(running, replaced, late);
     assert_eq!((running.status.as_u16(), replaced.code()), (200, "superseded"));
     assert_eq!((late.status.as_u16(), late.code()), (504, "deadline_exceeded"));
     eventually("queue empty", async || metric(&server, "yolo_queue_depth").await < 0.5).await;
-    assert!((metric(&server, "yolo_batched_images_total").await - before - 1.0).abs() < 1e-9, "only one image ran");
+    assert!((images().await - before - 1.0).abs() < 1e-9, "only one image ran");
     expired(&server, [1.0, 0.0]).await;
-    let running = call(&server, post("/predict?timeout_ms=1200", png(8, 8, [3; 3]))).await;
+    let held = gate.hold().await;
+    let running = call(&server, post("/predict?timeout_ms=3000", png(8, 8, [3; 3]))).await;
+    drop(held);
     assert_eq!(running.code(), "deadline_exceeded");
     expired(&server, [1.0, 1.0]).await;
     server.stop().await;

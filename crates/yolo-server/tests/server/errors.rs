@@ -19,10 +19,10 @@ use yolo_server::predictor::Predictor;
 use yolo_server::prepare::Preparer;
 use yolo_vision::{DecodeLimits, Parameters};
 
-use crate::batching::idle_timing_is_done;
 use crate::isolation::fragile;
 use crate::support::{
-    self, Answer, PATIENCE, emulated, eventually, metric, multipart, png, post, predict, send, start, start_patient,
+    self, Answer, PATIENCE, emulated, eventually, metric, multipart, png, post, predict, send, start, start_gated,
+    start_patient,
 };
 
 /// An error has its status, its code, a sentence, the request's id, and says whether to retry.
@@ -295,32 +295,25 @@ async fn an_engine_that_fails_is_500_and_one_that_keeps_failing_503_until_it_wor
     batcher.stop();
 }
 
-/// A frame of the camera at the gate: it takes its predecessor's place in the queue, whatever its wait.
-fn framed(uri: &str, shade: u8) -> Request<Body> {
-    Request::post(uri).header("x-stream-id", "gate").body(png(8, 8, [shade; 3]).into()).unwrap()
-}
-
 #[tokio::test]
 async fn an_image_that_would_come_too_late_is_refused_and_one_that_is_queued_past_its_time_out_is_504() {
-    let server = start_patient(emulated(2_000, 0)).await;
-    idle_timing_is_done(&server, &[1]).await;
-    let first = send(&server, post("/predict", png(8, 8, [1; 3])));
-    let predictor = server.app().predictor().unwrap();
-    let replaced = async {
-        eventually("the first runs", async || predictor.batcher().load().idle_workers == 0).await;
-        send(&server, framed("/predict", 2)).await
+    const WAITING: u8 = 60;
+    let (server, gate) = start_gated(emulated(200, 0)).await;
+    let (held, predictor) = (gate.hold().await, server.app().predictor().unwrap());
+    let pictures: Vec<_> = (0..=WAITING).map(|shade| png(8, 8, [shade, 1, 1])).collect();
+    let clients = futures::future::join_all(pictures.iter().map(|picture| predict(&server, picture)));
+    let asked = async {
+        eventually("all but one wait", async || predictor.batcher().queued() == usize::from(WAITING)).await;
+        // 12 s of runs are before it.
+        let refused = send(&server, post("/predict?timeout_ms=10000", png(8, 8, [3; 3]))).await;
+        // Not even an idle server would keep this: it is no matter of load, and never refused.
+        (refused, send(&server, post("/predict?timeout_ms=100", png(8, 8, [4; 3]))).await)
     };
-    let others = async {
-        eventually("the second waits", async || predictor.batcher().queued() == 1).await;
-        let refused = send(&server, post("/predict?timeout_ms=2400", png(8, 8, [3; 3]))).await;
-        (refused, send(&server, framed("/predict?timeout_ms=1200", 4)).await)
-    };
-    let all = async { tokio::join!(first, replaced, others) };
-    let (first, replaced, (refused, late)) = tokio::time::timeout(PATIENCE, all).await.unwrap();
-    assert_eq!((first.status.as_u16(), replaced.code()), (200, "superseded"), "{}", first.body);
+    let (refused, late) = tokio::select! { _ = clients => panic!("the gate is shut"), asked = asked => asked };
     assert_error(&refused, 429, "predicted_late");
     assert!(refused.headers.contains_key("retry-after"));
     assert_error(&late, 504, "deadline_exceeded");
+    drop(held); // its clients have left: nothing more is run
     server.stop().await;
 }
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex;
 use yolo_server::batcher::{Batcher, Inferred, Job, JobError, Place, Wanted};
 use yolo_server::engine::{BatchOutput, Engine, EngineError, EngineInput, LoadedModel, Memory, Sessions, emulated};
 use yolo_server::knobs::Knobs;
@@ -58,43 +57,14 @@ impl Engine for FragileEngine {
     }
 }
 
-/// Ends no batch while the gate is held.
-struct Hangs {
-    inner: Arc<dyn Sessions>,
-    gate: Arc<Mutex<()>>,
-}
-
-struct HangingEngine {
-    inner: Box<dyn Engine>,
-    gate: Arc<Mutex<()>>,
-}
-
-impl Sessions for Hangs {
-    fn open(&self) -> Result<Box<dyn Engine>, EngineError> {
-        Ok(Box::new(HangingEngine { inner: self.inner.open()?, gate: Arc::clone(&self.gate) }))
-    }
-}
-
-impl Engine for HangingEngine {
-    fn run(&mut self, inputs: &[&EngineInput], memory: Memory) -> Result<Box<dyn BatchOutput + '_>, EngineError> {
-        drop(self.gate.blocking_lock());
-        self.inner.run(inputs, memory)
-    }
-}
-
 #[tokio::test]
 async fn a_batch_that_never_ends_does_not_hold_the_end_of_the_server() {
-    let server = support::start(support::emulated(0, 1)).await;
-    let (app, gate) = (server.app(), Arc::new(Mutex::new(())));
-    let model = emulated::load(&support::emulated(0, 1)).unwrap();
-    let sessions = Arc::new(Hangs { inner: Arc::clone(&model.sessions), gate: Arc::clone(&gate) });
-    let model = LoadedModel { sessions, ..model };
-    let batcher = Batcher::start(&model, 1, app.knobs(), &app.metrics).unwrap();
-    app.serve(app.predictor().unwrap().with_model(model, batcher)).unwrap().batcher().stop();
-    let held = gate.lock_owned().await;
+    let (server, gate) = support::start_gated(support::emulated(0, 1)).await;
+    let app = server.app();
+    let held = gate.hold().await;
     let picture = support::png(8, 8, [1; 3]);
     let (answer, ended) = tokio::join!(support::predict(&server, &picture), async {
-        support::eventually("it runs", async || app.predictor().unwrap().batcher().load().idle_workers == 0).await;
+        gate.begun(1).await;
         let started = Instant::now();
         app.lifecycle.advance(Stage::Aborting);
         started

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -12,8 +14,11 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tower::ServiceExt;
 use yolo_server::args::EngineKind;
+use yolo_server::batcher::Batcher;
+use yolo_server::engine::{BatchOutput, Engine, EngineError, EngineInput, LoadedModel, Memory, Sessions, emulated};
 use yolo_server::{Config, Server, http};
 
 /// Longest wait for anything that a test awaits.
@@ -45,6 +50,58 @@ pub async fn start_patient(config: Config) -> Server {
     let server = start(config).await;
     server.app().offer_knobs(br#"{"cacheBytes":0,"deadlineMillis":60000,"batchMax":1,"maxBatchSize":1}"#);
     server
+}
+
+/// Batches of requests' pictures end only while nobody holds it.
+#[derive(Clone, Default)]
+pub struct Gate {
+    lock: Arc<Mutex<()>>,
+    begun: Arc<AtomicUsize>,
+}
+
+impl Gate {
+    pub async fn hold(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.lock).lock_owned().await
+    }
+
+    /// Waits until `batches` of them have begun.
+    pub async fn begun(&self, batches: usize) {
+        eventually("a batch begins", async || self.begun.load(Ordering::SeqCst) >= batches).await;
+    }
+}
+
+/// An engine behind a gate.
+struct Gated<E: ?Sized> {
+    gate: Gate,
+    inner: Box<E>,
+}
+
+impl Sessions for Gated<Arc<dyn Sessions>> {
+    fn open(&self) -> Result<Box<dyn Engine>, EngineError> {
+        Ok(Box::new(Gated { gate: self.gate.clone(), inner: self.inner.open()? }))
+    }
+}
+
+impl Engine for Gated<dyn Engine> {
+    fn run(&mut self, inputs: &[&EngineInput], memory: Memory) -> Result<Box<dyn BatchOutput + '_>, EngineError> {
+        // What is timed at idle has no content.
+        if inputs.iter().any(|input| input.content != [0; 32]) {
+            self.gate.begun.fetch_add(1, Ordering::SeqCst);
+            drop(self.gate.lock.blocking_lock());
+        }
+        self.inner.run(inputs, memory)
+    }
+}
+
+/// Starts a patient server behind a gate.
+pub async fn start_gated(config: Config) -> (Server, Gate) {
+    let (model, gate) = (emulated::load(&config).unwrap(), Gate::default());
+    let server = start_patient(config).await;
+    let sessions = Arc::new(Gated { gate: gate.clone(), inner: Box::new(Arc::clone(&model.sessions)) });
+    let (app, model) = (server.app(), LoadedModel { sessions, ..model });
+    let batcher = Batcher::start(&model, 1, app.knobs(), &app.metrics).unwrap();
+    app.serve(app.predictor().unwrap().with_model(model, batcher)).unwrap().batcher().stop();
+    (server, gate)
 }
 
 /// An ONNX file of this crate's fixtures.
