@@ -88,6 +88,8 @@ struct Described {
     precision: &'static str,
     /// The session that told all this.
     session: Session,
+    /// What it made of the file, for a CPU.
+    optimised: Option<cpu::Optimised>,
     sessions: cpu::CpuSessions,
 }
 
@@ -156,21 +158,25 @@ fn describe(options: &Options) -> Result<Described, LoadError> {
         environment: environment().map_err(LoadError::Engine)?,
         weights: PrepackedWeights::new(),
     };
-    let session = sessions.session().map_err(|error| refused(&error, file.clone()))?;
+    let optimised = matches!(options.device, Device::Cpu).then(|| sessions.optimise());
+    let (session, optimised) = match optimised {
+        Some(Ok((session, optimised))) => (session, Some(optimised)),
+        Some(Err(_)) | None => (sessions.session().map_err(|error| refused(&error, file.clone()))?, None),
+    };
     let unsupported = |detail: String| LoadError::Unsupported { file: file.clone(), detail };
     sessions.model.check().map_err(|error| unsupported(error.0))?;
     let info = model_info(&session).map_err(unsupported)?;
     let (info, sizes) = super::sized(info, &options.sides_px).map_err(|error| unsupported(error.to_string()))?;
     let element = if session.inputs().iter().any(is_half) { Element::Half } else { Element::Single };
     let precision = precision(options, element).map_err(unsupported)?;
-    Ok(Described { file, sha256, info, sizes, element, precision, session, sessions })
+    Ok(Described { file, sha256, info, sizes, element, precision, session, optimised, sessions })
 }
 
 fn opener(described: Described) -> cpu::Opener {
-    let Described { info, element, session, sessions, .. } = described;
+    let Described { info, element, session, optimised, sessions, .. } = described;
     cpu::Opener {
         sessions,
-        described: Mutex::new(Some(session)),
+        source: optimised.map_or_else(|| cpu::Source::File(Mutex::new(Some(session))), cpu::Source::Optimised),
         output_names: info.output_names().into(),
         batch_fixed: info.batch_fixed(),
         element,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 use yolo_server::cgroup::{self, MemoryStat};
-use yolo_server::engine::ort;
+use yolo_server::engine::{EngineError, EngineInput, LoadedModel, Memory, ort};
 use yolo_server::reload::{self, ReloadError, Reloaded};
 use yolo_server::{Config, Server};
 
@@ -188,19 +188,33 @@ async fn a_torn_file_and_one_without_room_are_refused_and_a_whole_one_with_room_
     server.stop().await;
 }
 
+/// What a new session makes of a grey picture.
+fn outputs(model: &LoadedModel) -> Result<Vec<Vec<f32>>, EngineError> {
+    let size = model.info.size();
+    let pixels = vec![93; 3 * usize::try_from(size.pixels()).unwrap()];
+    let input = EngineInput { pixels: pixels.into(), size, content: [1; 32] };
+    let mut engine = model.sessions.open()?;
+    let batch = engine.run(&[&input], Memory::Keep)?;
+    Ok(batch.image(0).unwrap().iter().map(|output| output.values.to_vec()).collect())
+}
+
 #[test]
-fn no_session_is_opened_of_a_file_that_took_the_models_place() {
-    if !runtime_is_there("no_session_is_opened_of_a_file_that_took_the_models_place") {
+fn no_session_is_of_a_file_that_took_the_models_place() {
+    if !runtime_is_there("no_session_is_of_a_file_that_took_the_models_place") {
         return;
     }
     let file = ModelFile::new();
-    let model = ort::load(&ort::Options::new(&file.path)).unwrap();
-    let (own, other) = (fs::read(&file.path).unwrap(), fs::read(fixture(MODELS[1])).unwrap());
-    file.put(&other);
-    let refused = model.sessions.open().err().unwrap().to_string();
+    // Bound, it opens each size of the file, as on a GPU.
+    let load = |device| ort::load(&ort::Options { device, batch_max: 1, ..ort::Options::new(&file.path) }).unwrap();
+    let (model, bound) = (load(ort::Device::Cpu), load(ort::Device::CpuBound));
+    let (own, before) = (fs::read(&file.path).unwrap(), outputs(&model).unwrap());
+    file.put(&fs::read(fixture(MODELS[1])).unwrap());
+    assert_eq!(outputs(&model).unwrap(), before);
+    let refused = outputs(&bound).unwrap_err().to_string();
     assert!(refused.contains("was replaced: reload it"), "{refused}");
+    assert_ne!(outputs(&load(ort::Device::Cpu)).unwrap(), before);
     file.put(&own);
-    assert!(model.sessions.open().is_ok(), "the same bytes again");
+    assert_eq!(outputs(&bound).unwrap(), before, "the same bytes again");
 }
 
 /// How many threads of a process run a model.

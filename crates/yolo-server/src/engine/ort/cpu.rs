@@ -1,13 +1,17 @@
 //! ONNX Runtime's CPU provider: one session runs every batch size.
 
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use ort::environment::Environment;
-use ort::session::builder::PrepackedWeights;
+use ort::session::builder::{PrepackedWeights, SessionBuilder};
 use ort::session::{NoSelectedOutputs, RunOptions, Session, SessionInputValue, SessionOutputs};
 use ort::value::TensorRef;
+use rustix::fs::{MemfdFlags, memfd_create};
 use yolo_vision::{OutputView, Size};
 
 use super::Element;
@@ -23,25 +27,81 @@ pub(super) struct CpuSessions {
     pub(super) environment: &'static Environment,
 }
 
+/// A model as ONNX Runtime optimised it for this processor, in its own format.
+pub(super) type Optimised = Arc<Vec<u8>>;
+
 impl CpuSessions {
-    pub(super) fn session(&self) -> ort::Result<Session> {
-        let builder = super::builder(self.environment, self.threads)?
+    fn builder(&self) -> ort::Result<SessionBuilder> {
+        Ok(super::builder(self.environment, self.threads)?
             // Its plan of a run is one block, for which the arena grows by a power of two: a fifth of a session's memory
             // for no time saved.
             .with_memory_pattern(false)?
-            .with_prepacked_weights(&self.weights)?;
-        self.model.open(builder)
+            .with_prepacked_weights(&self.weights)?)
+    }
+
+    /// Opens a session of the file.
+    pub(super) fn session(&self) -> ort::Result<Session> {
+        self.model.open(self.builder()?)
+    }
+
+    /// Opens a session of the file that also tells what it made of it: sessions of that share one copy of the weights, and
+    /// optimise nothing again.
+    ///
+    /// # Errors
+    /// As [`Self::session`], or the format cannot hold the model (2 GiB).
+    pub(super) fn optimise(&self) -> Result<(Session, Optimised), EngineError> {
+        let unwritten = |error: std::io::Error| EngineError(error.to_string());
+        // ONNX Runtime writes to a path alone; a root file system may be read only.
+        let mut file =
+            File::from(memfd_create("optimised", MemfdFlags::CLOEXEC).map_err(|error| unwritten(error.into()))?);
+        let builder = self
+            .builder()?
+            .with_optimized_model_path(format!("/proc/self/fd/{}", file.as_raw_fd()))?
+            .with_config_entry("session.save_model_format", "ORT")?;
+        let session = self.model.open(builder)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(unwritten)?;
+        Ok((session, Arc::new(bytes)))
+    }
+
+    /// Opens a session whose weights lie in `model`, which must outlive it.
+    fn session_of(&self, model: &Optimised) -> ort::Result<Session> {
+        self.builder()?
+            .with_config_entry("session.use_ort_model_bytes_directly", "1")?
+            .with_config_entry("session.use_ort_model_bytes_for_initializers", "1")?
+            .commit_from_memory(model)
     }
 }
 
 /// [`CpuSessions`] with what their engines must know of the model.
 pub(super) struct Opener {
     pub(super) sessions: CpuSessions,
-    /// The session that told what the model is, until a worker takes it.
-    pub(super) described: Mutex<Option<Session>>,
+    pub(super) source: Source,
     pub(super) output_names: Arc<[String]>,
     pub(super) batch_fixed: Option<usize>,
     pub(super) element: Element,
+}
+
+/// What sessions are opened of.
+pub(super) enum Source {
+    Optimised(Optimised),
+    /// The file, and the session that told what the model is, until a worker takes it.
+    File(Mutex<Option<Session>>),
+}
+
+impl Opener {
+    /// A session, and where its weights lie if not in itself.
+    fn session(&self) -> Result<(Session, Option<Optimised>), EngineError> {
+        match &self.source {
+            Source::Optimised(model) => Ok((self.sessions.session_of(model)?, Some(Arc::clone(model)))),
+            Source::File(described) => {
+                let described = described.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let session = described.map_or_else(|| self.sessions.session(), Ok)?;
+                self.sessions.model.check()?;
+                Ok((session, None))
+            }
+        }
+    }
 }
 
 impl Sessions for Opener {
@@ -49,11 +109,10 @@ impl Sessions for Opener {
         let mut release = RunOptions::new()?;
         // Arenas never shrink by themselves: one rare batch of 8 would hold 400 MB for ever.
         release.set("memory.enable_memory_arena_shrinkage", "cpu:0")?;
-        let described = self.described.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let session = described.map_or_else(|| self.sessions.session(), Ok)?;
-        self.sessions.model.check()?;
+        let (session, weights) = self.session()?;
         Ok(Box::new(CpuEngine {
             session,
+            _weights: weights,
             keep: RunOptions::new()?,
             release,
             batch_fixed: self.batch_fixed,
@@ -67,6 +126,8 @@ impl Sessions for Opener {
 
 struct CpuEngine {
     session: Session,
+    /// Where those of the session lie: dropped after it.
+    _weights: Option<Optimised>,
     keep: RunOptions<NoSelectedOutputs>,
     release: RunOptions<NoSelectedOutputs>,
     batch_fixed: Option<usize>,
