@@ -31,7 +31,7 @@ pub mod metrics;
 mod permits;
 pub mod predictor;
 pub mod prepare;
-mod priority;
+pub mod priority;
 mod random;
 mod refusals;
 pub mod reload;
