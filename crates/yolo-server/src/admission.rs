@@ -59,6 +59,13 @@ pub enum Refusal {
     },
 }
 
+impl Refusal {
+    /// Of what would wait for `wait`, and may for `start_within`.
+    pub(crate) fn late(wait: Duration, start_within: Duration) -> Self {
+        Self::PredictedLate { wait, retry_after: wait.saturating_sub(start_within).max(RETRY_AFTER_MIN) }
+    }
+}
+
 /// Shortest `Retry-After`: the header counts whole seconds.
 const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 
@@ -76,8 +83,7 @@ impl Load {
             return Err(Refusal::QueueFull { retry_after: wait.max(RETRY_AFTER_MIN) });
         }
         if self.lane == Lane::Interactive && wait > self.start_within {
-            let retry_after = wait.saturating_sub(self.start_within).max(RETRY_AFTER_MIN);
-            return Err(Refusal::PredictedLate { wait, retry_after });
+            return Err(Refusal::late(wait, self.start_within));
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! Results by content: a byte-bounded cache with single flight.
 //!
 //! Looked up before an image is decoded, so a hit costs a hash. Equal images that arrive together are run once: the
-//! first becomes the leader, the others wait for its result, and if its client leaves the next one leads. The leader asks
-//! the store that servers share, if there is one, before it runs the image.
+//! first becomes the leader, the others wait for its result, and if its client leaves before its batch begins the next one
+//! leads. The leader asks the store that servers share, if there is one, before it runs the image.
 
 mod ghosts;
 

@@ -1,9 +1,13 @@
 //! One picture from its bytes to its detections: cache, admission, preparation, batch. Knows no HTTP framework.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
+use tokio::runtime::Handle;
 use yolo_vision::{Masks, Parameters, Task};
 
 use crate::admission::Refusal;
@@ -84,6 +88,44 @@ impl Times {
     }
 }
 
+/// The work on one image. Dropped once its batch has begun, it goes on by itself, if others may wait for it: the run cannot
+/// be taken back, and whoever waits for an equal image, or asks for it next, gets what it finds.
+struct Work {
+    /// `None` once it has ended.
+    future: Option<BoxFuture<'static, Result<Prediction, ApiError>>>,
+    awaited: bool,
+    begun: Arc<AtomicBool>,
+    answer_by: Option<Instant>,
+    metrics: Arc<Metrics>,
+}
+
+impl Future for Work {
+    type Output = Result<Prediction, ApiError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(mut future) = self.future.take() else { return Poll::Pending };
+        let polled = future.as_mut().poll(context);
+        // Not put back after a panic: it must not be polled again.
+        self.future = polled.is_pending().then_some(future);
+        polled
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if let Some(future) = self.future.take()
+            && self.awaited
+            && self.begun.load(Ordering::Relaxed)
+            && let Ok(runtime) = Handle::try_current()
+        {
+            if self.answer_by.is_none_or(|answer_by| Instant::now() < answer_by) {
+                self.metrics.images.cancelled.of("running").inc();
+            }
+            runtime.spawn(future);
+        }
+    }
+}
+
 /// Serves one model.
 #[derive(Debug)]
 pub struct Predictor {
@@ -149,15 +191,25 @@ impl Predictor {
     /// Finds the objects in a picture.
     ///
     /// Cancellation: a dropped call costs nothing that has not begun; if others wait for the same picture, one of them
-    /// takes over.
+    /// takes over. Once its batch has begun, it is still run for them and for the cache.
     ///
     /// # Errors
     /// 415, 422 for the picture; 429 for load; 504 past the deadline or the request's own time-out; 500, 503 for the
     /// engine.
-    pub async fn predict(&self, upload: Upload, wishes: &Wishes, knobs: &Knobs) -> Result<Prediction, ApiError> {
+    pub async fn predict(
+        self: &Arc<Self>,
+        upload: Upload,
+        wishes: &Wishes,
+        knobs: &Knobs,
+    ) -> Result<Prediction, ApiError> {
         self.check_masks(&wishes.parameters)?;
         let times = Times::new(upload.received, wishes, knobs);
-        self.within(times.answer_by, &times.begun, self.look_up(upload, wishes, &times)).await
+        let (answer_by, begun, metrics) = (times.answer_by, Arc::clone(&times.begun), Arc::clone(&self.metrics));
+        let awaited = wishes.place.lane == Lane::Interactive && !wishes.bypass_cache;
+        let (predictor, wishes) = (Arc::clone(self), wishes.clone());
+        let future = Box::pin(async move { predictor.look_up(upload, &wishes, &times).await });
+        let work = Work { future: Some(future), awaited, begun: Arc::clone(&begun), answer_by, metrics };
+        self.within(answer_by, &begun, work).await
     }
 
     /// Runs a picture that its client prepared and gives the model's own outputs. They are not remembered.
@@ -323,7 +375,8 @@ fn another_question() -> ApiError {
     ApiError::new(Code::Internal, "the inference worker answered another question")
 }
 
-fn refused(refusal: Refusal) -> ApiError {
+/// A refusal as the API answers it.
+pub(crate) fn refused(refusal: Refusal) -> ApiError {
     match refusal {
         Refusal::QueueFull { retry_after } => {
             ApiError::new(Code::QueueFull, "the queue is full: try again later").retry_after(retry_after)

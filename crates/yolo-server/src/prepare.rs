@@ -10,6 +10,7 @@ use yolo_vision::{
     letterbox_parallel_into,
 };
 
+use crate::admission::Refusal;
 use crate::batcher::{JobError, Place};
 use crate::engine::{EngineInput, LoadedModel, Pixels};
 use crate::http::body::Upload;
@@ -40,8 +41,28 @@ pub struct Turn<'a> {
     pub start_by: Option<Instant>,
     /// When its request gives it up.
     pub answer_by: Option<Instant>,
-    /// Whether its image has not been run yet: who leaves now has cancelled it.
+    /// Whether its image has not been run yet, so that it is decoded for that, and who leaves now has cancelled it; else it
+    /// is drawn.
     pub unrun: bool,
+}
+
+/// Work of one kind.
+#[derive(Debug, Default)]
+struct Backlog {
+    /// Pictures that wait for the pool.
+    waiting: AtomicUsize,
+    /// Moving mean of the time of one.
+    mean_micros: AtomicU64,
+}
+
+/// Leave to draw a picture once it has been run.
+#[derive(Debug)]
+pub struct Promise(Arc<AtomicUsize>);
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Decodes at most `threads` pictures at a time.
@@ -50,9 +71,10 @@ pub struct Preparer {
     permits: FairPermits,
     threads: usize,
     limits: DecodeLimits,
-    waiting: AtomicUsize,
-    /// Moving mean of the time of one picture, decoded or drawn.
-    mean_micros: Arc<AtomicU64>,
+    decoding: Arc<Backlog>,
+    drawing: Arc<Backlog>,
+    /// Pictures that will wait to be drawn.
+    promised: Arc<AtomicUsize>,
     metrics: ImageMetrics,
 }
 
@@ -65,7 +87,7 @@ struct Waiting<'a> {
 
 impl<'a> Waiting<'a> {
     fn new(preparer: &'a Preparer, turn: &'a Turn<'a>) -> Self {
-        preparer.waiting.fetch_add(1, Ordering::Relaxed);
+        preparer.backlog(turn).waiting.fetch_add(1, Ordering::Relaxed);
         preparer.metrics.stage_queued.of("decode").inc();
         Self { preparer, turn, left: true }
     }
@@ -77,7 +99,7 @@ impl<'a> Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.preparer.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.preparer.backlog(self.turn).waiting.fetch_sub(1, Ordering::Relaxed);
         self.preparer.metrics.stage_queued.of("decode").dec();
         let in_time = self.turn.answer_by.is_none_or(|answer_by| Instant::now() < answer_by);
         if self.left && self.turn.unrun && in_time {
@@ -94,8 +116,9 @@ impl Preparer {
             permits: FairPermits::new(threads),
             threads,
             limits,
-            waiting: AtomicUsize::new(0),
-            mean_micros: Arc::new(AtomicU64::new(0)),
+            decoding: Arc::default(),
+            drawing: Arc::default(),
+            promised: Arc::default(),
             metrics,
         }
     }
@@ -107,8 +130,34 @@ impl Preparer {
 
     /// Time that the pictures which wait for the pool will take.
     pub fn wait(&self) -> Duration {
-        let rounds = (self.waiting.load(Ordering::Relaxed) / self.threads.max(1)) as u64;
-        Duration::from_micros(self.mean_micros.load(Ordering::Relaxed).saturating_mul(rounds))
+        self.wait_beside(0)
+    }
+
+    /// Promises to draw a picture, before it costs anything, unless the drawings promised before it and the pictures that
+    /// wait will take longer than `start_within`.
+    ///
+    /// # Errors
+    /// [`Refusal::PredictedLate`]
+    pub fn promise(&self, start_within: Duration) -> Result<Promise, Refusal> {
+        let promise = Promise(Arc::clone(&self.promised));
+        let wait = self.wait_beside(promise.0.fetch_add(1, Ordering::Relaxed));
+        if wait > start_within { Err(Refusal::late(wait, start_within)) } else { Ok(promise) }
+    }
+
+    fn wait_beside(&self, promised: usize) -> Duration {
+        let of = |backlog: &Backlog, more: usize| {
+            let pictures = (backlog.waiting.load(Ordering::Relaxed) + more) as u64;
+            (pictures, backlog.mean_micros.load(Ordering::Relaxed).saturating_mul(pictures))
+        };
+        let ((decoded, decoding), (drawn, drawing)) = (of(&self.decoding, 0), of(&self.drawing, promised));
+        let pictures = decoded + drawn;
+        let rounds = pictures / self.threads.max(1) as u64;
+        let micros = decoding.saturating_add(drawing).saturating_mul(rounds).checked_div(pictures);
+        Duration::from_micros(micros.unwrap_or_default())
+    }
+
+    fn backlog(&self, turn: &Turn<'_>) -> &Arc<Backlog> {
+        if turn.unrun { &self.decoding } else { &self.drawing }
     }
 
     /// Runs `work` on the pool, when it is its turn.
@@ -127,13 +176,13 @@ impl Preparer {
         let permit = self.acquire(turn).await;
         waiting.ended();
         let permit = permit?;
-        let mean_micros = Arc::clone(&self.mean_micros);
+        let backlog = Arc::clone(self.backlog(turn));
         let work = tokio::task::spawn_blocking(move || {
             priority::give_way();
             let start = Instant::now();
             let done = work();
             if done.is_ok() {
-                learn(&mean_micros, start.elapsed());
+                learn(&backlog.mean_micros, start.elapsed());
             }
             drop(permit); // with the work, not with the request: a request may leave while its picture is decoded
             done
@@ -240,11 +289,20 @@ pub(crate) fn of_picture(error: &DecodeError) -> ApiError {
 mod tests {
     use std::collections::BTreeMap;
 
-    use yolo_vision::{ModelInfo, PictureFormat, TensorShape, encode};
+    use axum::body::Body;
+    use axum::http::Request;
+    use futures::FutureExt;
+    use tower::ServiceExt;
+    use yolo_vision::{ModelInfo, Parameters, PictureFormat, TensorShape, encode};
 
     use super::*;
+    use crate::app::App;
     use crate::args::Config;
+    use crate::batcher::Batcher;
     use crate::engine::{Pixels, emulated};
+    use crate::http;
+    use crate::lifecycle::Stage;
+    use crate::predictor::Predictor;
 
     const SIZE: Size = Size::new(64, 64);
 
@@ -257,14 +315,17 @@ mod tests {
         LoadedModel { info, letterboxes: true, ..emulated::load(&Config::new("pretended.onnx")).unwrap() }
     }
 
-    fn input(model: &LoadedModel, [width_px, height_px]: [u32; 2]) -> EngineInput {
+    fn png([width_px, height_px]: [u32; 2]) -> Vec<u8> {
         let size = Size::new(width_px, height_px);
         let levels = (0..3 * size.pixels()).map(|index| u8::try_from(index * 7 % 251).unwrap()).collect();
-        let picture = Picture::from_rgb(size, levels).unwrap();
         let mut file = Vec::new();
-        encode(&picture, PictureFormat::Png, &mut file).unwrap();
+        encode(&Picture::from_rgb(size, levels).unwrap(), PictureFormat::Png, &mut file).unwrap();
+        file
+    }
+
+    fn input(model: &LoadedModel, sides: [u32; 2]) -> EngineInput {
         let upload = Upload {
-            bytes: file.into(),
+            bytes: png(sides).into(),
             content: [0; 32],
             parameters: Vec::new(),
             received: Instant::now(),
@@ -294,5 +355,51 @@ mod tests {
         assert_eq!(there.image_bytes_max(), 4 * here.image_bytes_max(), "what waits is counted as it is");
         let crop = input(&model("classify", &[1, 2]), [30, 50]);
         assert!(matches!(crop.pixels, Pixels::Levels(_)), "a classification is cropped, not letterboxed");
+    }
+    #[test]
+    fn drawings_are_promised_while_they_can_be_begun_in_time() {
+        let (minute, metrics) = (Duration::from_mins(1), App::new().metrics.images.clone());
+        let preparer = Preparer::new(1, DecodeLimits::default(), metrics);
+        learn(&preparer.drawing.mean_micros, minute);
+        let first = preparer.promise(minute / 2).unwrap();
+        let refused = Refusal::PredictedLate { wait: minute, retry_after: minute / 2 };
+        assert_eq!(preparer.promise(minute / 2).unwrap_err(), refused);
+        assert_eq!(preparer.wait(), Duration::ZERO, "what is to be decoded comes before them");
+        assert!(preparer.promise(minute).is_ok());
+        drop(first);
+        assert!(preparer.promise(Duration::ZERO).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_picture_that_could_not_be_drawn_in_time_is_refused_before_it_is_run() {
+        let (app, model) = (Arc::new(App::new()), emulated::load(&Config::new("pretended.onnx")).unwrap());
+        app.offer_knobs(br#"{"deadlineMillis":20000}"#);
+        let batcher = Batcher::start(&model, 1, app.knobs(), &app.metrics).unwrap();
+        let preparer = Arc::new(Preparer::new(1, DecodeLimits::default(), app.metrics.images.clone()));
+        learn(&preparer.drawing.mean_micros, Duration::from_mins(1));
+        let parts = (batcher, Arc::clone(&preparer));
+        app.serve(Predictor::new(model, Parameters::default(), parts, app.cache(), Arc::clone(&app.metrics)));
+        app.lifecycle.advance(Stage::Serving);
+        let ask = |accept: &str, side_px: u32| {
+            let body = Body::from(png([side_px; 2]));
+            let request = Request::post("/predict").header("accept", accept).body(body).unwrap();
+            let answer = http::router(Arc::clone(&app)).oneshot(request);
+            async move { answer.await.unwrap() }
+        };
+        assert_eq!(ask("*/*", 9).await.status(), 200);
+        let busy = preparer.permits.acquire(&Place::of_new_request()).now_or_never().unwrap().unwrap();
+        let first = tokio::spawn(ask("image/png", 9));
+        while preparer.drawing.waiting.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        for side_px in [9, 10] {
+            let refused = ask("image/png", side_px).await;
+            assert_eq!(refused.status(), 429);
+            assert!(refused.headers().contains_key("retry-after"));
+        }
+        assert_eq!(ask("*/*", 9).await.status(), 200, "nothing is to be drawn");
+        drop(busy);
+        assert_eq!(first.await.unwrap().status(), 200);
+        app.predictor().unwrap().batcher().stop();
     }
 }

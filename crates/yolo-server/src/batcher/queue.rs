@@ -395,6 +395,21 @@ impl Shared {
         }
     }
 
+    /// Ends worker `index`'s run at idle that failed.
+    pub(super) fn timing_failed(&self, index: usize, size: usize) {
+        self.metrics.batch.engine_errors.inc();
+        if size == 1 {
+            return self.finish(index, &[], true); // it fails for no size
+        }
+        let mut state = self.state();
+        state.failed(self.model.info.size(), size, Instant::now());
+        // It may have been too many images: of the session that says nothing.
+        if let Some(running) = state.running.get_mut(index) {
+            *running = None;
+        }
+        self.wake_one(state);
+    }
+
     pub(super) fn load(&self) -> Load {
         self.load_of(&self.state(), Lane::Interactive, Duration::ZERO, None)
     }
@@ -644,6 +659,19 @@ mod tests {
         for told in [waits.try_recv(), comes.try_recv()] {
             assert!(matches!(told, Ok(Err(JobError::Unsound))), "{told:?}");
         }
+    }
+
+    #[test]
+    fn a_size_that_fails_at_idle_says_nothing_of_the_session_and_is_counted() {
+        let model = emulated::load(&Config::new("pretended.onnx")).unwrap();
+        let shared = Shared::new(model, 1, Knobs::default(), Arc::new(Metrics::new()));
+        for _ in 0..limits::ENGINE_FAILURES_MAX {
+            assert!(shared.sound());
+            shared.timing_failed(0, 2);
+            shared.finish(0, &[], true);
+        }
+        assert!(!shared.sound(), "as many batches failed in a row");
+        assert_eq!(shared.metrics.batch.engine_errors.get(), u64::from(limits::ENGINE_FAILURES_MAX));
     }
 
     #[test]

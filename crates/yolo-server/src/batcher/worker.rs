@@ -21,7 +21,17 @@ const BLANK: u8 = 114;
 pub(super) struct Worker {
     shared: Arc<Shared>,
     index: usize,
-    engine: Box<dyn Engine>,
+    /// `None` where it broke and no other one could be opened yet.
+    engine: Option<Box<dyn Engine>>,
+}
+
+/// The worker's session: a new one if it has none.
+fn opened<'a>(engine: &'a mut Option<Box<dyn Engine>>, shared: &Shared) -> Result<&'a mut dyn Engine, EngineError> {
+    let opened = match engine.take() {
+        Some(engine) => engine,
+        None => shared.model.sessions.open()?,
+    };
+    Ok(engine.insert(opened).as_mut())
 }
 
 /// What a batch came to.
@@ -36,7 +46,7 @@ impl Worker {
     ///
     /// To be called by the thread that will run it: launches that a GPU recorded belong to the thread that ran them.
     pub(super) fn warm(shared: Arc<Shared>, index: usize, engine: Box<dyn Engine>) -> Result<Self, EngineError> {
-        let mut worker = Self { shared, index, engine };
+        let mut worker = Self { shared, index, engine: Some(engine) };
         let mut inputs = worker.shared.model.sizes.to_vec();
         // The largest first: the memory that it takes then serves the others too.
         inputs.sort_by_key(|input| std::cmp::Reverse(input.pixels()));
@@ -96,18 +106,14 @@ impl Worker {
             Ok(time) => self.shared.finish_timing(self.index, size, time),
             Err(error) => {
                 tracing::warn!(size, %error, "Timing a batch at idle failed.");
-                // A single image fails for no size.
-                if size > 1 {
-                    self.shared.failed(input, size);
-                }
-                self.shared.finish(self.index, &[], size == 1);
+                self.shared.timing_failed(self.index, size);
             }
         }
     }
 
     fn repair(&mut self) {
         let repaired = catch_unwind(AssertUnwindSafe(|| {
-            self.engine = self.shared.model.sessions.open()?;
+            self.engine = None; // first: memory may not hold two
             self.time(self.shared.model.info.size(), 1, Memory::Keep)
         }));
         let failed = !matches!(repaired, Ok(Ok(_)));
@@ -118,7 +124,7 @@ impl Worker {
     fn time(&mut self, input: Size, size: usize, memory: Memory) -> Result<Duration, EngineError> {
         let blank = blank(input);
         let start = Instant::now();
-        self.engine.run(&vec![&blank; size], memory)?;
+        opened(&mut self.engine, &self.shared)?.run(&vec![&blank; size], memory)?;
         Ok(start.elapsed())
     }
 
@@ -163,14 +169,16 @@ impl Worker {
 
     /// Opens a new session after a panic, which may have left the old one in any state.
     fn renew<T>(&mut self) -> Result<T, EngineError> {
-        self.engine = self.shared.model.sessions.open()?;
+        self.engine = None; // first: memory may not hold two
+        opened(&mut self.engine, &self.shared)?;
         Err(EngineError("the engine panicked".to_owned()))
     }
 
     fn infer(&mut self, items: &[Item]) -> Result<Ran, EngineError> {
         let inputs: Vec<&EngineInput> = items.iter().map(|item| &item.job.input).collect();
+        let engine = opened(&mut self.engine, &self.shared)?;
         let start = Instant::now();
-        let output = self.engine.run(&inputs, Memory::Keep)?;
+        let output = engine.run(&inputs, Memory::Keep)?;
         let time = start.elapsed();
         self.shared.count_batch(items, start, time);
         let answers = items.iter().enumerate().map(|(index, item)| {

@@ -13,8 +13,8 @@ use super::error::{ApiError, Code};
 use super::held_file::HeldFile;
 use crate::app::App;
 use crate::batcher::Place;
-use crate::predictor::{Prediction, Predictor};
-use crate::prepare::{Turn, of_picture};
+use crate::predictor::{Prediction, Predictor, refused};
+use crate::prepare::{Promise, Turn, of_picture};
 
 /// What a client wants to get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,39 +54,67 @@ impl Output {
     }
 }
 
-/// Draws a prediction into its picture, on the pool that pictures are decoded on, in memory for bodies.
-///
-/// The picture is decoded a second time: to keep its pixels while it waits in the queue would cost forty times the
-/// memory of the file. `answer_by`: the end of the request's own time-out.
-///
-/// # Errors
-/// 504 if its turn comes later than an image's batch may start, or the drawing ends after `answer_by`; 422 for a picture
-/// past this server's bounds; 429 if its file is more than memory can hold now.
-pub(super) async fn respond(
-    app: &App,
-    predictor: &Predictor,
-    (upload, answer_by): (Upload, Option<Instant>),
-    prediction: &Prediction,
+/// A picture that will be drawn once it has been run.
+pub(super) struct Drawing {
+    upload: Upload,
+    answer_by: Option<Instant>,
     format: PictureFormat,
-) -> Result<Response, ApiError> {
-    let (answer, limits) = (prediction.answer.clone(), *predictor.preparer().limits());
-    let mut file = HeldFile::new(app.bodies.clone());
-    let work = move || {
-        // What is remembered may have been found by a server with more memory.
-        let mut picture = decode(&upload.bytes, &limits).map_err(|error| of_picture(&error))?;
-        drop(upload);
-        draw(&mut picture, &answer.detections);
-        match encode(&picture, format, &mut file) {
-            Ok(()) => Ok(file.finished()),
-            Err(error) => Err(file.refused().unwrap_or_else(|| ApiError::new(Code::Internal, error.to_string()))),
-        }
-    };
-    let place = Place::of_new_request();
-    let turn = Turn { place: &place, start_by: Some(Instant::now() + app.knobs().deadline), answer_by, unrun: false };
-    let drawn = predictor.preparer().run(&turn, work);
-    let (file, held) = predictor.within(answer_by, &AtomicBool::new(true), drawn).await?;
-    let headers = [(header::CONTENT_TYPE, format.media_type()), (header::VARY, "Accept")];
-    Ok((headers, Extension(held), file).into_response())
+    promise: Promise,
+}
+
+impl Drawing {
+    /// Promises a drawing. `answer_by`: the end of the request's own time-out.
+    ///
+    /// # Errors
+    /// 429 if it could not be begun in time.
+    pub(super) fn admit(
+        app: &App,
+        predictor: &Predictor,
+        (upload, answer_by): (Upload, Option<Instant>),
+        format: PictureFormat,
+    ) -> Result<Self, ApiError> {
+        let (deadline, now) = (app.knobs().deadline, Instant::now());
+        let start_within = answer_by.map_or(deadline, |by| by.saturating_duration_since(now).min(deadline));
+        let promise = predictor.preparer().promise(start_within).map_err(refused)?;
+        Ok(Self { upload, answer_by, format, promise })
+    }
+
+    /// Draws a prediction into its picture, on the pool that pictures are decoded on, in memory for bodies.
+    ///
+    /// The picture is decoded a second time: to keep its pixels while it waits in the queue would cost forty times the
+    /// memory of the file.
+    ///
+    /// # Errors
+    /// 504 if its turn comes later than an image's batch may start, or the drawing ends after the time-out; 422 for a
+    /// picture past this server's bounds; 429 if its file is more than memory can hold now.
+    pub(super) async fn respond(
+        self,
+        app: &App,
+        predictor: &Predictor,
+        prediction: &Prediction,
+    ) -> Result<Response, ApiError> {
+        let Self { upload, answer_by, format, promise } = self;
+        let (answer, limits) = (prediction.answer.clone(), *predictor.preparer().limits());
+        let mut file = HeldFile::new(app.bodies.clone());
+        let work = move || {
+            // What is remembered may have been found by a server with more memory.
+            let mut picture = decode(&upload.bytes, &limits).map_err(|error| of_picture(&error))?;
+            drop(upload);
+            draw(&mut picture, &answer.detections);
+            match encode(&picture, format, &mut file) {
+                Ok(()) => Ok(file.finished()),
+                Err(error) => Err(file.refused().unwrap_or_else(|| ApiError::new(Code::Internal, error.to_string()))),
+            }
+        };
+        let place = Place::of_new_request();
+        let start_by = Some(Instant::now() + app.knobs().deadline);
+        let turn = Turn { place: &place, start_by, answer_by, unrun: false };
+        drop(promise); // it waits itself now
+        let drawn = predictor.preparer().run(&turn, work);
+        let (file, held) = predictor.within(answer_by, &AtomicBool::new(true), drawn).await?;
+        let headers = [(header::CONTENT_TYPE, format.media_type()), (header::VARY, "Accept")];
+        Ok((headers, Extension(held), file).into_response())
+    }
 }
 
 #[cfg(test)]

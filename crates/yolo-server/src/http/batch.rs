@@ -76,7 +76,7 @@ async fn steps(app: &App, request: Request, received: &mut Option<Received>) -> 
 /// Runs the pictures. What was found in them is held from when it is there; what memory has no room for is an error.
 async fn results(
     app: &App,
-    predictor: &Predictor,
+    predictor: &Arc<Predictor>,
     items: Vec<(Image<'_>, Result<Upload, ApiError>)>,
     at: (&Wishes, Instant),
 ) -> (Vec<Result<Prediction, ApiError>>, Making) {
@@ -108,7 +108,7 @@ pub(super) fn in_flight(predictor: &Predictor) -> usize {
 
 /// One picture; `received`: when the whole request was there, from which its `timeout_ms` counts.
 pub(super) async fn run(
-    predictor: &Predictor,
+    predictor: &Arc<Predictor>,
     mut image: Image<'_>,
     picture: Result<Upload, ApiError>,
     (wishes, received): (&Wishes, Instant),

@@ -1,5 +1,6 @@
 //! One image in flight: it is counted as demand when it has come, and with its outcome when it is done.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::body::Upload;
@@ -51,7 +52,7 @@ impl<'a> Image<'a> {
     /// As [`Predictor::predict`], and 503 once the server stops waiting for what is unfinished.
     pub(super) async fn predict(
         &mut self,
-        predictor: &Predictor,
+        predictor: &Arc<Predictor>,
         upload: Upload,
         wishes: &Wishes,
     ) -> Result<Prediction, ApiError> {

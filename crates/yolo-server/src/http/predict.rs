@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 
-use super::annotate::{self, Output};
+use super::annotate::{Drawing, Output};
 use super::answer::{self, PredictionBody};
 use super::body;
 use super::error::ApiError;
@@ -44,13 +44,14 @@ async fn steps(
     let at = upload.received;
     *received = Some(Received { at, speed: Speed::default() });
     image.offered(&upload, wishes.retry);
-    let to_draw = output.picture().map(|format| (format, upload.clone()));
+    let answer_by = wishes.timeout.map(|timeout| at + timeout);
+    let drawing = output.picture().map(|format| Drawing::admit(app, &predictor, (upload.clone(), answer_by), format));
+    let drawing = drawing.transpose()?;
     let prediction = image.predict(&predictor, upload, &wishes).await?;
     *received = Some(Received { at, speed: prediction.speed });
     let start = Instant::now();
-    let mut response = if let Some((format, upload)) = to_draw {
-        let answer_by = wishes.timeout.map(|timeout| at + timeout);
-        annotate::respond(app, &predictor, (upload, answer_by), &prediction, format).await?
+    let mut response = if let Some(drawing) = drawing {
+        drawing.respond(app, &predictor, &prediction).await?
     } else {
         let mut making = Making::default();
         making.add(&app.bodies, prediction.answer.answered_bytes())?;

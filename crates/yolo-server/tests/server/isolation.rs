@@ -366,3 +366,52 @@ async fn a_batch_that_fails_when_it_is_timed_at_idle_has_no_time_and_ends_no_wor
         batcher.stop();
     }
 }
+
+/// Its memory holds one session.
+struct Single {
+    inner: Arc<dyn Sessions>,
+    broken: Arc<AtomicBool>,
+    open: Arc<()>,
+}
+
+struct SingleEngine {
+    inner: FragileEngine,
+    _open: Arc<()>,
+}
+
+impl Sessions for Single {
+    fn open(&self) -> Result<Box<dyn Engine>, EngineError> {
+        if Arc::strong_count(&self.open) > 1 {
+            return Err(EngineError("out of memory".to_owned()));
+        }
+        let inner = FragileEngine { inner: self.inner.open()?, broken: Arc::clone(&self.broken) };
+        Ok(Box::new(SingleEngine { inner, _open: Arc::clone(&self.open) }))
+    }
+}
+
+impl Engine for SingleEngine {
+    fn run(&mut self, inputs: &[&EngineInput], memory: Memory) -> Result<Box<dyn BatchOutput + '_>, EngineError> {
+        self.inner.run(inputs, memory)
+    }
+}
+
+#[tokio::test]
+async fn a_broken_session_makes_room_before_another_one_is_opened() {
+    let (model, broken) = (emulated::load(&support::emulated(5, 0)).unwrap(), Arc::new(AtomicBool::new(false)));
+    let sessions = Single { inner: model.sessions, broken: Arc::clone(&broken), open: Arc::default() };
+    let model = LoadedModel { sessions: Arc::new(sessions), ..model };
+    let knobs = Knobs { batch_max: 1, timed_batch_max: 0, deadline: support::PATIENCE, ..Knobs::default() };
+    let batcher = Batcher::start(&model, 1, knobs, &Arc::new(Metrics::new())).unwrap();
+    let crashed = run(&batcher, &[CRASHES]).await;
+    assert!(matches!(&crashed[0], Err(JobError::Failed(reason)) if reason.contains("panicked")), "{crashed:?}");
+    assert!(run(&batcher, &[GOOD]).await[0].is_ok());
+    broken.store(true, Ordering::SeqCst);
+    for _ in 0..3 {
+        assert!(run(&batcher, &[GOOD]).await[0].is_err());
+    }
+    support::eventually("not sound", async || !batcher.sound()).await;
+    broken.store(false, Ordering::SeqCst);
+    support::eventually("sound again", async || batcher.sound()).await;
+    assert!(run(&batcher, &[GOOD]).await[0].is_ok());
+    batcher.stop();
+}

@@ -35,6 +35,7 @@ mod redis;
 mod reload;
 mod shared_cache;
 mod shared_tasks;
+mod single_flight;
 mod sizes;
 mod sockets;
 mod support;

@@ -109,7 +109,7 @@ pub fn wishes(
 ///
 /// # Errors
 /// 400 for tensors that do not fit the model, otherwise as `/predict`; one image that fails fails the request.
-pub async fn infer(app: &App, predictor: &Predictor, asked: &Asked) -> Result<Answered, ApiError> {
+pub async fn infer(app: &App, predictor: &Arc<Predictor>, asked: &Asked) -> Result<Answered, ApiError> {
     match asked.inputs.as_slice() {
         [input] if input.name == PICTURES => raw::infer(app, predictor, input, asked).await,
         _ => {
@@ -160,7 +160,7 @@ pub fn known_outputs(wanted: &[String], known: &[&str]) -> Result<(), ApiError> 
 }
 
 /// Finds the objects in encoded files.
-async fn detect(app: &App, predictor: &Predictor, files: Vec<Bytes>, asked: &Asked) -> Result<Answered, ApiError> {
+async fn detect(app: &App, predictor: &Arc<Predictor>, files: Vec<Bytes>, asked: &Asked) -> Result<Answered, ApiError> {
     let (count, model) = (files.len(), &predictor.model().info);
     let wanted: Vec<String> = match asked.outputs.as_slice() {
         [] => detections::names(model.task()).iter().map(ToString::to_string).collect(),
