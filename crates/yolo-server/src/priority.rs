@@ -33,7 +33,8 @@ pub fn give_way() {
     // On Linux niceness and slice belong to the thread, which may have them from the one that started it. Refused if the
     // whole process is nicer: then that remains.
     let nice = rustix::process::setpriority_process(None, NICENESS).map_err(io::Error::from);
-    if let Err(error) = nice.and(ask_for(Duration::ZERO)) {
+    let slice = ask_for(Duration::ZERO);
+    if let Err(error) = nice.and(slice) {
         tracing::debug!(%error, "A thread that works on pictures keeps its priority.");
     }
 }
