@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use yolo_server::Server;
 use yolo_server::limits::BodyLimits;
 
-use crate::support::{self, Answer, emulated, metric, multipart, png, predict, send, start};
+use crate::support::{self, Answer, emulated, metric, multipart, png, predict, send, start, start_gated};
 
 const BATCH: &str = "/predict/batch";
 
@@ -79,19 +79,20 @@ async fn a_batch_without_a_usable_picture_fails_as_its_pictures_do() {
 
 #[tokio::test]
 async fn a_lone_client_gets_all_of_a_large_batch_whatever_the_deadline() {
-    let server = start(emulated(20, 0)).await;
-    server.app().offer_knobs(br#"{"deadlineMillis":100,"cacheBytes":0,"maxBatchSize":1}"#);
-    let answer = send(&server, form(&pictures(30), BATCH)).await;
+    // 8 s in all, but none of them waits long.
+    let server = start(emulated(400, 0)).await;
+    server.app().offer_knobs(br#"{"deadlineMillis":5000,"cacheBytes":0,"maxBatchSize":1}"#);
+    let answer = send(&server, form(&pictures(20), BATCH)).await;
     assert!(results(&answer).iter().all(|result| result["detections"].is_array()), "{}", answer.body);
-    assert!((metric(&server, "yolo_arrivals_total").await - 30.0).abs() < 1e-9, "demand, all of it");
+    assert!((metric(&server, "yolo_arrivals_total").await - 20.0).abs() < 1e-9, "demand, all of it");
     server.stop().await;
 }
 
 #[tokio::test]
 async fn a_large_batch_leaves_room_for_a_single_picture() {
-    let server = start(emulated(50, 0)).await;
-    server.app().offer_knobs(br#"{"deadlineMillis":400,"cacheBytes":0,"maxBatchSize":1}"#);
-    let batch = send(&server, form(&pictures(20), BATCH));
+    let server = start(emulated(400, 0)).await;
+    server.app().offer_knobs(br#"{"deadlineMillis":5000,"cacheBytes":0,"maxBatchSize":1}"#);
+    let batch = send(&server, form(&pictures(30), BATCH));
     let single = async {
         support::eventually("the batch runs", async || metric(&server, "yolo_queue_depth").await > 0.5).await;
         predict(&server, &png(8, 8, [250; 3])).await
@@ -116,9 +117,14 @@ async fn the_frames_of_one_camera_in_a_batch_do_not_replace_each_other() {
 
 #[tokio::test]
 async fn a_time_out_ends_the_pictures_that_are_not_done() {
-    let server = start(emulated(100, 0)).await;
-    server.app().offer_knobs(br#"{"deadlineMillis":60000,"cacheBytes":0,"maxBatchSize":1}"#);
-    let answer = send(&server, form(&pictures(8), "/predict/batch?timeout_ms=450")).await;
+    let (server, gate) = start_gated(emulated(0, 1)).await;
+    let held = gate.hold().await;
+    let two_pass = async {
+        let held = gate.pass(held).await;
+        gate.pass(held).await
+    };
+    let (answer, held) = tokio::join!(send(&server, form(&pictures(8), "/predict/batch?timeout_ms=5000")), two_pass);
+    drop(held);
     let results = results(&answer);
     assert!(results[0]["detections"].is_array() && results[1]["detections"].is_array(), "{}", answer.body);
     assert_eq!(results[7]["error"]["code"], "deadline_exceeded");

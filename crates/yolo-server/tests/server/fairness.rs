@@ -13,7 +13,7 @@ use yolo_server::knobs::Knobs;
 use yolo_server::metrics::Metrics;
 use yolo_vision::{Letterbox, Parameters, Size};
 
-use crate::support::{self, Answer, PATIENCE, call, eventually, metric, png, predict, start_patient};
+use crate::support::{self, Answer, PATIENCE, call, eventually, metric, png, predict, start_gated};
 
 /// A batcher that runs one image at a time, 10 ms each.
 async fn one_at_a_time() -> Batcher {
@@ -99,25 +99,20 @@ async fn frame(server: &yolo_server::Server, shade: u8) -> Answer {
 
 #[tokio::test]
 async fn a_newer_frame_of_a_stream_replaces_the_queued_one() {
-    let server = start_patient(support::emulated(200, 0)).await;
-    let timed = r#"yolo_batch_curve_seconds{size="1",stat="mean"}"#;
-    eventually("timed", async || support::admin(&server, "/metrics").await.1.contains(timed)).await;
-    let queued = async |count: f64| {
-        eventually("queued", async || (metric(&server, "yolo_queue_depth").await - count).abs() < 0.5).await;
-    };
+    let (server, gate) = start_gated(support::emulated(0, 1)).await;
+    let (held, predictor) = (gate.hold().await, server.app().predictor().unwrap());
     let busy = png(8, 8, [1; 3]);
-    let second = async {
-        let decoded = r#"yolo_stage_duration_seconds_count{stage="decode"}"#;
-        eventually("decoded", async || metric(&server, decoded).await > 0.5).await;
-        queued(0.0).await; // so it runs
-        let old = frame(&server, 2);
-        let new = async {
-            queued(1.0).await;
-            frame(&server, 3).await
-        };
-        tokio::join!(old, new)
+    let old = async {
+        gate.begun(1).await;
+        let old = frame(&server, 2).await;
+        drop(held);
+        old
     };
-    let (running, (old, new)) = tokio::join!(predict(&server, &busy), second);
+    let new = async {
+        eventually("the old one waits", async || predictor.batcher().queued() == 1).await;
+        frame(&server, 3).await
+    };
+    let (running, old, new) = tokio::join!(predict(&server, &busy), old, new);
     assert_eq!((running.status.as_u16(), new.status.as_u16()), (200, 200));
     assert_eq!((old.status.as_u16(), old.code()), (409, "superseded"));
     assert!((metric(&server, r#"yolo_cancelled_total{where="queue"}"#).await - 1.0).abs() < 1e-9);

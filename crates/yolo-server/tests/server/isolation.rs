@@ -21,7 +21,7 @@ const BAD: u8 = 2;
 const CRASHES: u8 = 3;
 /// A picture that it can run only alone, which takes it a while to find out.
 const ALONE: u8 = 4;
-const A_WHILE: Duration = Duration::from_millis(400);
+const A_WHILE: Duration = Duration::from_secs(5);
 
 /// A real (emulated) engine in which some pictures, or all while `broken`, fail.
 struct Fragile {
@@ -93,7 +93,8 @@ fn start() -> Setup {
     let sessions = Fragile { inner: model.sessions, broken: Arc::clone(&broken), opened: Arc::clone(&opened) };
     let model = LoadedModel { sessions: Arc::new(sessions), ..model };
     // The delay makes one batch of four.
-    let knobs = Knobs { batch_max: 4, timed_batch_max: 4, queue_delay_max: Duration::from_secs(1), ..Knobs::default() };
+    let (deadline, queue_delay_max) = (support::PATIENCE, support::PATIENCE);
+    let knobs = Knobs { batch_max: 4, timed_batch_max: 4, deadline, queue_delay_max, ..Knobs::default() };
     let batcher = Batcher::start(&model, 1, knobs, &Arc::new(Metrics::new())).unwrap();
     Setup { batcher, broken, opened }
 }
@@ -159,7 +160,8 @@ async fn a_failed_batch_is_rerun_and_only_the_guilty_image_fails() {
 async fn of_a_batch_that_fails_late_who_still_wants_an_answer_gets_one() {
     let Setup { batcher, .. } = start();
     learned_to_batch(&batcher).await;
-    let (short, long) = (A_WHILE / 2, support::PATIENCE);
+    // Long enough for a worker to start the batch, and over when that has failed.
+    let (short, long) = (A_WHILE - Duration::from_secs(1), support::PATIENCE);
     let pictures = [(ALONE, short, long), (GOOD, short, long), (GOOD, long, short), (GOOD, long, long)];
     // The time to be started in passes while the batch fails: it was started in it. The time for the answer passes, too.
     let results = run_within(&batcher, 64, &pictures).await;

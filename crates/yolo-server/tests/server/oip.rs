@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 use yolo_server::{Server, http};
 
-use crate::support::{emulated, metric, png, predict, start, start_patient};
+use crate::support::{emulated, metric, png, predict, start, start_gated, start_patient};
 
 const INFER: &str = "/v2/models/pretended/infer";
 const LENGTH: &str = "inference-header-content-length";
@@ -250,13 +250,16 @@ async fn prepared_pictures_are_queued_one_by_one_and_answered_with_the_models_ou
 
 #[tokio::test]
 async fn prepared_pictures_keep_the_deadlines_of_others() {
-    let server = start_patient(emulated(300, 0)).await;
+    let (server, gate) = start_gated(emulated(100, 0)).await;
     let input = |timeout: u32| {
         let zeros = vec![0; 3 * 64 * 64];
         let input = json!({"name": "images", "shape": [1, 3, 64, 64], "datatype": "UINT8", "data": zeros});
         json!({"inputs": [input], "parameters": {"timeout": timeout}})
     };
+    assert_eq!(infer(&server, &input(0), None).await.status, 200, "so it knows what one takes");
+    let held = gate.hold().await;
     assert_eq!(infer(&server, &input(20_000), None).await.status, 504);
+    drop(held);
     server.app().offer_knobs(br#"{"deadlineMillis":1,"maxBatchSize":1}"#);
     let all = (0..6).map(|_| async { infer(&server, &input(0), None).await.status.as_u16() });
     let statuses = futures::future::join_all(all).await;

@@ -8,9 +8,7 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 use yolo_server::{Config, http};
 
-use crate::support::{
-    Answer, emulated, eventually, json as json_body, multipart, png, post, send, start, start_patient,
-};
+use crate::support::{Answer, emulated, eventually, json as json_body, multipart, png, post, send, start, start_gated};
 
 fn get(path: &str) -> Request<Body> {
     Request::get(path).body(Body::empty()).unwrap()
@@ -220,9 +218,12 @@ async fn each_operation_lists_only_errors_that_it_can_answer() {
 
 #[tokio::test]
 async fn refusals_for_load_and_time_are_as_the_document_promises() {
-    let server = start_patient(emulated(100, 0)).await;
+    let (server, gate) = start_gated(emulated(100, 0)).await;
     let document = document(&server).await;
+    assert_eq!(send(&server, post("/predict", png(8, 8, [0; 3]))).await.status, 200, "so it knows what one takes");
+    let held = gate.hold().await;
     let late = send(&server, post("/predict?timeout_ms=20", png(8, 8, [1; 3]))).await;
+    drop(held);
     assert_eq!(late.status, 504);
     assert_promised(&document, (&Method::POST, "/predict"), &late);
     server.app().offer_knobs(br#"{"deadlineMillis":1,"maxBatchSize":1}"#);

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command};
 
 use crate::onnx::runtime_is_there;
+use crate::program::patient_knobs;
 use crate::support::{eventually, fixture, get, png, post, send_to, value_of};
 
 /// A program that is killed with the test.
@@ -21,6 +22,7 @@ impl Program {
         let (api, admin, log) = (free(), free(), tempfile::NamedTempFile::new().unwrap());
         let mut program = Command::new(env!("CARGO_BIN_EXE_yolo-server"));
         program.arg("--model").arg(fixture("standard.onnx")).args(flags).args(["--grpc-address", "127.0.0.1:0"]);
+        program.arg("--knobs-dir").arg(patient_knobs());
         program.args(["--api-address".to_owned(), api.to_string(), "--admin-address".to_owned(), admin.to_string()]);
         let child = program.env_remove("RUST_LOG").stderr(File::create(log.path()).unwrap()).spawn().unwrap();
         let started = Self { child, api, admin, log };

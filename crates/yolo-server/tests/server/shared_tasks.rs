@@ -14,7 +14,9 @@ use yolo_server::{Config, limits};
 use crate::errors::fragile_predictor;
 use crate::program::{free_address, program};
 use crate::redis::{Redis, SCOPE};
-use crate::support::{self, call, emulated, eventually, metric, png, post, predict, send_to, start, value_of};
+use crate::support::{
+    self, call, emulated, eventually, metric, png, post, predict, send_to, start, start_gated, value_of,
+};
 use crate::tasks::{delete, ended, get, padded_png, submit, with_key};
 
 const TAKEN_ON: &str = r#"yolo_tasks_total{state="running"}"#;
@@ -57,13 +59,15 @@ async fn any_server_takes_and_shows_any_task() {
 #[tokio::test]
 async fn a_withdrawn_or_expired_task_leaves_nothing_behind() {
     let Some(redis) = Redis::start("a_withdrawn_or_expired_task_leaves_nothing_behind").await else { return };
-    let server = start(Config { tasks_ttl_seconds: 1, ..slow(&redis, 200) }).await;
+    let (server, gate) = start_gated(Config { tasks_ttl_seconds: 1, ..slow(&redis, 1) }).await;
+    let held = gate.hold().await;
     let mut locations = Vec::new();
     for shade in 0..6 {
         locations.push(submit(&server, &png(8, 8, [shade; 3])).await);
     }
     let last = locations.pop().unwrap();
     assert_eq!(delete(&server, &last).await.body["status"], "cancelled");
+    drop(held);
     for location in &locations {
         eventually("gone", async || get(&server, location).await.status == StatusCode::GONE).await;
     }
@@ -97,7 +101,8 @@ async fn results_that_need_more_than_their_room_push_out_the_oldest() {
 #[tokio::test]
 async fn a_running_task_is_stopped_by_a_delete_at_any_server() {
     let Some(redis) = Redis::start("a_running_task_is_stopped_by_a_delete_at_any_server").await else { return };
-    let runs = start(slow(&redis, 2_000)).await;
+    let (runs, gate) = start_gated(slow(&redis, 1)).await;
+    let held = gate.hold().await;
     let tasks = [submit(&runs, &png(8, 8, [1; 3])).await, submit(&runs, &png(8, 8, [2; 3])).await];
     for task in &tasks {
         eventually("it is taken on", async || get(&runs, task).await.body["status"] == "running").await;
@@ -109,19 +114,20 @@ async fn a_running_task_is_stopped_by_a_delete_at_any_server() {
     }
     let ended = r#"yolo_tasks_total{state="cancelled"}"#;
     assert!((metric(&other, ended).await - 2.0).abs() < 1e-9, "each once");
+    let cancelled = r#"yolo_images_total{outcome="cancelled",source="async"}"#;
+    eventually("neither is awaited", async || (metric(&runs, cancelled).await - 2.0).abs() < 1e-9).await;
+    drop(held);
     // At most the one in the engine is run to its end; what waits is never run.
     eventually("the other one leaves the queue", async || {
         metric(&runs, r#"yolo_cancelled_total{where="queue"}"#).await >= 1.0
     })
     .await;
-    let cancelled = r#"yolo_images_total{outcome="cancelled",source="async"}"#;
-    eventually("neither is awaited", async || (metric(&runs, cancelled).await - 2.0).abs() < 1e-9).await;
     assert!(metric(&runs, "yolo_batched_images_total").await < 1.5);
     runs.stop().await;
     other.stop().await;
 }
 
-/// A server in a process of its own, which takes a second for an image: it can die.
+/// A server in a process of its own, which takes two seconds for an image: it can die.
 struct Program {
     child: Child,
     api: SocketAddr,
@@ -132,8 +138,8 @@ impl Program {
     async fn start(redis: &Redis) -> Self {
         let (api, admin) = (free_address(), free_address());
         let mut command = program("pretended.onnx");
-        command.args(["--engine=emulated", "--imgsz=64", "--emulated-alpha-micros=1000000", "--sessions=1"]);
-        command.args(["--tasks", "--tasks-reclaim-seconds=1", "--redis-scope", SCOPE]);
+        command.args(["--engine=emulated", "--imgsz=64", "--emulated-alpha-micros=2000000", "--sessions=1"]);
+        command.args(["--tasks", "--tasks-reclaim-seconds=3", "--redis-scope", SCOPE]);
         command.args(["--api-address".to_owned(), api.to_string(), "--admin-address".to_owned(), admin.to_string()]);
         command.arg("--redis-url-file").arg(quick(redis).redis_url_file.unwrap());
         let program = Self { child: command.spawn().unwrap(), api, admin };
@@ -273,7 +279,8 @@ async fn a_task_whose_picture_does_not_come_is_begun_by_nobody() {
 #[tokio::test]
 async fn a_lost_task_leaves_no_bytes_behind_while_others_wait() {
     let Some(redis) = Redis::start("a_lost_task_leaves_no_bytes_behind_while_others_wait").await else { return };
-    let server = start(slow(&redis, 2_000)).await;
+    let (server, gate) = start_gated(slow(&redis, 1)).await;
+    let held = gate.hold().await;
     let pictures = [1, 2, 3, 4].map(|shade| png(8, 8, [shade; 3]));
     let mut tasks = Vec::new();
     for picture in &pictures {
@@ -289,6 +296,7 @@ async fn a_lost_task_leaves_no_bytes_behind_while_others_wait() {
     delete(&server, &tasks[0]).await;
     eventually("the last is taken on", async || status(3).await == "running").await;
     assert_eq!(redis.bytes_unfinished().await, pictures[1].len() + pictures[3].len());
+    drop(held);
     for task in [1, 3] {
         assert_eq!(ended(&server, &tasks[task]).await.body["status"], "succeeded");
     }
@@ -355,7 +363,10 @@ async fn a_dead_servers_task_is_taken_over() {
 async fn a_task_that_another_server_runs_is_not_counted_as_queued() {
     let Some(redis) = Redis::start("a_task_that_another_server_runs_is_not_counted_as_queued").await else { return };
     // Each takes on as many as its engine runs and has waiting: two.
-    let servers = [start(slow(&redis, 6_000)).await, start(slow(&redis, 6_000)).await];
+    let one = || start_gated(Config { tasks_reclaim_seconds: 60, ..slow(&redis, 1) });
+    let ((first, gate), (second, other_gate)) = (one().await, one().await);
+    let held = (gate.hold().await, other_gate.hold().await);
+    let servers = [first, second];
     let mut tasks = Vec::new();
     for shade in 0..4 {
         tasks.push(submit(&servers[0], &png(8, 8, [shade; 3])).await);
@@ -370,6 +381,7 @@ async fn a_task_that_another_server_runs_is_not_counted_as_queued() {
     for task in &tasks {
         delete(&servers[0], task).await;
     }
+    drop(held);
     for server in servers {
         server.stop().await;
     }
@@ -405,7 +417,9 @@ async fn a_server_whose_engine_fails_leaves_tasks_to_the_others() {
 #[tokio::test]
 async fn a_task_that_takes_longer_than_a_reclaim_is_run_once() {
     let Some(redis) = Redis::start("a_task_that_takes_longer_than_a_reclaim_is_run_once").await else { return };
-    let (busy, idle) = (start(slow(&redis, 1_500)).await, start(slow(&redis, 1)).await);
+    // A sign of life comes each second.
+    let one = |ms| start(Config { tasks_reclaim_seconds: 4, ..slow(&redis, ms) });
+    let (busy, idle) = (one(6_000).await, one(1).await);
     // Whoever takes them: the slow one gets some.
     let mut locations = Vec::new();
     for shade in 0..10 {

@@ -4,9 +4,11 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use yolo_server::Server;
+use yolo_server::{Config, Server};
 
-use crate::support::{PATIENCE, admin, emulated, eventually, get, metric, png, start, start_patient};
+use crate::support::{
+    PATIENCE, admin, emulated, eventually, get, metric, png, start, start_gated, start_patient, value_of,
+};
 
 pub fn request(picture: &[u8]) -> Vec<u8> {
     let head = format!("POST /predict HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", picture.len());
@@ -38,7 +40,7 @@ async fn answers_until_close(stream: &mut TcpStream, picture: &[u8], pace: Durat
         if response(stream).await.unwrap().contains("connection: close") {
             return answered;
         }
-        assert!(opened.elapsed() < Duration::from_secs(21), "not recycled after {answered} requests");
+        assert!(opened.elapsed() < Duration::from_secs(40), "not recycled after {answered} requests");
         tokio::time::sleep(pace).await;
     }
     unreachable!("the age ends the loop")
@@ -83,29 +85,30 @@ async fn a_head_that_trickles_in_is_cut_off_while_an_idle_connection_is_kept() {
 
 #[tokio::test]
 async fn a_client_that_leaves_costs_no_run() {
-    let server = start_patient(emulated(200, 0)).await;
-    let curve = r#"yolo_batch_curve_seconds{size="1",stat="mean"}"#;
-    eventually("timed", async || admin(&server, "/metrics").await.1.contains(curve)).await;
+    let (server, gate) = start_gated(emulated(0, 1)).await;
+    let (held, predictor) = (gate.hold().await, server.app().predictor().unwrap());
     let before = metric(&server, "yolo_batched_images_total").await;
     let mut first = connect(&server).await;
     first.write_all(&request(&png(8, 8, [1; 3]))).await.unwrap();
-    eventually("first runs", async || metric(&server, "yolo_images_in_flight").await > 0.5).await;
+    gate.begun(1).await;
     let mut second = connect(&server).await;
     second.write_all(&request(&png(8, 8, [2; 3]))).await.unwrap();
-    eventually("second waits", async || metric(&server, "yolo_queue_depth").await > 0.5).await;
+    eventually("second waits", async || predictor.batcher().queued() == 1).await;
     drop(second);
+    let left = r#"yolo_http_requests_total{endpoint="predict",code="499"}"#;
+    eventually("its end is seen", async || value_of(&admin(&server, "/metrics").await.1, left) == Some(1.0)).await;
+    drop(held);
     assert!(response(&mut first).await.unwrap().starts_with("http/1.1 200"));
     let cancelled = r#"yolo_cancelled_total{where="queue"}"#;
     eventually("cancelled", async || metric(&server, cancelled).await > 0.5).await;
     assert!((metric(&server, "yolo_batched_images_total").await - before - 1.0).abs() < 1e-9);
-    assert!(metric(&server, r#"yolo_http_requests_total{endpoint="predict",code="499"}"#).await > 0.5);
     server.stop().await;
 }
 
 #[tokio::test]
 async fn ready_means_warm_and_both_ports_answer_before() {
-    // Warm-up runs three batches of one: 900 ms.
-    let config = emulated(300, 0);
+    // Warm-up runs three batches of one: 6 s.
+    let config = emulated(2_000, 0);
     let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut config = config;
     (config.admin_address, config.api_address) = (probe, std::net::SocketAddr::from(([127, 0, 0, 2], probe.port())));
@@ -129,7 +132,7 @@ async fn ready_means_warm_and_both_ports_answer_before() {
 #[tokio::test]
 async fn a_drain_fails_no_request() {
     let mut config = emulated(100, 0);
-    config.drain_propagation_seconds = 1;
+    config.drain_propagation_seconds = 6;
     let server = start_patient(config).await;
     let (api, ready) = (server.api_address(), server.admin_address());
     let mut kept = connect(&server).await;
@@ -147,28 +150,29 @@ async fn a_drain_fails_no_request() {
 
 #[tokio::test]
 async fn a_running_request_is_finished_after_the_port_is_closed() {
-    let server = start_patient(emulated(500, 0)).await;
-    let api = server.api_address();
+    let (server, gate) = start_gated(emulated(0, 1)).await;
+    let (api, held) = (server.api_address(), gate.hold().await);
     let (mut stream, mut idle) = (connect(&server).await, connect(&server).await);
     stream.write_all(&request(&png(8, 8, [1; 3]))).await.unwrap();
-    eventually("in flight", async || metric(&server, "yolo_images_in_flight").await > 0.5).await;
+    gate.begun(1).await;
     let drain = tokio::spawn(server.drain());
     eventually("closed", async || TcpStream::connect(api).await.is_err()).await;
     assert_eq!(idle.read(&mut [0]).await.unwrap(), 0, "an idle connection is closed");
+    drop(held);
     assert!(response(&mut stream).await.unwrap().starts_with("http/1.1 200"));
     drain.await.unwrap();
 }
 
 #[tokio::test]
 async fn what_outlasts_the_budget_gets_503() {
-    let mut config = emulated(3_000, 0);
-    config.drain_budget_seconds = 1;
-    let server = start_patient(config).await;
+    let (server, gate) = start_gated(Config { drain_budget_seconds: 1, ..emulated(0, 1) }).await;
+    let held = gate.hold().await;
     let mut stream = connect(&server).await;
     stream.write_all(&request(&png(8, 8, [1; 3]))).await.unwrap();
-    eventually("in flight", async || metric(&server, "yolo_images_in_flight").await > 0.5).await;
+    gate.begun(1).await;
     let drain = tokio::spawn(server.drain());
     let head = response(&mut stream).await.unwrap();
+    drop(held);
     assert!(head.starts_with("http/1.1 503") && head.contains("retry-after"), "{head}");
     drain.await.unwrap();
 }

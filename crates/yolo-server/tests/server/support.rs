@@ -41,14 +41,20 @@ pub fn on_free_ports(config: Config) -> Config {
     Config { api_address: free, grpc_address: free, admin_address: free, drain_propagation_seconds: 0, ..config }
 }
 
+/// Starts a server that lets images wait, however slow the machine is, unless its knobs come from a directory.
 pub async fn start(config: Config) -> Server {
-    Box::pin(Server::start(config)).await.unwrap()
+    let patient = config.knobs_dir.is_none();
+    let server = Box::pin(Server::start(config)).await.unwrap();
+    if patient {
+        server.app().offer_knobs(br#"{"deadlineMillis":60000}"#);
+    }
+    server
 }
 
-/// Starts a server that lets images wait and remembers no answer.
+/// Starts one that remembers no answer, and runs images one by one.
 pub async fn start_patient(config: Config) -> Server {
     let server = start(config).await;
-    server.app().offer_knobs(br#"{"cacheBytes":0,"deadlineMillis":60000,"batchMax":1,"maxBatchSize":1}"#);
+    server.app().offer_knobs(br#"{"cacheBytes":0,"batchMax":1,"maxBatchSize":1}"#);
     server
 }
 
@@ -57,6 +63,7 @@ pub async fn start_patient(config: Config) -> Server {
 pub struct Gate {
     lock: Arc<Mutex<()>>,
     begun: Arc<AtomicUsize>,
+    passed: Arc<AtomicUsize>,
 }
 
 impl Gate {
@@ -67,6 +74,19 @@ impl Gate {
     /// Waits until `batches` of them have begun.
     pub async fn begun(&self, batches: usize) {
         eventually("a batch begins", async || self.begun.load(Ordering::SeqCst) >= batches).await;
+    }
+
+    /// Lets one batch pass.
+    pub async fn pass(&self, held: OwnedMutexGuard<()>) -> OwnedMutexGuard<()> {
+        let (mut held, before) = (Some(held), self.passed.load(Ordering::SeqCst));
+        // The lock is fair: whoever waits for it has it before this one has it again.
+        eventually("a batch passes", async || {
+            drop(held.take());
+            held = Some(self.hold().await);
+            self.passed.load(Ordering::SeqCst) > before
+        })
+        .await;
+        held.unwrap()
     }
 }
 
@@ -87,7 +107,8 @@ impl Engine for Gated<dyn Engine> {
         // What is timed at idle has no content.
         if inputs.iter().any(|input| input.content != [0; 32]) {
             self.gate.begun.fetch_add(1, Ordering::SeqCst);
-            drop(self.gate.lock.blocking_lock());
+            let _passes = self.gate.lock.blocking_lock();
+            self.gate.passed.fetch_add(1, Ordering::SeqCst);
         }
         self.inner.run(inputs, memory)
     }
