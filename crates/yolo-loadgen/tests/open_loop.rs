@@ -74,7 +74,7 @@ async fn an_overloaded_server_shows_its_queue_in_the_latency_even_through_one_co
 #[tokio::test]
 async fn an_arrival_beyond_the_limit_in_flight_is_recorded_as_not_sent() {
     let limits = Limits { connections: 2, in_flight_max: 2, ..Limits::default() };
-    let recording = run(&client(serve(slow()).await, limits), 100.0, Duration::from_millis(500)).await;
+    let recording = run(&client(serve(slow()).await, limits), 100.0, Duration::from_secs(4)).await;
     let (sent, not_sent) = (count(&recording, Ending::Status(200)), count(&recording, Ending::NotSent));
     assert!(sent >= 5 && not_sent >= 20, "{sent} sent, {not_sent} not");
     assert_eq!(sent + not_sent, recording.outcomes().len());
@@ -123,10 +123,10 @@ async fn a_server_that_hangs_up_and_one_that_says_nothing_are_told_apart() {
 async fn a_run_ends_when_it_is_told_to() {
     let client = client(serve(slow()).await, Limits::default());
     let arrivals = schedule::arrivals(&[Phase { rate_per_second: 10.0, length: FAR_AWAY }], 1);
-    let stop = tokio::time::sleep(Duration::from_millis(700));
+    let stop = tokio::time::sleep(Duration::from_secs(5));
     let recording = client.run(arrivals, (&pictures(), Mode::Repeated), stop).await;
-    assert!((1..=20).contains(&recording.outcomes().len()), "{}", recording.outcomes().len());
-    assert!(recording.outcomes().iter().all(|o| o.scheduled < Duration::from_millis(750)));
+    assert!((1..=140).contains(&recording.outcomes().len()), "{}", recording.outcomes().len());
+    assert!(recording.outcomes().iter().all(|o| o.scheduled < Duration::from_secs(7)));
 }
 
 #[test]
@@ -140,11 +140,18 @@ fn load_is_not_sent_to_an_address_that_nobody_allowed() {
 
 #[tokio::test]
 async fn a_closed_loop_has_one_request_a_caller_in_flight() {
-    let address = serve(slow()).await;
-    let length = Duration::from_millis(500);
+    async fn answer(State(inside): State<Arc<[AtomicU64; 2]>>) {
+        let [now, most] = &*inside;
+        most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        now.fetch_sub(1, Ordering::SeqCst);
+    }
+    let inside = Arc::<[AtomicU64; 2]>::default();
+    let address = serve(Router::new().route("/predict", post(answer)).with_state(Arc::clone(&inside))).await;
+    let length = Duration::from_secs(1);
     let recording = client(address, Limits::default()).run_closed((3, length), (&pictures(), Mode::Distinct)).await;
-    // One every 50 ms whoever calls, and the three that were in flight at the end; an open loop would not wait.
     let answered = count(&recording, Ending::Status(200));
     assert_eq!(answered, recording.outcomes().len());
-    assert!((6..=13).contains(&answered), "{answered}");
+    assert!(answered >= 3, "{answered}");
+    assert_eq!(inside[1].load(Ordering::SeqCst), 3, "an open loop would not wait");
 }

@@ -115,8 +115,8 @@ async fn a_client_that_does_not_read_is_cut_off() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();
     let mut deaf = socket.connect(server.api_address()).await.unwrap();
-    let questions = b"GET /nowhere HTTP/1.1\r\nHost: t\r\n\r\n".repeat(1_000);
-    // The answers fill both sockets' buffers; then the server waits for its client, and no longer than it may.
+    let questions = b"GET /openapi.json HTTP/1.1\r\nHost: t\r\n\r\n".repeat(1_000);
+    // The answers, which are large, fill both sockets' buffers; then the server waits for its client, and no longer than it may.
     let refused = tokio::time::timeout(PATIENCE, async { while deaf.write_all(&questions).await.is_ok() {} });
     refused.await.expect("cut off");
     is_healthy(&server).await;

@@ -171,9 +171,9 @@ async fn what_outlasts_the_budget_gets_503() {
     stream.write_all(&request(&png(8, 8, [1; 3]))).await.unwrap();
     gate.begun(1).await;
     let drain = tokio::spawn(server.drain());
-    let head = response(&mut stream).await.unwrap();
+    let answered = response(&mut stream).await.unwrap();
     drop(held);
-    assert!(head.starts_with("http/1.1 503") && head.contains("retry-after"), "{head}");
+    assert!(answered.starts_with("http/1.1 503") && answered.contains("retry-after"), "{answered}");
     drain.await.unwrap();
 }
 
