@@ -85,7 +85,11 @@ fn feasible(policy: &Policy, choice: Option<&Choice>, relaxations: &[Relaxation]
             return condition(Tristate::True, ConditionReason::Feasible, message);
         }
         Some(ConstraintKind::InferenceLatency) => {
-            (ConditionReason::InferenceTooSlow, "one image alone takes longer than the inference threshold".to_owned())
+            let what = match policy.batch.min.get() {
+                1 => "one image alone takes".to_owned(),
+                min => format!("batches of {min}, the smallest allowed, take"),
+            };
+            (ConditionReason::InferenceTooSlow, format!("{what} longer than the inference threshold"))
         }
         Some(ConstraintKind::ApiLatency) => {
             (ConditionReason::ApiOverhead, "overhead and one image alone exceed the API threshold".to_owned())

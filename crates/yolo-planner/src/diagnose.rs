@@ -99,17 +99,18 @@ impl Case<'_> {
         self.pod(self.batch()).map(|pod| pod.carried * self.pods())
     }
 
+    /// Whether batches of `size` keep the inference target.
+    fn quick(&self, size: u32) -> bool {
+        let target = self.policy.targets.inference;
+        target.is_none_or(|target| self.model.times.upper(size, target.at()).is_some_and(|s| s <= target.limit_s()))
+    }
+
     /// Images/s that a pod carries within the targets, by known batch size within the inference threshold; without a
     /// size that meets the API target, what each can do at all.
     fn batches(&self) -> Vec<(u32, f64)> {
-        let target = self.policy.targets.inference;
-        let upper = |size: u32, q: f64| self.model.times.upper(size, q);
-        let quick = |size: u32| {
-            target.is_none_or(|target| upper(size, target.at()).is_some_and(|upper| upper <= target.limit_s()))
-        };
         let (largest, now) = (self.model.times.largest(), self.batch());
         let mut sizes: Vec<u32> = BATCHES.into_iter().chain([largest, now]).collect();
-        sizes.retain(|size| (1..=largest).contains(size) && ([1, now].contains(size) || quick(*size)));
+        sizes.retain(|size| (1..=largest).contains(size) && ([1, now].contains(size) || self.quick(*size)));
         sizes.sort_unstable();
         sizes.dedup();
         let within = |size: u32| self.model.pod(size, self.seen.ready).map(|pod| pod.carried);
@@ -125,9 +126,13 @@ impl Case<'_> {
         self.batches().into_iter().find(|(size, _)| *size == now).map(|(_, rate)| rate)
     }
 
-    /// The batch size that carries most, the smallest of those as good.
+    /// The batch size that carries most, the smallest of those as good; of those that keep the inference target, if any
+    /// does.
     fn best_batch(&self) -> Option<(u32, f64)> {
-        let rates = self.batches();
+        let mut rates = self.batches();
+        if rates.iter().any(|(size, _)| self.quick(*size)) {
+            rates.retain(|(size, _)| self.quick(*size));
+        }
         let best = rates.iter().map(|(_, rate)| *rate).fold(0.0, f64::max);
         rates.into_iter().find(|(_, rate)| *rate >= AS_GOOD * best)
     }

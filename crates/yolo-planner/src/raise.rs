@@ -22,8 +22,9 @@ const TASK_MIN_S: f64 = 60.0;
 pub(crate) struct Rates {
     /// Planned arrivals at the engines.
     pub(crate) planned: f64,
-    /// Arrivals at the engines now.
+    /// Arrivals at the engines now, and at each of the ready pods on average.
     pub(crate) level: f64,
+    pub(crate) each: f64,
     /// Tasks' images that wait.
     pub(crate) tasks: f64,
 }
@@ -50,8 +51,8 @@ pub(crate) fn raise(
         needs.push((without_model(model, batch, rates.planned), Trigger::Model));
     }
     let (pods, trigger) = most(choice.replicas, needs);
-    // One more than all else says: the burn itself says that all else is too little.
-    let burning = helps && state.burn.burning(policy);
+    // One more than all else says: the burn itself says that all else is too little, unless the pods' shares say why.
+    let burning = helps && state.burn.burning(policy) && !imbalance_explains(state, model, (batch, rates.each));
     let (pods, trigger) = if burning { (pods.saturating_add(1), Some(Trigger::SloBurn)) } else { (pods, trigger) };
     let raised = policy.replicas.clamp(Replicas::new(pods)).get();
     if raised <= choice.replicas {
@@ -63,6 +64,13 @@ pub(crate) fn raise(
 /// Whether the model is not to be used (control.md §8, `ModelDegraded`).
 pub(crate) fn fallback(state: &State, now_s: f64) -> bool {
     state.feedback.degraded(now_s) || state.guard.distrusts(now_s)
+}
+
+/// Whether images are late because pods get unequal shares: a busy one gets more than a pod carries that shares its
+/// queue with no other (control.md §9, `Imbalance`).
+fn imbalance_explains(state: &State, model: &Model, (batch, each): (u32, f64)) -> bool {
+    let carried = model.pod(batch, 1).map_or(0.0, |pod| pod.carried);
+    state.diagnosis.watch.unequal().is_some_and(|busy| each * busy > carried)
 }
 
 /// The greatest need above `least`, the first of equals.

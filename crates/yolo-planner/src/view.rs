@@ -60,11 +60,9 @@ impl View {
         let load = Load { plan: forecast.plan.get(), hit_ratio };
         let current = &observation.current;
         let bounds = state.guard.narrow(policy, current, (raise::fallback(state, now.get()), now.get()));
-        let rates = Rates {
-            planned: choose::required_rate(policy, load),
-            level: forecast.level.get() * (1.0 - hit_ratio),
-            tasks: seen.tasks,
-        };
+        let level = forecast.level.get() * (1.0 - hit_ratio);
+        let each = level / f64::from(seen.ready.max(1));
+        let rates = Rates { planned: choose::required_rate(policy, load), level, each, tasks: seen.tasks };
         let chosen = |policy: &Policy| {
             let choice = choose(policy, &model, state, current, load)?;
             Some(raise(policy, state, &model, (choice, rates, now.get())))

@@ -104,36 +104,15 @@ fn half_empty_gpu(case: Case) -> Vec<crate::explain::Advice> {
     vec![advice(AdviceId::LowerPrecision, Severity::Info, halves), advice(AdviceId::ShareGpu, Severity::Info, share)]
 }
 
-/// `BatchTooLarge`: a smaller batch carries more, or batches wait to fill although nothing else needs the device.
+/// `BatchTooLarge`: a smaller batch carries more, or it alone keeps the inference target; or batches wait to fill
+/// although nothing else needs the device.
 pub(super) fn batch_too_large(case: Case) -> Option<Finding> {
-    let now = case.batch();
     let delay_s = case.minute.delay_s / case.minute.pod_s.max(1e-9);
-    let (better, rate) = case.best_batch()?;
-    let had = case.batch_rate()?;
-    let too_large = better < now && had < AS_GOOD * rate;
-    if !too_large && delay_s <= 0.0 {
+    let smaller = smaller_batch(case);
+    if smaller.is_none() && delay_s <= 0.0 {
         return None;
     }
-    let q = case.policy.quantile();
-    let latency = |size: u32| Some(case.model.latencies(size, case.seen.ready, case.engine_rate, 0.0)?.quantile(q));
-    let mut found = Finding::new(BottleneckKind::BatchTooLarge, 0.0, Vec::new());
-    if too_large {
-        found.excess = above(rate, had);
-        found.relief = rate / had.max(1e-9);
-        found.evidence.push(("images/s a pod over those with the best batch", had / rate.max(1e-9), AS_GOOD));
-        let faster = latency(now).zip(latency(better)).map_or_else(String::new, |(from, to)| {
-            format!(" p{:.0} {} instead of {}.", q * 1e2, millis(to), millis(from))
-        });
-        let message = format!("Batches of {better} carry more than those of {now} within the targets.");
-        let min = case.policy.batch.min.get();
-        let action = if min > better {
-            format!("Lower spec.scaling.batch.min from {min} to {better}.")
-        } else {
-            format!("Set spec.scaling.batch.mode to Auto, or spec.scaling.batch.max to {better}.")
-        };
-        let gain = format!("{rate:.1} images/s a pod instead of {had:.1}.{faster}");
-        found.advice.push(advice(AdviceId::LowerBatch, Severity::Warning, (message, action, gain)));
-    }
+    let mut found = smaller.unwrap_or_else(|| Finding::new(BottleneckKind::BatchTooLarge, 0.0, Vec::new()));
     if delay_s > 0.0 {
         found.evidence.push(("wait for a batch to fill, seconds", delay_s, 0.0));
         let message = format!("Images wait up to {} for a batch to fill.", millis(delay_s));
@@ -146,6 +125,50 @@ pub(super) fn batch_too_large(case: Case) -> Option<Finding> {
         found.excess = found.excess.max(above(delay_s, 1e-3));
         found.advice.push(advice(AdviceId::DropQueueDelay, Severity::Info, (message, action.to_owned(), gain)));
     }
+    Some(found)
+}
+
+/// A smaller batch than the present one, as far as that one is too large.
+fn smaller_batch(case: Case) -> Option<Finding> {
+    let now = case.batch();
+    let (better, rate) = case.best_batch().filter(|(better, _)| *better < now)?;
+    let had = case.batch_rate()?;
+    let target = case.policy.targets.inference.filter(|_| case.quick(better) && !case.quick(now));
+    let slow = target.and_then(|target| Some((case.model.times.upper(now, target.at())?, target.limit_s())));
+    if slow.is_none() && had >= AS_GOOD * rate {
+        return None;
+    }
+    let q = case.policy.quantile();
+    let latency = |size: u32| Some(case.model.latencies(size, case.seen.ready, case.engine_rate, 0.0)?.quantile(q));
+    let faster = latency(now)
+        .zip(latency(better))
+        .map_or_else(String::new, |(from, to)| format!(" p{:.0} {} instead of {}.", q * 1e2, millis(to), millis(from)));
+    let (message, excess, figure) = match slow {
+        Some((slow_s, limit_s)) => (
+            format!(
+                "Batches of {now} take up to {}, {} are allowed; those of {better} keep the target.",
+                millis(slow_s),
+                millis(limit_s)
+            ),
+            above(slow_s, limit_s),
+            ("a batch in the engine, seconds", slow_s, limit_s),
+        ),
+        None => (
+            format!("Batches of {better} carry more than those of {now} within the targets."),
+            above(rate, had),
+            ("images/s a pod over those with the best batch", had / rate.max(1e-9), AS_GOOD),
+        ),
+    };
+    let mut found = Finding::new(BottleneckKind::BatchTooLarge, excess, vec![figure]);
+    found.relief = rate / had.max(1e-9);
+    let min = case.policy.batch.min.get();
+    let action = if min > better {
+        format!("Lower spec.scaling.batch.min from {min} to {better}.")
+    } else {
+        format!("Set spec.scaling.batch.mode to Auto, or spec.scaling.batch.max to {better}.")
+    };
+    let gain = format!("{rate:.1} images/s a pod instead of {had:.1}.{faster}");
+    found.advice.push(advice(AdviceId::LowerBatch, Severity::Warning, (message, action, gain)));
     Some(found)
 }
 

@@ -34,7 +34,7 @@ const PODS_MIN: usize = 3;
 /// Suspects remembered: more stragglers than these are no stragglers.
 const SUSPECTS_MAX: usize = 8;
 /// Variation between pods from which their load is unequal (control.md §9).
-const IMBALANCE_MIN: f64 = 0.3;
+pub(super) const IMBALANCE_MIN: f64 = 0.3;
 /// Share of the pods that better balancing must save to be worth a word.
 const IMBALANCE_GAIN_MIN: f64 = 0.05;
 

@@ -6,7 +6,7 @@ use crate::histogram::Histogram;
 use crate::observation::{Pod, Sample, Stages};
 use crate::units::{Timestamp, real};
 
-use super::device::{Baseline, Suspects};
+use super::device::{Baseline, IMBALANCE_MIN, Suspects};
 
 /// Length of a window (control.md §9).
 pub(super) const WINDOW_S: f64 = 60.0;
@@ -166,9 +166,11 @@ impl Minute {
 
     /// How unequal the pods' shares are beyond chance: standard deviation over mean, of what arrives or of what waits.
     pub(super) fn imbalance(&self) -> f64 {
-        let variation = |excess: f64, square: f64| (excess.max(0.0) / square.max(1e-9)).sqrt();
-        let of_arrivals = variation(self.arrivals_excess, self.arrivals_square);
-        of_arrivals.max(variation(self.inflight_excess, self.inflight_square))
+        self.imbalance_of_arrivals().max(variation(self.inflight_excess, self.inflight_square))
+    }
+
+    fn imbalance_of_arrivals(&self) -> f64 {
+        variation(self.arrivals_excess, self.arrivals_square)
     }
 
     /// Mean of a sum over samples: a gauge's mean a pod.
@@ -231,6 +233,11 @@ fn fair_variance(mean: f64, alone: f64) -> f64 {
     alone * part * (1.0 - part) + (1.0 - alone) * mean
 }
 
+/// Standard deviation over mean.
+fn variation(excess: f64, square: f64) -> f64 {
+    (excess.max(0.0) / square.max(1e-9)).sqrt()
+}
+
 /// Mean and unbiased variance; `None` for fewer than two.
 fn moments(values: &[f64]) -> Option<(f64, f64)> {
     let n = f64::from(u32::try_from(values.len()).ok().filter(|n| *n >= 2)?);
@@ -283,6 +290,13 @@ impl Watch {
     /// The last closed window; before there is one, an empty one, in which no test holds.
     pub(crate) fn last(&self) -> Minute {
         self.closed.clone().unwrap_or_default()
+    }
+
+    /// What arrives at a busy pod, a standard deviation above the mean pod, over what arrives at that; `None` where the
+    /// pods' loads are about as equal as chance leaves them.
+    pub(crate) fn unequal(&self) -> Option<f64> {
+        let minute = self.closed.as_ref().filter(|minute| minute.imbalance() > IMBALANCE_MIN)?;
+        Some(1.0 + minute.imbalance_of_arrivals())
     }
 
     /// Those of both windows.

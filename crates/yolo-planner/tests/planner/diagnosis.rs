@@ -203,7 +203,7 @@ fn every_bottleneck_is_explained() {
 }
 
 /// Advice of control.md §9 that none of the faults above call for.
-static ADVISED: [(Fault, AdviceId); 4] = [
+static ADVISED: [(Fault, AdviceId); 5] = [
     (
         gpu("b=1 on a large GPU", SmallBatches, |setup, _| {
             setup.policy.batch =
@@ -211,6 +211,12 @@ static ADVISED: [(Fault, AdviceId); 4] = [
             setup.sm_active = Some(0.2);
         }),
         AdviceId::LowerPrecision,
+    ),
+    (
+        cpu("batches of 8 at least, too slow for the target", BatchTooLarge, |setup, _| {
+            (setup.alpha_s, setup.beta_s, setup.policy.batch.min) = (0.004, 0.025, crate::support::batch(8));
+        }),
+        AdviceId::LowerBatch,
     ),
     (cpu("no cache", CacheTooSmall, |setup, _| setup.hits = repeating), AdviceId::EnableCache),
     (

@@ -662,6 +662,29 @@ fn a_budget_that_burns_adds_a_pod_and_takes_none() {
     assert!(a(burning.last().unwrap()) < 0.6 * a(&burning[0]), "and fewer errors go uncovered");
 }
 
+/// §9, `Imbalance`: a miss that unequal shares explain orders no pod.
+#[test]
+fn a_budget_that_burns_for_want_of_balance_adds_no_pod() {
+    let orders = |first_share: f64| {
+        let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+        scene.run(100.0, 24, nothing);
+        let late = |seen: &mut Observation| {
+            samples(seen, |sample| sample.api = histogram(&[0.3; 20]));
+            let arrivals: u64 =
+                seen.pods.iter().filter_map(|pod| pod.sample.live()).map(|sample| sample.arrivals).sum();
+            let places = seen.pods.len() as f64 - 1.0 + first_share;
+            for (pod, share) in seen.pods.iter_mut().zip(std::iter::once(first_share).chain(std::iter::repeat(1.0))) {
+                let Signal::Live { value, .. } = &mut pod.sample else { continue };
+                value.arrivals = (arrivals as f64 * share / places) as u64;
+                value.inflight = 1;
+            }
+        };
+        let burning = scene.run(100.0, 70, late);
+        burning.iter().filter(|decision| decision.action == Action::Change { trigger: Trigger::SloBurn }).count()
+    };
+    assert_eq!((orders(1.0), orders(3.0)), (1, 0));
+}
+
 #[test]
 fn tasks_get_pods_only_as_far_as_their_deadline_needs() {
     let with = |queue: u64, within_s: u32| {
