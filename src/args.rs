@@ -1,8 +1,10 @@
 //! The operator's settings: flags, each also an environment variable.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::{Arg, CommandFactory, FromArgMatches};
 use reqwest::Url;
 use serde::Serialize;
 use yolo_api::v1alpha1::spec::ServiceType;
@@ -74,6 +76,17 @@ pub struct Config {
 }
 
 impl Config {
+    /// Reads flags and the environment, where a variable that is set to nothing counts as not set: many ways to set one
+    /// cannot leave it out.
+    ///
+    /// # Errors
+    /// What is wrong with the first flag or variable that is; also where help or the version is asked for.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let empty = |arg: &Arg| arg.get_env().is_some_and(|name| std::env::var_os(name).is_some_and(|v| v.is_empty()));
+        let command = Self::command().mut_args(|arg| if empty(&arg) { arg.env(None) } else { arg });
+        Self::from_arg_matches(&command.try_get_matches_from(arguments)?)
+    }
+
     /// Every setting as it acts, for the log: as JSON, without a password that a URL may have.
     pub fn effective(&self) -> String {
         let prometheus_url = self.prometheus_url.as_deref().map(without_password);
@@ -109,6 +122,24 @@ mod tests {
         let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
         assert_eq!(shown["prometheus_url"], "https://reader@prometheus:9090/");
         assert_eq!((&shown["lease_name"], &shown["log"]), (&"yolo-operator".into(), &"info".into()));
+    }
+
+    #[test]
+    fn variable_that_is_set_to_nothing_counts_as_not_set() {
+        const NAMES: [&str; 4] = ["YOLO_SERVICE_TYPES", "YOLO_WATCH_NAMESPACE", "YOLO_SERVER_CUDA_IMAGE", "YOLO_LOG"];
+        if NAMES.iter().any(|name| std::env::var_os(name).is_none()) {
+            // Variables belong to the process: the same test once more, in one of its own.
+            let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+            again.args(["--exact", "args::tests::variable_that_is_set_to_nothing_counts_as_not_set"]);
+            let ended = again.envs(NAMES.map(|name| (name, ""))).output().unwrap();
+            assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
+            return;
+        }
+        let read = |flags: &[&str]| Config::read(["yolo-operator"].iter().chain(flags).map(Into::into));
+        let config = read(&[]).unwrap();
+        assert_eq!((config.service_types, config.watch_namespace, config.server_cuda_image), (Vec::new(), None, None));
+        assert_eq!(config.log, "info");
+        assert_eq!(read(&["--service-types=NodePort"]).unwrap().service_types, [ServiceType::NodePort]);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! The operator program: settings, logging, signals; everything else is in the library.
 
 use anyhow::Context as _;
-use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -9,7 +8,7 @@ use yolo_operator::args::Config;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let config = Config::parse();
+    let config = Config::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let filter = EnvFilter::try_new(&config.log).context("--log is not a log filter")?;
     tracing_subscriber::fmt().json().with_env_filter(filter).init();
     let kubernetes = kube::Config::infer().await.context("no kubeconfig and no service account")?;

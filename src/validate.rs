@@ -14,7 +14,7 @@ use yolo_api::v1alpha1::YoloInferenceService;
 use yolo_api::v1alpha1::model::{Accelerator, CpuProfile, EmulatedDevice, Nvidia, Precision, Provider};
 use yolo_api::v1alpha1::pod::Server;
 use yolo_api::v1alpha1::spec::{RolloutStrategy, SecretKey, Service, ServiceType, SharedStore as SpecStore, Tasks};
-use yolo_api::v1alpha1::validate::FieldError;
+use yolo_api::v1alpha1::validate::{FieldError, ip_block};
 use yolo_planner::Policy;
 use yolo_planner::units::Bytes;
 
@@ -41,12 +41,12 @@ pub struct Validated {
     pub workload: Workload,
     /// What stands in front of them.
     pub front: Front,
-    /// Who may use the API; empty: the whole cluster.
-    pub clients: Vec<NetworkPolicyPeer>,
+    /// Who may use the API; absent: the whole cluster. Empty: nobody.
+    pub clients: Option<Vec<NetworkPolicyPeer>>,
     /// Which comes first at a rollout: the new pod, or the room for it.
     pub rollout: RolloutStrategy,
-    /// Fields that were accepted but do not act yet.
-    pub inactive: Vec<&'static str>,
+    /// What of the spec does not act and why, a sentence each; all else acts.
+    pub left_out: Vec<String>,
 }
 
 /// What the pods run.
@@ -181,6 +181,8 @@ pub fn validate(service: &YoloInferenceService, defaults: &Defaults) -> Result<V
     let spec = &service.spec;
     let server = &spec.server;
     let engine = engine(&spec.accelerator());
+    let (clients, wrong) = clients(&spec.network.allowed_clients);
+    let inactive = yolo_api::inactive_fields(spec).into_iter();
     let workload = Workload {
         image: image(server.image.as_ref(), &engine, defaults)?,
         model: source::model(&spec.model)?,
@@ -202,9 +204,25 @@ pub fn validate(service: &YoloInferenceService, defaults: &Defaults) -> Result<V
         workload,
         front: front(&spec.service, &defaults.service_types)?,
         rollout: spec.rollout.strategy,
-        clients: spec.network.allowed_clients.clone(),
-        inactive: yolo_api::inactive_fields(spec),
+        clients,
+        left_out: wrong
+            .into_iter()
+            .chain(inactive.map(|field| format!("{field} does not act in this version")))
+            .collect(),
     })
+}
+
+/// Those of `peers` whose addresses can be read, and what is wrong with the others. A peer too few keeps a client out; an
+/// exception too few, or an empty list taken for none, would let strangers in.
+fn clients(peers: &[NetworkPolicyPeer]) -> (Option<Vec<NetworkPolicyPeer>>, Vec<String>) {
+    let (mut usable, mut wrong) = (Vec::new(), Vec::new());
+    for peer in peers {
+        match peer.ip_block.as_ref().map_or(Ok(()), ip_block) {
+            Ok(()) => usable.push(peer.clone()),
+            Err(error) => wrong.push(error.to_string()),
+        }
+    }
+    ((!peers.is_empty()).then_some(usable), wrong)
 }
 
 fn name(name: String) -> Result<String, Invalid> {
@@ -399,6 +417,23 @@ mod tests {
     fn value_that_cannot_be_read_names_its_field() {
         let window = checked("{model: {source: {imagePath: /a}}, targets: {window: soon}}").unwrap_err();
         assert!(window.to_string().starts_with("spec.targets.window"), "{window}");
+    }
+
+    #[test]
+    fn clients_that_cannot_be_read_are_left_out_and_named_and_all_else_acts() {
+        let clients = |peers: &str| {
+            let spec =
+                checked(&format!("{{model: {{source: {{imagePath: /a}}}}, network: {{allowedClients: [{peers}]}}}}"));
+            let Validated { clients, left_out, .. } = spec.unwrap();
+            (clients.map(|clients| clients.len()), left_out.join("; "))
+        };
+        assert_eq!(clients(""), (None, String::new()), "the whole cluster");
+        let (left, why) = clients("{ipBlock: {cidr: 10.0.0.0/33}}, {podSelector: {}}");
+        assert_eq!(left, Some(1));
+        assert!(why.starts_with("spec.network.allowedClients.ipBlock.cidr: \"10.0.0.0/33\""), "{why}");
+        let (left, why) = clients("{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/16]}}");
+        assert_eq!(left, Some(0), "nobody, and not the whole cluster");
+        assert!(why.contains("ipBlock.except") && why.contains("11.0.0.0/16"), "{why}");
     }
 
     #[test]

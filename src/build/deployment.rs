@@ -34,6 +34,8 @@ const USER: i64 = 65532;
 const GRACE_MARGIN_S: i64 = 5;
 /// A start may take 10 min (a large model from a slow volume) before the kubelet restarts it.
 const STARTUP_PERIODS: i32 = 600;
+/// For a node, a volume and the image of a pod, before its start.
+const PLACEMENT_S: i64 = 300;
 
 /// Annotation on the Deployment: the hash of its pod template as we last applied it, which the API server's defaults and other
 /// clients' additions do not change.
@@ -49,6 +51,11 @@ pub fn deployment(spec: &Validated, replicas: Option<Replicas>) -> Deployment {
             ..metadata(spec, &spec.id.name)
         },
         spec: Some(DeploymentSpec {
+            // Less would call a rollout stuck, and stop its wave, whose pods are still allowed to start.
+            progress_deadline_seconds: i32::try_from(
+                grace_s(spec).saturating_add(i64::from(STARTUP_PERIODS) + PLACEMENT_S),
+            )
+            .ok(),
             replicas: replicas.and_then(|replicas| i32::try_from(replicas.get()).ok()),
             selector: selector(spec),
             strategy: Some(strategy(spec.rollout)),
@@ -103,7 +110,7 @@ fn template(spec: &Validated) -> PodTemplateSpec {
             volumes: Some(volumes(spec)),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
-            termination_grace_period_seconds: Some(spec.workload.drain_budget_s.saturating_add(GRACE_MARGIN_S)),
+            termination_grace_period_seconds: Some(grace_s(spec)),
             security_context: Some(security(&spec.workload)),
             image_pull_secrets: some_list(
                 server.image_pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect(),
@@ -117,6 +124,11 @@ fn template(spec: &Validated) -> PodTemplateSpec {
             ..PodSpec::default()
         }),
     }
+}
+
+/// How long a leaving pod may take, in whose place another may have to start.
+fn grace_s(spec: &Validated) -> i64 {
+    spec.workload.drain_budget_s.saturating_add(GRACE_MARGIN_S)
 }
 
 fn security(workload: &Workload) -> PodSecurityContext {
@@ -419,6 +431,15 @@ mod tests {
         };
         assert_eq!(strategy(""), (IntOrString::Int(1), IntOrString::Int(0)));
         assert_eq!(strategy("strategy: ResourceAware"), (IntOrString::Int(0), IntOrString::Int(1)));
+    }
+
+    #[test]
+    fn rollout_is_not_called_stuck_while_a_pod_may_still_leave_and_another_start() {
+        let spec = checked("{model: {source: {imagePath: /a}}, server: {drain: {budget: 10m}}}").unwrap();
+        let deployment = deployment(&spec, None).spec.unwrap();
+        let startup = pod(&spec).containers[0].startup_probe.clone().unwrap();
+        let start_s = startup.period_seconds.unwrap() * startup.failure_threshold.unwrap();
+        assert!(deployment.progress_deadline_seconds.unwrap() >= 10 * 60 + start_s + 60);
     }
 
     #[test]

@@ -17,12 +17,12 @@ use crate::validate::{ModelFile, Validated};
 /// from the operator and Prometheus; out, names, the shared store where there is one, and the model's store where one
 /// is fetched (a policy is of the pod, not of its init container).
 pub fn network_policy(spec: &Validated, operator_namespace: &str) -> NetworkPolicy {
-    // An empty list would let in the whole world.
-    let clients = if spec.clients.is_empty() { vec![any_namespace()] } else { spec.clients.clone() };
-    let api = NetworkPolicyIngressRule {
+    let clients = spec.clients.clone().unwrap_or_else(|| vec![any_namespace()]);
+    // A rule with an empty list would let in the whole world.
+    let api = Some(clients).filter(|clients| !clients.is_empty()).map(|clients| NetworkPolicyIngressRule {
         from: Some(clients),
         ports: Some(vec![port("TCP", API_PORT), port("TCP", GRPC_PORT)]),
-    };
+    });
     let metrics = NetworkPolicyIngressRule {
         from: Some(vec![
             pods("yolo-operator", labelled("kubernetes.io/metadata.name", operator_namespace)),
@@ -36,7 +36,7 @@ pub fn network_policy(spec: &Validated, operator_namespace: &str) -> NetworkPoli
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(selector(spec)),
             policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
-            ingress: Some(vec![api, metrics]),
+            ingress: Some(api.into_iter().chain([metrics]).collect()),
             egress: Some(
                 std::iter::once(names).chain(store::egress(&spec.workload)).chain(model_store(spec)).collect(),
             ),
@@ -113,6 +113,8 @@ mod tests {
         assert_eq!(from[0], shop);
         assert_eq!(from[1].ip_block.as_ref().unwrap().cidr, "10.0.0.0/8");
         assert_eq!((from.len(), &named[0].ports, &named[1..]), (2, &open[0].ports, &open[1..]));
+        let nobody = spec.replace(&clients, "{ipBlock: {cidr: 10.0.0.0/33}}");
+        assert_eq!(rules(&checked(&nobody).unwrap()), open[1..]);
     }
 
     fn ports_out(spec: &Validated) -> Vec<i32> {

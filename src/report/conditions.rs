@@ -26,10 +26,8 @@ pub fn conditions(done: &Done, before: &[Condition], now: &Time) -> Vec<Conditio
     let (ready, detail) = ready(&done.spec, &done.seen.pods, done.seen.observation.rolling, denied);
     put(ready, detail.as_deref());
     put(reconciling(done), None);
-    match done.applied.contested.as_deref() {
-        Some(detail) => put(Reason::FieldConflict, Some(detail)),
-        None => put(Reason::NotStalled, None),
-    }
+    let (stalled, detail) = stalled(done.applied.contested.as_deref(), &done.spec.left_out);
+    put(stalled, detail.as_deref());
     let carried = unlooked(&done.seen.observation) || judged.targets_met.reason == ConditionReason::Measuring;
     if !(carried && is_verdict(before, done.spec.generation)) {
         put(targets_met(&judged.targets_met), sentence(&judged.targets_met));
@@ -41,6 +39,15 @@ pub fn conditions(done: &Done, before: &[Condition], now: &Time) -> Vec<Conditio
     let (limited, detail) = scaling_limited(done);
     put(limited, detail.as_deref());
     after
+}
+
+/// What of the spec is not done, though the rest is.
+fn stalled(contested: Option<&str>, left_out: &[String]) -> (Reason, Option<String>) {
+    match contested {
+        Some(detail) => (Reason::FieldConflict, Some(detail.to_owned())),
+        None if left_out.is_empty() => (Reason::NotStalled, None),
+        None => (Reason::InvalidSpec, Some(format!("{}. Everything else acts.", left_out.join("; ")))),
+    }
 }
 
 /// The conditions after a failure: what the planner judged last stays.
@@ -350,6 +357,23 @@ mod tests {
         let pods = [serving, pod(Some(Waiting::Image("local/s:2".to_owned())))];
         assert_eq!(ready(&spec, &pods, false, None), (Reason::Serving, None));
         assert_eq!(ready(&spec, &pods, true, None).0, Reason::ImageUnavailable);
+    }
+
+    #[test]
+    fn fields_that_do_not_act_are_told_together_after_a_conflict() {
+        let left_out = checked(
+            "{model: {source: {imagePath: /a}}, network: {allowedClients: [{ipBlock: {cidr: here}}]}, \
+             targets: {apiLatency: {source: ingress}}, server: {serviceAccountName: inference}}",
+        )
+        .unwrap()
+        .left_out;
+        let (reason, detail) = stalled(None, &left_out);
+        assert_eq!(reason, Reason::InvalidSpec);
+        for field in ["allowedClients.ipBlock.cidr: \"here\"", "serviceAccountName", "apiLatency.source"] {
+            assert!(detail.as_ref().unwrap().contains(field), "{detail:?}");
+        }
+        assert_eq!(stalled(Some("by kubectl"), &left_out), (Reason::FieldConflict, Some("by kubectl".to_owned())));
+        assert_eq!(stalled(None, &[]), (Reason::NotStalled, None));
     }
 
     #[test]

@@ -43,6 +43,31 @@ pub fn cluster() -> Option<&'static LocalCluster> {
     Some(cluster)
 }
 
+/// A namespace of one test's own that an operator serves.
+pub struct Served<'a> {
+    pub cluster: &'static LocalCluster,
+    pub client: Client,
+    pub namespace: &'a str,
+    /// As whom the operator writes.
+    pub user: String,
+}
+
+/// Keeps `promise` with an operator that serves a new namespace, and ends the operator in order; nothing where a cluster
+/// cannot run.
+pub fn served(name: &str, promise: impl AsyncFnOnce(Served<'_>) + Send) {
+    let Some(cluster) = cluster() else { return };
+    let namespace = cluster.namespace(name).unwrap();
+    let namespace: &str = &namespace;
+    cluster
+        .block_on(async |client| {
+            let user = format!("{namespace}-a");
+            let operator = Operator::start(cluster, namespace, &user).await;
+            promise(Served { cluster, client, namespace, user }).await;
+            operator.stop().await;
+        })
+        .unwrap();
+}
+
 /// The operator in this process.
 pub struct Operator {
     shutdown: CancellationToken,

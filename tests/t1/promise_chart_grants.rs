@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use yolo_api::v1alpha1::YoloInferenceService;
+use yolo_api::v1alpha1::spec::ServiceType;
 use yolo_operator::args::Config;
 use yolo_operator::rollouts::Most;
 use yolo_testkit::cluster::LocalCluster;
@@ -145,10 +146,15 @@ fn chart_grants_what_is_used_and_nothing_else() {
     assert_eq!(rights.iter().find(forbidden), None);
 }
 
-/// The object of `release` that `helm template` makes under `name`.
-fn rendered<K: DeserializeOwned + k8s_openapi::Resource>(cluster: &LocalCluster, release: &str, name: &str) -> K {
+/// The object of `release` that `helm template` makes under `name` with these values.
+fn rendered<K: DeserializeOwned + k8s_openapi::Resource>(
+    cluster: &LocalCluster,
+    (release, name): (&str, &str),
+    values: &[&str],
+) -> K {
     let mut helm = cluster.command("helm");
-    let made = helm.args(["template", release, CHART, "--namespace", "shared", "--validate"]).output().unwrap();
+    helm.args(["template", release, CHART, "--namespace", "shared", "--validate"]);
+    let made = helm.args(values.iter().map(|value| format!("--set={value}"))).output().unwrap();
     assert!(made.status.success(), "helm: {}", String::from_utf8_lossy(&made.stderr));
     let text = String::from_utf8(made.stdout).unwrap();
     let mut objects = serde_yaml_ng::Deserializer::from_str(&text).map(|object| Value::deserialize(object).unwrap());
@@ -156,14 +162,34 @@ fn rendered<K: DeserializeOwned + k8s_openapi::Resource>(cluster: &LocalCluster,
     serde_json::from_value(objects.find(wanted).unwrap()).unwrap()
 }
 
+/// What the operator makes of the flags that the chart gives it.
+fn settings(cluster: &LocalCluster, names: (&str, &str), values: &[&str]) -> Config {
+    let deployment: Deployment = rendered(cluster, names, values);
+    let args = deployment.spec.unwrap().template.spec.unwrap().containers.remove(0).args.unwrap();
+    Config::try_parse_from(std::iter::once("yolo-operator".to_owned()).chain(args)).unwrap()
+}
+
+#[test]
+fn values_of_the_chart_are_the_operators_settings() {
+    let Some(cluster) = operator::cluster() else { return };
+    let settings = |values: &[&str]| settings(cluster, ("yolo-operator", "yolo-operator"), values);
+    let usual = settings(&[]);
+    assert_eq!((usual.server_cuda_image, usual.service_types), (None, Vec::new()));
+    let cuda = ["serverCudaImage.repository=registry.example.com/cuda", "serverCudaImage.tag=v7"];
+    let types = ["serviceTypes={NodePort,LoadBalancer}"];
+    let set = settings(&[cuda.as_slice(), &types].concat());
+    assert_eq!(set.server_cuda_image.as_deref(), Some("registry.example.com/cuda:v7"));
+    assert_eq!(set.service_types, [ServiceType::NodePort, ServiceType::LoadBalancer]);
+    let untagged = settings(&cuda[..1]).server_cuda_image.unwrap();
+    assert_eq!(untagged.split(':').next_back(), usual.server_image.split(':').next_back(), "the chart's version");
+}
+
 #[test]
 fn releases_that_share_a_namespace_have_a_lease_each() {
     let Some(cluster) = operator::cluster() else { return };
     let lease = |release: &str, name: &str| {
-        let deployment: Deployment = rendered(cluster, release, name);
-        let args = deployment.spec.unwrap().template.spec.unwrap().containers.remove(0).args.unwrap();
-        let config = Config::try_parse_from(std::iter::once("yolo-operator".to_owned()).chain(args)).unwrap();
-        let role: Role = rendered(cluster, release, &format!("{name}-election"));
+        let config = settings(cluster, (release, name), &[]);
+        let role: Role = rendered(cluster, (release, &format!("{name}-election")), &[]);
         let granted: Vec<_> = role.rules.unwrap().into_iter().filter_map(|rule| rule.resource_names).collect();
         assert_eq!(granted, [[config.lease_name.clone()]], "the right to it");
         config.lease_name

@@ -8,7 +8,7 @@ use yolo_loadgen::client::{Client, Limits, Target};
 use yolo_loadgen::pictures::{Mode, Pictures};
 use yolo_loadgen::schedule::{Phase, arrivals};
 
-use crate::operator::{self, Operator, TestPod, apply, beside, condition, count, loopback, manifest, until};
+use crate::operator::{self, Served, TestPod, apply, beside, condition, count, loopback, manifest, until};
 
 /// Over which writes are counted.
 const COUNTED: Duration = Duration::from_mins(1);
@@ -17,47 +17,34 @@ const RATE_PER_SECOND: f64 = 20.0;
 
 #[test]
 fn constant_load_writes_nothing_but_the_status_refresh() {
-    let Some(cluster) = operator::cluster() else { return };
-    let namespace = cluster.namespace("rest").unwrap();
-    cluster
-        .block_on(async |client| {
-            let user = format!("{namespace}-a");
-            let operator = Operator::start(cluster, &namespace, &user).await;
-            // One batch size: on a busy machine the server finds the time for its own timing of larger ones late, and one that
-            // pays is then rightly raised, once it has paid for a hold.
-            let spec = json!({"scaling": {"replicas": {"max": 2}, "batch": {"min": 4, "max": 4}}});
-            apply(&client, &namespace, &manifest("fork", spec)).await;
-            let pod = TestPod::start(&client, &namespace, "fork", loopback(3, 0)).await;
-            let _load = beside(load(pod.api()));
-            until(&client, &namespace, "fork", "a settled service", |object| {
-                let status = object.status.as_ref().unwrap();
-                let rate = status.load.as_ref().map_or(0.0, |load| load.images_per_second);
-                condition(object, "TargetsMet").0 == "True" && (18.0..=22.0).contains(&rate)
-            })
-            .await;
-            // The window (10 s) and the settling of the learned curve: decisions about a new service are not at rest.
-            quiet_for_a_window(cluster, &user).await;
-            let before = operator::writes(cluster, &user).len();
-            // Not a wait for something to happen: the promise is that nothing does, for this long.
-            tokio::time::sleep(COUNTED).await;
-            let all = operator::writes(cluster, &user);
-            let during = &all[before..];
-            let counts = count(during);
-            let object = until(&client, &namespace, "fork", "the object", |_| true).await;
-            let decisions = object.status.unwrap().decisions;
-            let reasons: Vec<_> = decisions.iter().map(|decision| (&decision.time.0, &decision.reason)).collect();
-            println!("writes in {COUNTED:?} of constant load: {counts:?}");
-            assert!(
-                counts.keys().all(|resource| *resource == "yoloinferenceservices/status"),
-                "{during:#?} {reasons:#?}"
-            );
-            assert!(
-                counts.values().sum::<usize>() <= 3,
-                "the refresh comes at most every 30 s: {during:#?} {reasons:#?}"
-            );
-            operator.stop().await;
+    operator::served("rest", async |Served { cluster, client, namespace, user }| {
+        // One batch size: on a busy machine the server finds the time for its own timing of larger ones late, and one that
+        // pays is then rightly raised, once it has paid for a hold.
+        let spec = json!({"scaling": {"replicas": {"max": 2}, "batch": {"min": 4, "max": 4}}});
+        apply(&client, namespace, &manifest("fork", spec)).await;
+        let pod = TestPod::start(&client, namespace, "fork", loopback(3, 0)).await;
+        let _load = beside(load(pod.api()));
+        until(&client, namespace, "fork", "a settled service", |object| {
+            let status = object.status.as_ref().unwrap();
+            let rate = status.load.as_ref().map_or(0.0, |load| load.images_per_second);
+            condition(object, "TargetsMet").0 == "True" && (18.0..=22.0).contains(&rate)
         })
-        .unwrap();
+        .await;
+        // The window (10 s) and the settling of the learned curve: decisions about a new service are not at rest.
+        quiet_for_a_window(cluster, &user).await;
+        let before = operator::writes(cluster, &user).len();
+        // Not a wait for something to happen: the promise is that nothing does, for this long.
+        tokio::time::sleep(COUNTED).await;
+        let all = operator::writes(cluster, &user);
+        let during = &all[before..];
+        let counts = count(during);
+        let object = until(&client, namespace, "fork", "the object", |_| true).await;
+        let decisions = object.status.unwrap().decisions;
+        let reasons: Vec<_> = decisions.iter().map(|decision| (&decision.time.0, &decision.reason)).collect();
+        println!("writes in {COUNTED:?} of constant load: {counts:?}");
+        assert!(counts.keys().all(|resource| *resource == "yoloinferenceservices/status"), "{during:#?} {reasons:#?}");
+        assert!(counts.values().sum::<usize>() <= 3, "the refresh comes at most every 30 s: {during:#?} {reasons:#?}");
+    });
 }
 
 /// Waits until nothing but the status was written for 30 s.

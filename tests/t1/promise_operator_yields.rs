@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use yolo_api::v1alpha1::YoloInferenceService;
 use yolo_testkit::cluster::wait_for;
 
-use crate::operator::{self, Operator, PATIENCE, apply, beside, condition, count, manifest, until, writes};
+use crate::operator::{self, Operator, PATIENCE, Served, apply, beside, condition, count, manifest, until, writes};
 
 #[test]
 fn object_of_a_stranger_keeps_its_name_and_the_service_says_so() {
@@ -54,76 +54,62 @@ fn object_of_a_stranger_keeps_its_name_and_the_service_says_so() {
 
 #[test]
 fn field_that_somebody_keeps_changing_is_not_fought_over() {
-    let Some(cluster) = operator::cluster() else { return };
-    let namespace = cluster.namespace("fight").unwrap();
-    cluster
-        .block_on(async |client| {
-            let user = format!("{namespace}-a");
-            let operator = Operator::start(cluster, &namespace, &user).await;
-            apply(&client, &namespace, &manifest("fork", json!({}))).await;
-            until(&client, &namespace, "fork", "a status", |object| condition(object, "Stalled").0 == "False").await;
-            let fight = beside(fight(client.clone(), namespace.to_string()));
-            let object = until(&client, &namespace, "fork", "FieldConflict", |object| {
-                condition(object, "Stalled") == ("True".into(), "FieldConflict".into())
-            })
-            .await;
-            let conditions = object.status.unwrap().conditions;
-            let stalled = conditions.iter().find(|condition| condition.type_ == "Stalled").unwrap();
-            assert!(stalled.message.contains("fighter keeps changing Deployment"), "{}", stalled.message);
-            // Not a wait for something to happen: two writes a minute are allowed, where the other makes ten a second.
-            let written = || count(&writes(cluster, &user)).get("deployments").copied().unwrap_or(0);
-            let before = written();
-            tokio::time::sleep(Duration::from_secs(20)).await;
-            assert!(written() - before <= 1, "{:#?}", writes(cluster, &user));
-            drop(fight);
-
-            let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
-            let back = async || {
-                let history = deployments.get("fork").await.ok()?.spec?.revision_history_limit?;
-                (history == 3).then_some(())
-            };
-            let long = Duration::from_mins(3);
-            wait_for("the field to be put back", long, back).await.unwrap();
-            let services: Api<YoloInferenceService> = Api::namespaced(client.clone(), &namespace);
-            let over = async || (condition(&services.get("fork").await.ok()?, "Stalled").0 == "False").then_some(());
-            wait_for("the end of the conflict", long, over).await.unwrap();
-            operator.stop().await;
+    operator::served("fight", async |Served { cluster, client, namespace, user }| {
+        apply(&client, namespace, &manifest("fork", json!({}))).await;
+        until(&client, namespace, "fork", "a status", |object| condition(object, "Stalled").0 == "False").await;
+        let fight = beside(fight(client.clone(), namespace.to_string()));
+        let object = until(&client, namespace, "fork", "FieldConflict", |object| {
+            condition(object, "Stalled") == ("True".into(), "FieldConflict".into())
         })
-        .unwrap();
+        .await;
+        let conditions = object.status.unwrap().conditions;
+        let stalled = conditions.iter().find(|condition| condition.type_ == "Stalled").unwrap();
+        assert!(stalled.message.contains("fighter keeps changing Deployment"), "{}", stalled.message);
+        // Not a wait for something to happen: two writes a minute are allowed, where the other makes ten a second.
+        let written = || count(&writes(cluster, &user)).get("deployments").copied().unwrap_or(0);
+        let before = written();
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert!(written() - before <= 1, "{:#?}", writes(cluster, &user));
+        drop(fight);
+
+        let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+        let back = async || {
+            let history = deployments.get("fork").await.ok()?.spec?.revision_history_limit?;
+            (history == 3).then_some(())
+        };
+        let long = Duration::from_mins(3);
+        wait_for("the field to be put back", long, back).await.unwrap();
+        let services: Api<YoloInferenceService> = Api::namespaced(client.clone(), namespace);
+        let over = async || (condition(&services.get("fork").await.ok()?, "Stalled").0 == "False").then_some(());
+        wait_for("the end of the conflict", long, over).await.unwrap();
+    });
 }
 
 #[test]
 fn knobs_that_somebody_keeps_changing_are_not_fought_over() {
-    let Some(cluster) = operator::cluster() else { return };
-    let namespace = cluster.namespace("knobs-fight").unwrap();
-    cluster
-        .block_on(async |client| {
-            let user = format!("{namespace}-a");
-            let operator = Operator::start(cluster, &namespace, &user).await;
-            let pinned = json!({"scaling": {"batch": {"min": 4, "max": 4}}});
-            apply(&client, &namespace, &manifest("fork", pinned)).await;
-            until(&client, &namespace, "fork", "a status", |object| condition(object, "Stalled").0 == "False").await;
-            let fight = beside(fight_knobs(client.clone(), namespace.to_string()));
-            let object = until(&client, &namespace, "fork", "FieldConflict", |object| {
-                condition(object, "Stalled") == ("True".into(), "FieldConflict".into())
-            })
-            .await;
-            let conditions = object.status.unwrap().conditions;
-            let stalled = conditions.iter().find(|condition| condition.type_ == "Stalled").unwrap();
-            assert!(stalled.message.contains("fighter keeps changing ConfigMap"), "{}", stalled.message);
-            // Not a wait for something to happen: two writes a minute are allowed, where the other makes ten a second.
-            let written = || count(&writes(cluster, &user)).get("configmaps").copied().unwrap_or(0);
-            let before = written();
-            tokio::time::sleep(Duration::from_secs(20)).await;
-            assert!(written() - before <= 1, "{:#?}", writes(cluster, &user));
-            drop(fight);
-
-            let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
-            let back = async || (knobs(&maps.get("fork-knobs").await.ok()?)["maxBatchSize"] == 4).then_some(());
-            wait_for("the knobs to be put back", Duration::from_mins(3), back).await.unwrap();
-            operator.stop().await;
+    operator::served("knobs-fight", async |Served { cluster, client, namespace, user }| {
+        let pinned = json!({"scaling": {"batch": {"min": 4, "max": 4}}});
+        apply(&client, namespace, &manifest("fork", pinned)).await;
+        until(&client, namespace, "fork", "a status", |object| condition(object, "Stalled").0 == "False").await;
+        let fight = beside(fight_knobs(client.clone(), namespace.to_string()));
+        let object = until(&client, namespace, "fork", "FieldConflict", |object| {
+            condition(object, "Stalled") == ("True".into(), "FieldConflict".into())
         })
-        .unwrap();
+        .await;
+        let conditions = object.status.unwrap().conditions;
+        let stalled = conditions.iter().find(|condition| condition.type_ == "Stalled").unwrap();
+        assert!(stalled.message.contains("fighter keeps changing ConfigMap"), "{}", stalled.message);
+        // Not a wait for something to happen: two writes a minute are allowed, where the other makes ten a second.
+        let written = || count(&writes(cluster, &user)).get("configmaps").copied().unwrap_or(0);
+        let before = written();
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert!(written() - before <= 1, "{:#?}", writes(cluster, &user));
+        drop(fight);
+
+        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+        let back = async || (knobs(&maps.get("fork-knobs").await.ok()?)["maxBatchSize"] == 4).then_some(());
+        wait_for("the knobs to be put back", Duration::from_mins(3), back).await.unwrap();
+    });
 }
 
 /// The knobs document of a `ConfigMap`.

@@ -9,7 +9,7 @@ use kube::Api;
 use serde_json::{Value, json};
 use yolo_api::v1alpha1::spec::ServiceType;
 
-use crate::operator::{self, Operator, apply, condition, manifest, until, writes};
+use crate::operator::{self, Operator, Served, apply, condition, manifest, until, writes};
 
 const SLICE: &str = "nvidia.com/mig-1g.10gb";
 
@@ -79,30 +79,22 @@ fn gpu_clients_type_and_strategy_are_on_the_objects_and_written_once() {
 
 #[test]
 fn what_the_installation_does_not_allow_is_told_and_nothing_is_made() {
-    let Some(cluster) = operator::cluster() else { return };
-    let namespace = cluster.namespace("not-allowed").unwrap();
-    cluster
-        .block_on(async |client| {
-            let user = format!("{namespace}-a");
-            let operator = Operator::start(cluster, &namespace, &user).await;
-            let gpu = json!({"accelerator": {"emulated": null, "nvidia": {}}});
-            for (name, spec, says) in [
-                ("fork", json!({"service": {"type": "LoadBalancer"}}), "spec.service.type"),
-                ("knife", gpu, "spec.server.image"),
-            ] {
-                apply(&client, &namespace, &manifest(name, spec)).await;
-                let object = until(&client, &namespace, name, "InvalidSpec", |object| {
-                    condition(object, "Stalled") == ("True".into(), "InvalidSpec".into())
-                })
-                .await;
-                let conditions = object.status.unwrap().conditions;
-                let stalled = conditions.iter().find(|condition| condition.type_ == "Stalled").unwrap();
-                assert!(stalled.message.contains(says), "{}", stalled.message);
-            }
-            let made: Vec<_> =
-                writes(cluster, &user).into_iter().filter(|write| !write.resource.contains('/')).collect();
-            assert!(made.iter().all(|write| write.resource == "events"), "{made:#?}");
-            operator.stop().await;
-        })
-        .unwrap();
+    operator::served("not-allowed", async |Served { cluster, client, namespace, user }| {
+        let gpu = json!({"accelerator": {"emulated": null, "nvidia": {}}});
+        for (name, spec, says) in [
+            ("fork", json!({"service": {"type": "LoadBalancer"}}), "spec.service.type"),
+            ("knife", gpu, "spec.server.image"),
+        ] {
+            apply(&client, namespace, &manifest(name, spec)).await;
+            let object = until(&client, namespace, name, "InvalidSpec", |object| {
+                condition(object, "Stalled") == ("True".into(), "InvalidSpec".into())
+            })
+            .await;
+            let conditions = object.status.unwrap().conditions;
+            let stalled = conditions.iter().find(|condition| condition.type_ == "Stalled").unwrap();
+            assert!(stalled.message.contains(says), "{}", stalled.message);
+        }
+        let made: Vec<_> = writes(cluster, &user).into_iter().filter(|write| !write.resource.contains('/')).collect();
+        assert!(made.iter().all(|write| write.resource == "events"), "{made:#?}");
+    });
 }

@@ -22,7 +22,7 @@ fn upgrade_replaces_the_pods_of_one_service_in_ten_at_a_time() {
     cluster
         .block_on(async |client| {
             let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
-            let upgraded = serve_and_upgrade(cluster, &client, &namespace).await;
+            let upgraded = serve_and_upgrade(cluster, &client, &namespace, &json!({})).await;
             let mut rolled = one_more(&deployments, &[]).await;
             let waiting = NAMES.iter().find(|name| !rolled.contains(&(**name).to_owned())).unwrap();
             until(&client, &namespace, waiting, "RolloutWaiting", |object| {
@@ -60,7 +60,7 @@ fn broken_wave_stops_the_successor_of_the_leader_that_began_it_too() {
     cluster
         .block_on(async |client| {
             let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
-            let upgraded = serve_and_upgrade(cluster, &client, &namespace).await;
+            let upgraded = serve_and_upgrade(cluster, &client, &namespace, &json!({})).await;
             let rolled = one_more(&deployments, &[]).await;
             let [broken] = rolled.as_slice() else { panic!("{rolled:?}") };
             hang(&deployments, broken).await;
@@ -96,13 +96,35 @@ fn broken_wave_stops_the_successor_of_the_leader_that_began_it_too() {
         .unwrap();
 }
 
-/// Makes all services and waits until they serve; then ends their operator and starts the next version.
-async fn serve_and_upgrade(cluster: &LocalCluster, client: &Client, namespace: &str) -> Operator {
+#[test]
+fn wave_in_place_goes_on_only_once_the_new_pod_has_been_ready() {
+    let Some(cluster) = operator::cluster() else { return };
+    let namespace = cluster.namespace("wave-in-place").unwrap();
+    cluster
+        .block_on(async |client| {
+            let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
+            let in_place = json!({"rollout": {"strategy": "ResourceAware"}});
+            let upgraded = serve_and_upgrade(cluster, &client, &namespace, &in_place).await;
+            let rolled = one_more(&deployments, &[]).await;
+            let [first] = rolled.as_slice() else { panic!("{rolled:?}") };
+            replaced_in_place(&deployments, first, false).await;
+            // Not a wait for something to happen: the others look again twice in this time, and may not roll.
+            tokio::time::sleep(Duration::from_secs(12)).await;
+            assert_eq!(on_next(&deployments).await, rolled);
+            replaced_in_place(&deployments, first, true).await;
+            one_more(&deployments, &rolled).await;
+            upgraded.stop().await;
+        })
+        .unwrap();
+}
+
+/// Makes all services with this `spec` and waits until they serve; then ends their operator and starts the next version.
+async fn serve_and_upgrade(cluster: &LocalCluster, client: &Client, namespace: &str, spec: &Value) -> Operator {
     let user = format!("{namespace}-a");
     let operator = Operator::start(cluster, namespace, &user).await;
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
     for name in NAMES {
-        apply(client, namespace, &manifest(name, json!({}))).await;
+        apply(client, namespace, &manifest(name, spec.clone())).await;
         until(client, namespace, name, "a status", |object| object.status.is_some()).await;
         complete(&deployments, name).await;
     }
@@ -121,6 +143,15 @@ async fn hang(deployments: &Api<Deployment>, name: &str) {
     let progress = json!({"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"});
     let pods = json!({"replicas": 2, "updatedReplicas": 1, "readyReplicas": 1, "availableReplicas": 1,
         "unavailableReplicas": 1, "conditions": [progress]});
+    tell(deployments, name, pods).await;
+}
+
+/// Says that the old pod of the Deployment has gone, and whether the new one in its place is ready.
+async fn replaced_in_place(deployments: &Api<Deployment>, name: &str, ready: bool) {
+    let reason = if ready { "NewReplicaSetAvailable" } else { "ReplicaSetUpdated" };
+    let (progress, ready) = (json!({"type": "Progressing", "status": "True", "reason": reason}), u8::from(ready));
+    let pods = json!({"replicas": 1, "updatedReplicas": 1, "readyReplicas": ready, "availableReplicas": ready,
+        "unavailableReplicas": 1 - ready, "conditions": [progress]});
     tell(deployments, name, pods).await;
 }
 

@@ -118,7 +118,7 @@ pub struct ApiLatency {
     /// The percentile that has to be within the threshold.
     #[serde(default)]
     pub percentile: Percentile,
-    /// `Server`, or the name of a latency source in the operator's configuration (an ingress, say).
+    /// `Server`: what the pods themselves measure. No other source acts in this version: see `Stalled`.
     #[serde(default = "defaults::api_source")]
     #[schemars(length(min = 1, max = 63))]
     pub source: String,

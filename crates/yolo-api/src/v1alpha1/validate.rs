@@ -5,6 +5,9 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
+use k8s_openapi::api::networking::v1::IPBlock;
+
 use super::{
     scalars::{Decimal, DurationText, Quantity},
     scaling::{ScalingPolicyType, ScalingRules},
@@ -121,7 +124,27 @@ fn unit_of(unit: &str, units: &[(&str, f64)]) -> Option<f64> {
     units.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor)
 }
 
-/// Fields of `spec` that are set and accepted but do not act yet; the status names them.
+/// Checks the address ranges of `block` as the API server does those of a `NetworkPolicy`.
+///
+/// # Errors
+/// [`FieldError`] of the first that is no range, or is excepted and not a smaller part of the block's.
+pub fn ip_block(block: &IPBlock) -> Result<(), FieldError> {
+    let wrong = |path, text: &str, expected| FieldError { path, value: text.to_owned(), expected };
+    let range = |path, text: &str| {
+        text.parse::<IpNet>().map_err(|_| wrong(path, text, "an address range such as \"10.0.0.0/8\""))
+    };
+    let whole = range("spec.network.allowedClients.ipBlock.cidr", &block.cidr)?;
+    let path = "spec.network.allowedClients.ipBlock.except";
+    for text in block.except.iter().flatten() {
+        let part = range(path, text)?;
+        if part.prefix_len() <= whole.prefix_len() || !whole.contains(&part) {
+            return Err(wrong(path, text, "a smaller address range within ipBlock.cidr"));
+        }
+    }
+    Ok(())
+}
+
+/// Fields of `spec` that are set and accepted but do not act in this version; the status names them.
 pub fn inactive_fields(spec: &YoloInferenceServiceSpec) -> Vec<&'static str> {
     let targets = spec.targets();
     let api_source = targets.api_latency.as_ref().map(|target| target.source.as_str());
@@ -183,6 +206,27 @@ mod tests {
         assert_eq!(Decimal::from("0.25").number(PATH), Ok(0.25));
         for text in ["", ".5", "inf", "NaN", "-0.1", "1e3", "0.2.5", "0.25%"] {
             assert!(Decimal::from(text).number(PATH).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn address_ranges_are_judged_as_by_the_api_server() {
+        let judged = |cidr: &str, except: &[&str]| {
+            let except = except.iter().map(|text| (*text).to_owned()).collect();
+            ip_block(&IPBlock { cidr: cidr.to_owned(), except: Some(except) }).map_err(|error| error.to_string())
+        };
+        for (cidr, except) in [("10.0.0.0/8", "10.1.0.0/16"), ("fd00::/8", "fd01::/16"), ("0.0.0.0/0", "10.0.0.0/8")] {
+            assert_eq!(judged(cidr, &[except]), Ok(()), "{cidr}");
+        }
+        for cidr in ["", "10.0.0.0", "10.0.0.0/33", "10.0.0/8", "fd00::/129", "example.com/8"] {
+            assert!(judged(cidr, &[]).unwrap_err().starts_with("spec.network.allowedClients.ipBlock.cidr"), "{cidr}");
+        }
+        for except in ["11.1.0.0/16", "10.0.0.0/8", "0.0.0.0/0", "fd00::/16", "10.1.0.0"] {
+            let error = judged("10.0.0.0/8", &[except]).unwrap_err();
+            assert!(
+                error.starts_with("spec.network.allowedClients.ipBlock.except") && error.contains(except),
+                "{error}"
+            );
         }
     }
 
