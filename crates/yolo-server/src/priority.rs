@@ -14,6 +14,9 @@ const NICENESS: i32 = 5;
 /// others wait for the end of his slice, 1.4 ms on two cores. The least that can be asked for.
 const SLICE: Duration = Duration::from_micros(100);
 
+const THIS_THREAD: libc::pid_t = 0;
+const FLAGS: libc::c_uint = 0;
+
 thread_local! {
     static LOWERED: Cell<bool> = const { Cell::new(false) };
 }
@@ -40,19 +43,50 @@ pub fn give_way() {
 }
 
 /// Sets this thread's time slice; zero: the system's. A kernel before 6.12 ignores it.
-#[expect(unsafe_code, reason = "system calls without a wrapper")]
+#[expect(unsafe_code, reason = "a system call without a wrapper")]
 fn ask_for(slice: Duration) -> io::Result<()> {
-    const THIS_THREAD: libc::pid_t = 0;
-    const FLAGS: libc::c_uint = 0;
-    let done = |status: libc::c_long| if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
-    let mut attributes = MaybeUninit::<libc::sched_attr>::zeroed();
-    // SAFETY: the kernel writes at most as many bytes as it is told, and every value of the fields is one.
-    let mut attributes = unsafe {
-        let size = size_of::<libc::sched_attr>();
-        done(libc::syscall(libc::SYS_sched_getattr, THIS_THREAD, attributes.as_mut_ptr(), size, FLAGS))?;
-        attributes.assume_init()
-    };
+    let mut attributes = attributes()?;
     attributes.sched_runtime = u64::try_from(slice.as_nanos()).unwrap_or(u64::MAX);
     // SAFETY: the kernel reads as many bytes as `size` says, which it has itself written.
     done(unsafe { libc::syscall(libc::SYS_sched_setattr, THIS_THREAD, &raw const attributes, FLAGS) })
+}
+
+/// How this thread is scheduled.
+#[expect(unsafe_code, reason = "a system call without a wrapper")]
+fn attributes() -> io::Result<libc::sched_attr> {
+    let mut attributes = MaybeUninit::<libc::sched_attr>::zeroed();
+    // SAFETY: the kernel writes at most as many bytes as it is told, and every value of the fields is one.
+    unsafe {
+        let size = size_of::<libc::sched_attr>();
+        done(libc::syscall(libc::SYS_sched_getattr, THIS_THREAD, attributes.as_mut_ptr(), size, FLAGS))?;
+        Ok(attributes.assume_init())
+    }
+}
+
+fn done(status: libc::c_long) -> io::Result<()> {
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_gives_way_has_neither_the_weight_nor_the_slice_of_who_started_it() {
+        let of_this_thread = || attributes().map(|attributes| (attributes.sched_nice, attributes.sched_runtime)).unwrap();
+        std::thread::spawn(move || {
+            let (nice, slice) = of_this_thread();
+            answer_at_once();
+            let short = of_this_thread();
+            let engine = std::thread::spawn(move || {
+                give_way();
+                of_this_thread()
+            });
+            // Zero where the kernel has no such slices.
+            assert_eq!(short, (nice, if slice == 0 { 0 } else { 100_000 }));
+            assert_eq!(engine.join().unwrap(), (nice.max(NICENESS), slice));
+        })
+        .join()
+        .unwrap();
+    }
 }
