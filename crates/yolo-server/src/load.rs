@@ -18,6 +18,7 @@ use crate::limits;
 use crate::memory::{Bounds, Footprint};
 use crate::predictor::Predictor;
 use crate::prepare::Preparer;
+use crate::priority;
 use crate::server::StartError;
 
 /// The first model of a server, and what it took.
@@ -48,6 +49,7 @@ pub fn first(app: &App, config: &Config) -> Result<(Predictor, Footprint), Start
 
 /// Loads the model, opens and warms its sessions.
 pub fn open(app: &App, config: &Config, knobs: Knobs) -> Result<(LoadedModel, Batcher), StartError> {
+    priority::give_way(); // sessions start their threads from here
     let start = Instant::now();
     let gpus = Gpus::visible();
     let device = (config.engine == EngineKind::Ort).then(|| Device::of(config, &gpus));
@@ -59,6 +61,7 @@ pub fn open(app: &App, config: &Config, knobs: Knobs) -> Result<(LoadedModel, Ba
             model: config.model.clone(),
             sha256: config.model_sha256.clone(),
             sides_px: config.imgsz.clone(),
+            sessions: sizing.sessions,
             threads: sizing.session_threads,
             device,
             precision: config.precision,

@@ -9,6 +9,8 @@
 use crate::cgroup::MemoryStat;
 use crate::limits::{self, BodyLimits};
 
+/// Copies of the weights while a model is loaded: read, optimised, and written to be shared.
+const LOADING_COPIES: u64 = 4;
 /// What an entry of the result cache takes, in percent of what its weight says.
 const CACHE_PERCENT: u64 = 115;
 
@@ -132,8 +134,12 @@ impl Footprint {
         let model = u128::from(self.model_bytes) * u128::from(larger) / u128::from(self.file_bytes.max(1));
         let model = u64::try_from(model).unwrap_or(u64::MAX);
         let alone = self.others_bytes + self.bounds.worst_bytes();
-        for (what, beside) in [("both models", memory.working_set_bytes), ("the new model under full load", alone)] {
-            let needed = beside.saturating_add(model);
+        let loading = model.max(LOADING_COPIES.saturating_mul(file_bytes));
+        let beside = memory.working_set_bytes;
+        for (what, needed) in [
+            ("both models", beside.saturating_add(loading)),
+            ("the new model under full load", alone.saturating_add(model)),
+        ] {
             if needed > limit {
                 let mib = |bytes: u64| bytes.div_ceil(1 << 20);
                 return Err(NoRoom { limit_mib: limit >> 20, what, needed_mib: mib(needed) });
@@ -215,6 +221,9 @@ mod tests {
         assert_eq!(room(10, 824), Ok(()));
         assert_eq!(room(5, 825), Err("the memory limit of 1024 MiB is too low for both models: 1025 MiB".to_owned()));
         assert_eq!(room(20, 625), Err("the memory limit of 1024 MiB is too low for both models: 1025 MiB".to_owned()));
+        let lean = Footprint { model_bytes: 20 * MIB, ..footprint };
+        let memory = MemoryStat { working_set_bytes: 985 * MIB, limit_bytes: Some(limit) };
+        assert!(lean.room_for(10 * MIB, memory).is_err(), "it takes more while it is loaded than later");
         let spare_mib = (limit - 40 * MIB - bounds.worst_bytes()) / MIB;
         assert!(room(spare_mib / 20, 0).is_ok());
         assert!(room(spare_mib / 20 + 1, 0).unwrap_err().contains("the new model under full load"));

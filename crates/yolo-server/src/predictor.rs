@@ -79,12 +79,21 @@ struct Times {
     answer_by: Option<Instant>,
     /// Set when its batch begins.
     begun: Arc<AtomicBool>,
+    /// Set when who asked is gone, and has been counted for it.
+    left: Arc<AtomicBool>,
 }
 
 impl Times {
     fn new(received: Instant, wishes: &Wishes, knobs: &Knobs) -> Self {
         let answer_by = wishes.timeout.map(|timeout| received + timeout);
-        Self { deadline: knobs.deadline, answer_by, begun: Arc::default() }
+        Self { deadline: knobs.deadline, answer_by, begun: Arc::default(), left: Arc::default() }
+    }
+
+    /// Counts an image that ran out of time in the queue.
+    fn expired(&self, metrics: &Metrics) {
+        if !self.left.load(Ordering::Relaxed) {
+            metrics.images.deadline_exceeded.of("queue").inc();
+        }
     }
 }
 
@@ -94,8 +103,7 @@ struct Work {
     /// `None` once it has ended.
     future: Option<BoxFuture<'static, Result<Prediction, ApiError>>>,
     awaited: bool,
-    begun: Arc<AtomicBool>,
-    answer_by: Option<Instant>,
+    times: Arc<Times>,
     metrics: Arc<Metrics>,
 }
 
@@ -115,10 +123,11 @@ impl Drop for Work {
     fn drop(&mut self) {
         if let Some(future) = self.future.take()
             && self.awaited
-            && self.begun.load(Ordering::Relaxed)
+            && self.times.begun.load(Ordering::Relaxed)
             && let Ok(runtime) = Handle::try_current()
         {
-            if self.answer_by.is_none_or(|answer_by| Instant::now() < answer_by) {
+            self.times.left.store(true, Ordering::Relaxed);
+            if self.times.answer_by.is_none_or(|answer_by| Instant::now() < answer_by) {
                 self.metrics.images.cancelled.of("running").inc();
             }
             runtime.spawn(future);
@@ -203,13 +212,13 @@ impl Predictor {
         knobs: &Knobs,
     ) -> Result<Prediction, ApiError> {
         self.check_masks(&wishes.parameters)?;
-        let times = Times::new(upload.received, wishes, knobs);
-        let (answer_by, begun, metrics) = (times.answer_by, Arc::clone(&times.begun), Arc::clone(&self.metrics));
+        let times = Arc::new(Times::new(upload.received, wishes, knobs));
         let awaited = wishes.place.lane == Lane::Interactive && !wishes.bypass_cache;
-        let (predictor, wishes) = (Arc::clone(self), wishes.clone());
-        let future = Box::pin(async move { predictor.look_up(upload, &wishes, &times).await });
-        let work = Work { future: Some(future), awaited, begun: Arc::clone(&begun), answer_by, metrics };
-        self.within(answer_by, &begun, work).await
+        let (predictor, wishes, of_work) = (Arc::clone(self), wishes.clone(), Arc::clone(&times));
+        let future = Box::pin(async move { predictor.look_up(upload, &wishes, &of_work).await });
+        let metrics = Arc::clone(&self.metrics);
+        let work = Work { future: Some(future), awaited, times: Arc::clone(&times), metrics };
+        self.within(times.answer_by, &times.begun, work).await
     }
 
     /// Runs a picture that its client prepared and gives the model's own outputs. They are not remembered.
@@ -237,7 +246,7 @@ impl Predictor {
                 answer_by: times.answer_by,
                 begun: Arc::clone(&times.begun),
             };
-            let inferred = self.done(slot.enqueue(job)).await?;
+            let inferred = self.done(slot.enqueue(job), &times).await?;
             let speed = speed(Speed::default(), &inferred);
             let Found::Tensors(tensors) = inferred.found else { return Err(another_question()) };
             Ok((tensors, speed))
@@ -281,12 +290,16 @@ impl Predictor {
         if self.batcher.sound() {
             return Ok(());
         }
-        Err(self.failed(&JobError::Unsound))
+        Err(failed(&JobError::Unsound))
     }
 
-    async fn done(&self, reply: Reply) -> Result<Inferred, ApiError> {
+    async fn done(&self, reply: Reply, times: &Times) -> Result<Inferred, ApiError> {
         match reply.await {
-            Ok(inferred) => inferred.map_err(|error| self.failed(&error)),
+            Ok(Err(JobError::Expired)) => {
+                times.expired(&self.metrics);
+                Err(failed(&JobError::Expired))
+            }
+            Ok(inferred) => inferred.map_err(|error| failed(&error)),
             // A worker that ends never drops a reply unanswered unless it died.
             Err(_) => Err(ApiError::new(Code::Internal, "the inference worker died")),
         }
@@ -339,7 +352,7 @@ impl Predictor {
             answer_by: times.answer_by,
             begun: Arc::clone(&times.begun),
         };
-        let inferred = self.done(slot.enqueue(job)).await?;
+        let inferred = self.done(slot.enqueue(job), times).await?;
         let before = Speed { read, decode: prepared.decode, preprocess: prepared.preprocess, ..Speed::default() };
         let speed = speed(before, &inferred);
         let Found::Detections(detections) = inferred.found else { return Err(another_question()) };
@@ -348,21 +361,18 @@ impl Predictor {
         leader.complete(Arc::clone(&answer));
         Ok(Prediction { answer, cache, speed })
     }
+}
 
-    fn failed(&self, error: &JobError) -> ApiError {
-        let code = match error {
-            JobError::Expired => {
-                self.metrics.images.deadline_exceeded.of("queue").inc();
-                Code::DeadlineExceeded
-            }
-            JobError::Superseded => Code::Superseded,
-            JobError::Failed(_) => Code::InferenceFailed,
-            JobError::TooLarge(_) => Code::PayloadTooLarge,
-            JobError::Unsound => Code::EngineFailed,
-            JobError::Stopped => Code::Draining,
-        };
-        ApiError::new(code, error.to_string())
-    }
+fn failed(error: &JobError) -> ApiError {
+    let code = match error {
+        JobError::Expired => Code::DeadlineExceeded,
+        JobError::Superseded => Code::Superseded,
+        JobError::Failed(_) => Code::InferenceFailed,
+        JobError::TooLarge(_) => Code::PayloadTooLarge,
+        JobError::Unsound => Code::EngineFailed,
+        JobError::Stopped => Code::Draining,
+    };
+    ApiError::new(code, error.to_string())
 }
 
 /// The times of an image that was run, after those `before` the queue.
@@ -388,5 +398,24 @@ pub(crate) fn refused(refusal: Refusal) -> ApiError {
             );
             ApiError::new(Code::PredictedLate, message).retry_after(retry_after)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_gave_up_is_not_counted_again_when_the_work_that_goes_on_fails() {
+        let (metrics, begun) = (Arc::new(Metrics::new()), Arc::new(AtomicBool::new(true)));
+        let (now, left) = (Instant::now(), Arc::default());
+        let times = Arc::new(Times { deadline: Duration::ZERO, answer_by: Some(now), begun, left });
+        let queued = || metrics.images.deadline_exceeded.of("queue").get();
+        times.expired(&metrics);
+        assert_eq!(queued(), 1);
+        let future = Some(Box::pin(std::future::pending()) as _);
+        drop(Work { future, awaited: true, times: Arc::clone(&times), metrics: Arc::clone(&metrics) });
+        times.expired(&metrics);
+        assert_eq!(queued(), 1);
     }
 }

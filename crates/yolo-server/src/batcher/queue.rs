@@ -395,14 +395,17 @@ impl Shared {
         }
     }
 
-    /// Ends worker `index`'s run at idle that failed.
-    pub(super) fn timing_failed(&self, index: usize, size: usize) {
+    /// Ends worker `index`'s run at idle that failed; `lost`: it has no session any more.
+    pub(super) fn timing_failed(&self, index: usize, size: usize, lost: bool) {
         self.metrics.batch.engine_errors.inc();
-        if size == 1 {
-            return self.finish(index, &[], true); // it fails for no size
-        }
         let mut state = self.state();
-        state.failed(self.model.info.size(), size, Instant::now());
+        if size > 1 {
+            state.failed(self.model.info.size(), size, Instant::now());
+        }
+        if size == 1 || lost {
+            drop(state);
+            return self.finish(index, &[], true);
+        }
         // It may have been too many images: of the session that says nothing.
         if let Some(running) = state.running.get_mut(index) {
             *running = None;
@@ -667,11 +670,14 @@ mod tests {
         let shared = Shared::new(model, 1, Knobs::default(), Arc::new(Metrics::new()));
         for _ in 0..limits::ENGINE_FAILURES_MAX {
             assert!(shared.sound());
-            shared.timing_failed(0, 2);
+            shared.timing_failed(0, 2, false);
             shared.finish(0, &[], true);
         }
         assert!(!shared.sound(), "as many batches failed in a row");
-        assert_eq!(shared.metrics.batch.engine_errors.get(), u64::from(limits::ENGINE_FAILURES_MAX));
+        shared.finish(0, &[], false);
+        (0..limits::ENGINE_FAILURES_MAX).for_each(|_| shared.timing_failed(0, 2, true));
+        assert!(!shared.sound(), "it has no session any more");
+        assert_eq!(shared.metrics.batch.engine_errors.get(), u64::from(2 * limits::ENGINE_FAILURES_MAX));
     }
 
     #[test]

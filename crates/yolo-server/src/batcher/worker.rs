@@ -106,7 +106,7 @@ impl Worker {
             Ok(time) => self.shared.finish_timing(self.index, size, time),
             Err(error) => {
                 tracing::warn!(size, %error, "Timing a batch at idle failed.");
-                self.shared.timing_failed(self.index, size);
+                self.shared.timing_failed(self.index, size, self.engine.is_none());
             }
         }
     }
@@ -139,8 +139,11 @@ impl Worker {
             Err(error) => {
                 self.shared.metrics.batch.engine_errors.inc();
                 tracing::warn!(size, %error, "A batch failed.");
-                if size == 1 {
-                    self.answer(items, vec![Err(JobError::Failed(error.0))]);
+                // Without a session there is nothing to run them on, one by one either.
+                if size == 1 || self.engine.is_none() {
+                    let failed = |_: &Item| Err(JobError::Failed(error.0.clone()));
+                    let answers = items.iter().map(failed).collect();
+                    self.answer(items, answers);
                     return Outcome { times: Vec::new(), failed: true };
                 }
                 let mut outcomes = Vec::with_capacity(size);
@@ -149,6 +152,8 @@ impl Worker {
                     let now = Instant::now();
                     if item.unwanted(now) {
                         item.expire(now, &self.shared.metrics);
+                    } else if self.engine.is_none() {
+                        self.answer(vec![item], vec![Err(JobError::Failed(error.0.clone()))]);
                     } else {
                         outcomes.push(self.run_items(vec![item]));
                     }

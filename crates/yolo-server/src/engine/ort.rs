@@ -53,6 +53,8 @@ pub struct Options {
     pub sha256: Option<String>,
     /// Sides of the square input, in pixels, the default first, for models whose input is dynamic; empty: the model's own.
     pub sides_px: Vec<u32>,
+    /// Sessions that will be opened; several on the CPU share one copy of the weights.
+    pub sessions: usize,
     /// Threads of each session on the CPU.
     pub threads: usize,
     /// What runs it.
@@ -64,12 +66,13 @@ pub struct Options {
 }
 
 impl Options {
-    /// On one core, as the file says.
+    /// One session on one core, as the file says.
     pub fn new(model: impl Into<PathBuf>) -> Self {
         Self {
             model: model.into(),
             sha256: None,
             sides_px: Vec::new(),
+            sessions: 1,
             threads: 1,
             device: Device::Cpu,
             precision: Precision::Auto,
@@ -88,7 +91,7 @@ struct Described {
     precision: &'static str,
     /// The session that told all this.
     session: Session,
-    /// What it made of the file, for a CPU.
+    /// What sessions share.
     optimised: Option<cpu::Optimised>,
     sessions: cpu::CpuSessions,
 }
@@ -158,10 +161,16 @@ fn describe(options: &Options) -> Result<Described, LoadError> {
         environment: environment().map_err(LoadError::Engine)?,
         weights: PrepackedWeights::new(),
     };
-    let optimised = matches!(options.device, Device::Cpu).then(|| sessions.optimise());
-    let (session, optimised) = match optimised {
+    let of_file = || sessions.session().map_err(|error| refused(&error, file.clone()));
+    let shared = (matches!(options.device, Device::Cpu) && options.sessions > 1).then(|| sessions.optimise());
+    let (session, optimised) = match shared {
         Some(Ok((session, optimised))) => (session, Some(optimised)),
-        Some(Err(_)) | None => (sessions.session().map_err(|error| refused(&error, file.clone()))?, None),
+        Some(Err(error)) => {
+            let session = of_file()?;
+            tracing::warn!(%error, "The optimised model could not be kept: each session makes and holds its own.");
+            (session, None)
+        }
+        None => (of_file()?, None),
     };
     let unsupported = |detail: String| LoadError::Unsupported { file: file.clone(), detail };
     sessions.model.check().map_err(|error| unsupported(error.0))?;
@@ -176,7 +185,8 @@ fn opener(described: Described) -> cpu::Opener {
     let Described { info, element, session, optimised, sessions, .. } = described;
     cpu::Opener {
         sessions,
-        source: optimised.map_or_else(|| cpu::Source::File(Mutex::new(Some(session))), cpu::Source::Optimised),
+        optimised,
+        described: Mutex::new(Some(session)),
         output_names: info.output_names().into(),
         batch_fixed: info.batch_fixed(),
         element,

@@ -374,6 +374,7 @@ struct Single {
     inner: Arc<dyn Sessions>,
     broken: Arc<AtomicBool>,
     open: Arc<()>,
+    refused: Arc<AtomicU32>,
 }
 
 struct SingleEngine {
@@ -384,6 +385,7 @@ struct SingleEngine {
 impl Sessions for Single {
     fn open(&self) -> Result<Box<dyn Engine>, EngineError> {
         if Arc::strong_count(&self.open) > 1 {
+            self.refused.fetch_add(1, Ordering::SeqCst);
             return Err(EngineError("out of memory".to_owned()));
         }
         let inner = FragileEngine { inner: self.inner.open()?, broken: Arc::clone(&self.broken) };
@@ -400,7 +402,8 @@ impl Engine for SingleEngine {
 #[tokio::test]
 async fn a_broken_session_makes_room_before_another_one_is_opened() {
     let (model, broken) = (emulated::load(&support::emulated(5, 0)).unwrap(), Arc::new(AtomicBool::new(false)));
-    let sessions = Single { inner: model.sessions, broken: Arc::clone(&broken), open: Arc::default() };
+    let (broken_now, refused) = (Arc::clone(&broken), Arc::default());
+    let sessions = Single { inner: model.sessions, broken: broken_now, open: Arc::default(), refused };
     let model = LoadedModel { sessions: Arc::new(sessions), ..model };
     let knobs = Knobs { batch_max: 1, timed_batch_max: 0, deadline: support::PATIENCE, ..Knobs::default() };
     let batcher = Batcher::start(&model, 1, knobs, &Arc::new(Metrics::new())).unwrap();
@@ -415,5 +418,22 @@ async fn a_broken_session_makes_room_before_another_one_is_opened() {
     broken.store(false, Ordering::SeqCst);
     support::eventually("sound again", async || batcher.sound()).await;
     assert!(run(&batcher, &[GOOD]).await[0].is_ok());
+    batcher.stop();
+}
+
+#[tokio::test]
+async fn without_a_session_a_batch_is_not_tried_image_by_image() {
+    let (model, open, refused) = (emulated::load(&support::emulated(5, 0)).unwrap(), Arc::new(()), Arc::default());
+    let others = Arc::downgrade(&open);
+    let sessions = Single { inner: model.sessions, broken: Arc::default(), open, refused: Arc::clone(&refused) };
+    let model = LoadedModel { sessions: Arc::new(sessions), ..model };
+    let (deadline, queue_delay_max) = (support::PATIENCE, support::PATIENCE);
+    let knobs = Knobs { batch_max: 4, timed_batch_max: 4, deadline, queue_delay_max, ..Knobs::default() };
+    let batcher = Batcher::start(&model, 1, knobs, &Arc::new(Metrics::new())).unwrap();
+    learned_to_batch(&batcher).await;
+    let _neighbour = others.upgrade(); // it has the memory as soon as the broken session is closed
+    let results = run(&batcher, &[GOOD, CRASHES, GOOD, GOOD]).await;
+    assert!(results.iter().all(|result| matches!(result, Err(JobError::Failed(_)))), "{results:?}");
+    assert_eq!(refused.load(Ordering::SeqCst), 1);
     batcher.stop();
 }

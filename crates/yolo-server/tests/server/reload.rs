@@ -204,17 +204,25 @@ fn no_session_is_of_a_file_that_took_the_models_place() {
         return;
     }
     let file = ModelFile::new();
-    // Bound, it opens each size of the file, as on a GPU.
-    let load = |device| ort::load(&ort::Options { device, batch_max: 1, ..ort::Options::new(&file.path) }).unwrap();
-    let (model, bound) = (load(ort::Device::Cpu), load(ort::Device::CpuBound));
-    let (own, before) = (fs::read(&file.path).unwrap(), outputs(&model).unwrap());
+    let load = |device, sessions| {
+        ort::load(&ort::Options { device, sessions, batch_max: 1, ..ort::Options::new(&file.path) }).unwrap()
+    };
+    // Several sessions share what the first made of the file; one is opened of the file, and so is each size on a GPU,
+    // which the bound one stands for.
+    let (shared, alone, bound) = (load(ort::Device::Cpu, 2), load(ort::Device::Cpu, 1), load(ort::Device::CpuBound, 1));
+    let (own, before) = (fs::read(&file.path).unwrap(), outputs(&shared).unwrap());
+    assert_eq!(outputs(&alone).unwrap(), before);
     file.put(&fs::read(fixture(MODELS[1])).unwrap());
-    assert_eq!(outputs(&model).unwrap(), before);
-    let refused = outputs(&bound).unwrap_err().to_string();
-    assert!(refused.contains("was replaced: reload it"), "{refused}");
-    assert_ne!(outputs(&load(ort::Device::Cpu)).unwrap(), before);
+    assert_eq!(outputs(&shared).unwrap(), before);
+    for model in [&alone, &bound] {
+        let refused = outputs(model).unwrap_err().to_string();
+        assert!(refused.contains("was replaced: reload it"), "{refused}");
+    }
+    assert_ne!(outputs(&load(ort::Device::Cpu, 2)).unwrap(), before);
     file.put(&own);
-    assert_eq!(outputs(&bound).unwrap(), before, "the same bytes again");
+    for model in [&alone, &bound] {
+        assert_eq!(outputs(model).unwrap(), before, "the same bytes again");
+    }
 }
 
 /// How many threads of a process run a model.

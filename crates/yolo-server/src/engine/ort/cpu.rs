@@ -44,28 +44,29 @@ impl CpuSessions {
         self.model.open(self.builder()?)
     }
 
-    /// Opens a session of the file that also tells what it made of it: sessions of that share one copy of the weights, and
-    /// optimise nothing again.
+    /// Has ONNX Runtime optimise the file, and opens a session of what it made of it. More sessions of that share its
+    /// weights, and optimise nothing again. For a moment this takes four times the memory of the weights.
     ///
     /// # Errors
-    /// As [`Self::session`], or the format cannot hold the model (2 GiB).
+    /// As [`Self::session`]; the format cannot hold the model (2 GiB); no place for it.
     pub(super) fn optimise(&self) -> Result<(Session, Optimised), EngineError> {
         let unwritten = |error: std::io::Error| EngineError(error.to_string());
-        // ONNX Runtime writes to a path alone; a root file system may be read only.
-        let mut file =
-            File::from(memfd_create("optimised", MemfdFlags::CLOEXEC).map_err(|error| unwritten(error.into()))?);
+        // ONNX Runtime writes to a path alone, and a root file system may be read only.
+        let mut file = File::from(memfd_create("optimised", MemfdFlags::CLOEXEC).map_err(|error| unwritten(error.into()))?);
         let builder = self
             .builder()?
             .with_optimized_model_path(format!("/proc/self/fd/{}", file.as_raw_fd()))?
             .with_config_entry("session.save_model_format", "ORT")?;
-        let session = self.model.open(builder)?;
+        drop(self.model.open(builder)?);
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(unwritten)?;
-        Ok((session, Arc::new(bytes)))
+        let bytes = Arc::new(bytes);
+        Ok((self.session_of(&bytes)?, bytes))
     }
 
     /// Opens a session whose weights lie in `model`, which must outlive it.
     fn session_of(&self, model: &Optimised) -> ort::Result<Session> {
+        // What `commit_from_memory_directly` does, which lends the bytes instead: engines own both.
         self.builder()?
             .with_config_entry("session.use_ort_model_bytes_directly", "1")?
             .with_config_entry("session.use_ort_model_bytes_for_initializers", "1")?
@@ -76,31 +77,24 @@ impl CpuSessions {
 /// [`CpuSessions`] with what their engines must know of the model.
 pub(super) struct Opener {
     pub(super) sessions: CpuSessions,
-    pub(super) source: Source,
+    /// What sessions are opened of; `None`: of the file.
+    pub(super) optimised: Option<Optimised>,
+    /// The session that told what the model is, until a worker takes it.
+    pub(super) described: Mutex<Option<Session>>,
     pub(super) output_names: Arc<[String]>,
     pub(super) batch_fixed: Option<usize>,
     pub(super) element: Element,
 }
 
-/// What sessions are opened of.
-pub(super) enum Source {
-    Optimised(Optimised),
-    /// The file, and the session that told what the model is, until a worker takes it.
-    File(Mutex<Option<Session>>),
-}
-
 impl Opener {
-    /// A session, and where its weights lie if not in itself.
-    fn session(&self) -> Result<(Session, Option<Optimised>), EngineError> {
-        match &self.source {
-            Source::Optimised(model) => Ok((self.sessions.session_of(model)?, Some(Arc::clone(model)))),
-            Source::File(described) => {
-                let described = described.lock().unwrap_or_else(PoisonError::into_inner).take();
-                let session = described.map_or_else(|| self.sessions.session(), Ok)?;
-                self.sessions.model.check()?;
-                Ok((session, None))
-            }
-        }
+    fn session(&self) -> Result<Session, EngineError> {
+        let described = self.described.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(model) = &self.optimised else {
+            let session = described.map_or_else(|| self.sessions.session(), Ok)?;
+            self.sessions.model.check()?;
+            return Ok(session);
+        };
+        Ok(described.map_or_else(|| self.sessions.session_of(model), Ok)?)
     }
 }
 
@@ -109,10 +103,9 @@ impl Sessions for Opener {
         let mut release = RunOptions::new()?;
         // Arenas never shrink by themselves: one rare batch of 8 would hold 400 MB for ever.
         release.set("memory.enable_memory_arena_shrinkage", "cpu:0")?;
-        let (session, weights) = self.session()?;
         Ok(Box::new(CpuEngine {
-            session,
-            _weights: weights,
+            session: self.session()?,
+            _weights: self.optimised.clone(),
             keep: RunOptions::new()?,
             release,
             batch_fixed: self.batch_fixed,
@@ -126,7 +119,7 @@ impl Sessions for Opener {
 
 struct CpuEngine {
     session: Session,
-    /// Where those of the session lie: dropped after it.
+    /// Where the session's lie: a field behind it, because fields are dropped in their order.
     _weights: Option<Optimised>,
     keep: RunOptions<NoSelectedOutputs>,
     release: RunOptions<NoSelectedOutputs>,
