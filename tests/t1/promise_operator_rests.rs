@@ -20,7 +20,11 @@ fn constant_load_writes_nothing_but_the_status_refresh() {
     operator::served("rest", async |Served { cluster, client, namespace, user }| {
         // One batch size: on a busy machine the server finds the time for its own timing of larger ones late, and one that
         // pays is then rightly raised, once it has paid for a hold.
-        let spec = json!({"scaling": {"replicas": {"max": 2}, "batch": {"min": 4, "max": 4}}});
+        // A busy machine's latency must not turn a condition, which is rightly told at once.
+        let spec = json!({
+            "targets": {"apiLatency": {"threshold": "5s"}},
+            "scaling": {"replicas": {"max": 2}, "batch": {"min": 4, "max": 4}},
+        });
         apply(&client, namespace, &manifest("fork", spec)).await;
         let pod = TestPod::start(&client, namespace, "fork", loopback(3, 0)).await;
         let _load = beside(load(pod.api()));
