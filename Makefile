@@ -111,11 +111,13 @@ soak: release ## As many requests of every kind as one a second makes in a day, 
 	YOLO_FIGURES=$(CURDIR)/target/figures YOLO_SERVER_PROGRAM=$(CURDIR)/target/release/yolo-server YOLO_SOAK_REQUESTS=86400 \
 	  $(STAGE) soak 600 cargo test --quiet --workspace --test soak -- --nocapture --test-threads 1
 PEERS ?= fastapi,litserve,mosec,bentoml,ray,triton
+# '--rounds 0 --overload-rounds 0' measures the cache hits and needless inferences of the server alone.
+PEERS_ARGS ?=
 bench-peers: model pages ## The server beside its peers and the in-process ceiling (PEERS=mosec,…; several GB, 45 minutes)
 	@tools/bench/peers $(subst $(comma), ,$(PEERS))
 	cargo build --release --quiet -p yolo-operator -p yolo-server -p yolo-testkit -p yolo-bench
 	for side in 640 320; do \
-	  YOLO_FIGURES=$(CURDIR)/target/figures $(STAGE) bench-peers 1800 target/release/yolo-bench --peers $(PEERS) --side-px $$side; done
+	  YOLO_FIGURES=$(CURDIR)/target/figures $(STAGE) bench-peers 1800 target/release/yolo-bench --peers $(PEERS) --side-px $$side $(PEERS_ARGS); done
 bench-vision: model pages ## What the picture kernels cost beside OpenCV and numpy, in turn in one run
 	YOLO_FIGURES=$(CURDIR)/target/figures $(STAGE) bench-vision 600 cargo bench --quiet -p yolo-vision --bench opencv
 figures: ## Keep what was measured: docs/figures, docs/performance.md, the README's table

@@ -203,7 +203,7 @@ fn spread(values: &[f64]) -> Option<Spread> {
     Some(Spread { median: median(values)?, min, max })
 }
 
-/// Prints the figures; writes them and `peers-<side>.json`, the rows of the table.
+/// Prints the figures; writes them and, of turns that were taken, `peers-<side>.json`, the rows of the table.
 ///
 /// # Errors
 /// If a file cannot be written.
@@ -212,6 +212,9 @@ pub fn write(site: &Site, measured: &Measured) -> anyhow::Result<()> {
     let mut all = measured.figures(site.side_px);
     print!("{}", figures::table(&all));
     figures::add("peers", HOW, &mut all)?; // beside those of another input size
+    if measured.turns.is_empty() {
+        return Ok(()); // only the server alone was measured: the table stays
+    }
     let rows = measured.turns.keys().map(|contender| measured.row(*contender)).collect();
     let report = Report { side_px: site.side_px, ceiling: spread(&measured.ceiling), rows };
     let path = folder.join(format!("peers-{}.json", site.side_px));
