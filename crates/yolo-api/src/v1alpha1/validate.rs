@@ -3,6 +3,7 @@
 //! The API server has checked the same rules (CEL), but an object may have been stored under an older schema: nothing
 //! here trusts the form, and every error names the field.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -124,14 +125,16 @@ fn unit_of(unit: &str, units: &[(&str, f64)]) -> Option<f64> {
     units.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor)
 }
 
-/// Checks the address ranges of `block` as the API server does those of a `NetworkPolicy`.
+/// Checks the address ranges of `block` as the API server does those of a new `NetworkPolicy` from Kubernetes 1.36 on
+/// (`StrictIPCIDRValidation`); earlier ones take more.
 ///
 /// # Errors
 /// [`FieldError`] of the first that is no range, or is excepted and not a smaller part of the block's.
 pub fn ip_block(block: &IPBlock) -> Result<(), FieldError> {
     let wrong = |path, text: &str, expected| FieldError { path, value: text.to_owned(), expected };
     let range = |path, text: &str| {
-        text.parse::<IpNet>().map_err(|_| wrong(path, text, "an address range such as \"10.0.0.0/8\""))
+        let expected = "an address range such as \"10.0.0.0/8\", with no leading zero and no bit set beyond its length";
+        address_range(text).ok_or_else(|| wrong(path, text, expected))
     };
     let whole = range("spec.network.allowedClients.ipBlock.cidr", &block.cidr)?;
     let path = "spec.network.allowedClients.ipBlock.except";
@@ -142,6 +145,16 @@ pub fn ip_block(block: &IPBlock) -> Result<(), FieldError> {
         }
     }
     Ok(())
+}
+
+/// The range that `text` says, written without ambiguity.
+fn address_range(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    // Refuses leading zeros, which some read as octal; `IpNet` does not.
+    let address: IpAddr = address.parse().ok()?;
+    let net = IpNet::new(address, length.parse().ok()?).ok()?;
+    let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    (net.network() == address && length == net.prefix_len().to_string() && !mapped).then_some(net)
 }
 
 /// Fields of `spec` that are set and accepted but do not act in this version; the status names them.
@@ -218,10 +231,13 @@ mod tests {
         for (cidr, except) in [("10.0.0.0/8", "10.1.0.0/16"), ("fd00::/8", "fd01::/16"), ("0.0.0.0/0", "10.0.0.0/8")] {
             assert_eq!(judged(cidr, &[except]), Ok(()), "{cidr}");
         }
-        for cidr in ["", "10.0.0.0", "10.0.0.0/33", "10.0.0/8", "fd00::/129", "example.com/8"] {
+        let none = ["", "10.0.0.0", "10.0.0.0/33", "10.0.0/8", "fd00::/129", "example.com/8"];
+        let ambiguous = ["10.0.0.5/8", "fd00::1/8", "010.0.0.0/8", "10.0.0.0/08", "10.0.0.0/+8", "::ffff:10.0.0.0/104"];
+        for cidr in none.into_iter().chain(ambiguous) {
             assert!(judged(cidr, &[]).unwrap_err().starts_with("spec.network.allowedClients.ipBlock.cidr"), "{cidr}");
         }
-        for except in ["11.1.0.0/16", "10.0.0.0/8", "0.0.0.0/0", "fd00::/16", "10.1.0.0"] {
+        for except in ["11.1.0.0/16", "10.0.0.0/8", "0.0.0.0/0", "fd00::/16", "10.1.0.0", "10.1.0.1/16", "10.01.0.0/16"]
+        {
             let error = judged("10.0.0.0/8", &[except]).unwrap_err();
             assert!(
                 error.starts_with("spec.network.allowedClients.ipBlock.except") && error.contains(except),
