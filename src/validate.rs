@@ -45,8 +45,10 @@ pub struct Validated {
     pub clients: Option<Vec<NetworkPolicyPeer>>,
     /// Which comes first at a rollout: the new pod, or the room for it.
     pub rollout: RolloutStrategy,
-    /// What of the spec does not act and why, a sentence each; all else acts.
+    /// What of the spec cannot be read and is left out, a sentence each; all else acts.
     pub left_out: Vec<String>,
+    /// Fields that were accepted but do not act in this version.
+    pub inactive: Vec<&'static str>,
 }
 
 /// What the pods run.
@@ -181,8 +183,7 @@ pub fn validate(service: &YoloInferenceService, defaults: &Defaults) -> Result<V
     let spec = &service.spec;
     let server = &spec.server;
     let engine = engine(&spec.accelerator());
-    let (clients, wrong) = clients(&spec.network.allowed_clients);
-    let inactive = yolo_api::inactive_fields(spec).into_iter();
+    let (clients, left_out) = clients(&spec.network.allowed_clients);
     let workload = Workload {
         image: image(server.image.as_ref(), &engine, defaults)?,
         model: source::model(&spec.model)?,
@@ -205,10 +206,8 @@ pub fn validate(service: &YoloInferenceService, defaults: &Defaults) -> Result<V
         front: front(&spec.service, &defaults.service_types)?,
         rollout: spec.rollout.strategy,
         clients,
-        left_out: wrong
-            .into_iter()
-            .chain(inactive.map(|field| format!("{field} does not act in this version")))
-            .collect(),
+        left_out,
+        inactive: yolo_api::inactive_fields(spec),
     })
 }
 

@@ -134,7 +134,8 @@ table! {
     Progressing = Reconciling True "Progressing" "Pods of the desired generation are on their way.";
     RolloutWaiting = Reconciling True "RolloutWaiting" "The operator has changed what pods are made of; this service replaces its own when others have replaced theirs.";
     UpToDate = Reconciling False "UpToDate" "All that the spec asks for is in place.";
-    InvalidSpec = Stalled True "InvalidSpec" "The spec, or the part of it that the message names, cannot be acted on; the message says what to change.";
+    InvalidSpec = Stalled True "InvalidSpec" "The spec cannot be acted on; the message says what to change.";
+    PartlyInvalid = Stalled True "PartlyInvalid" "A part of the spec, which the message names, cannot be acted on and is left out; all else acts.";
     Malformed = Stalled True "Malformed" "The stored object does not have the form of its type; apply a correct one.";
     FieldConflict = Stalled True "FieldConflict" "Another client owns, or keeps changing, a field that the operator has to set; remove it there.";
     NameTaken = Stalled True "NameTaken" "An object that the service needs exists already and is not its own; delete or rename it, or give the service another name.";
