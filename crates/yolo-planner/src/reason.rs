@@ -27,6 +27,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) startup_s: f64,
     /// Ticks seen.
     pub(crate) ticks: u32,
+    /// The budget burns, and one pod more is not ordered because unequal shares explain it.
+    pub(crate) unbalanced: bool,
 }
 
 /// Why the knobs move from one setting to another.
@@ -262,7 +264,14 @@ pub(crate) fn hold(reason: HoldReason, facts: Option<Facts>, current: &Knobs) ->
         HoldReason::ModeRecommend => "a change is only recommended".to_owned(),
         HoldReason::NonFinite => "a number is none, or time ran backwards".to_owned(),
     };
-    format!("holds {setting}: {why}")
+    let unbalanced = matches!(reason, HoldReason::Settled | HoldReason::Stabilizing)
+        && facts.is_some_and(|facts| facts.unbalanced);
+    let but = if unbalanced {
+        "; minutes miss the targets beyond the budget because pods get unequal shares, which one pod more would not mend"
+    } else {
+        ""
+    };
+    format!("holds {setting}: {why}{but}")
 }
 
 fn ticks(count: u32) -> String {

@@ -4,7 +4,7 @@ use crate::plain::Plain;
 use crate::support::{CPU, Fleet, GPU, Kind, at, batch, histogram, seconds};
 use yolo_planner::explain::{Condition, ConditionReason, Tristate};
 use yolo_planner::observation::{BatchCount, CurvePoint, Entry, Knobs, NoData, Observation, Phase, Sample, Signal};
-use yolo_planner::policy::{Accelerator, Knob, Mode, OverloadPolicy, Policy, Targets};
+use yolo_planner::policy::{Accelerator, Knob, Mode, OverloadPolicy, Policy, Routing, Targets};
 use yolo_planner::units::{BatchSize, Bytes, Ratio, Replicas, Seconds, SecondsSquared};
 use yolo_planner::{Action, Decision, HoldReason, State, Trigger, plan};
 
@@ -665,9 +665,10 @@ fn a_budget_that_burns_adds_a_pod_and_takes_none() {
 /// §9, `Imbalance`: a miss that unequal shares explain orders no pod.
 #[test]
 fn a_budget_that_burns_for_want_of_balance_adds_no_pod() {
-    let orders = |first_share: f64| {
-        let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+    let orders = |routing: Routing, (first_share, first_inflight): (f64, u64)| {
+        let mut scene = Scene::new(CPU, Policy { routing, ..policy(Accelerator::Cpu) });
         scene.run(100.0, 24, nothing);
+        let before = scene.replicas();
         let late = |seen: &mut Observation| {
             samples(seen, |sample| sample.api = histogram(&[0.3; 20]));
             let arrivals: u64 =
@@ -678,11 +679,18 @@ fn a_budget_that_burns_for_want_of_balance_adds_no_pod() {
                 value.arrivals = (arrivals as f64 * share / places) as u64;
                 value.inflight = 1;
             }
+            if let Signal::Live { value, .. } = &mut seen.pods[0].sample {
+                value.inflight = first_inflight;
+            }
         };
         let burning = scene.run(100.0, 70, late);
-        burning.iter().filter(|decision| decision.action == Action::Change { trigger: Trigger::SloBurn }).count()
+        let burns = |decision: &&Decision| decision.action == Action::Change { trigger: Trigger::SloBurn };
+        let told = burning.last().unwrap().explanation.reason.contains("unequal shares");
+        (burning.iter().filter(burns).count(), scene.replicas() - before, told)
     };
-    assert_eq!((orders(1.0), orders(3.0)), (1, 0));
+    assert_eq!(orders(Routing::Random, (1.0, 1)), (1, 1, false));
+    assert_eq!(orders(Routing::Random, (3.0, 1)), (0, 0, true));
+    assert_eq!(orders(Routing::LeastOutstanding, (1.0, 20)), (1, 1, false), "a slow pod, not unequal shares");
 }
 
 #[test]
