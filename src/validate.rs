@@ -16,9 +16,9 @@ use yolo_api::v1alpha1::pod::Server;
 use yolo_api::v1alpha1::spec::{RolloutStrategy, SecretKey, Service, ServiceType, SharedStore as SpecStore, Tasks};
 use yolo_api::v1alpha1::validate::{FieldError, ip_block};
 use yolo_planner::Policy;
-use yolo_planner::units::Bytes;
+use yolo_planner::units::{Bytes, Seconds};
 
-use crate::build::Defaults;
+use crate::build::{Defaults, progress_deadline_s};
 use crate::fleet::ServiceId;
 use crate::schedules::{InvalidSchedule, Peak};
 
@@ -200,7 +200,11 @@ pub fn validate(service: &YoloInferenceService, defaults: &Defaults) -> Result<V
         id: ServiceId { namespace: service.namespace().unwrap_or_default(), name: name(service.name_any())? },
         uid: service.uid().unwrap_or_default(),
         generation: service.metadata.generation.unwrap_or(0),
-        policy: Policy { revision: workload.revision(), ..policy::policy(spec)? },
+        policy: Policy {
+            revision: workload.revision(),
+            rollout_max: Seconds::whole(progress_deadline_s(&workload).try_into().unwrap_or(u32::MAX)),
+            ..policy::policy(spec)?
+        },
         peaks: spec.scaling.schedules.iter().map(Peak::parse).collect::<Result<_, _>>()?,
         workload,
         front: front(&spec.service, &defaults.service_types)?,
@@ -363,7 +367,7 @@ mod tests {
     use super::fixtures::{checked, checked_by, installation, smallest};
     use super::*;
     use yolo_planner::policy::{Accelerator, Mode};
-    use yolo_planner::units::{BatchSize, Ratio, Replicas, Seconds};
+    use yolo_planner::units::{BatchSize, Ratio, Replicas};
 
     #[test]
     fn smallest_service_has_the_defaults_of_the_design() {
