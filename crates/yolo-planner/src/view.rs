@@ -90,6 +90,12 @@ impl View {
         batch.min(self.model.times.largest())
     }
 
+    /// Whether one image alone takes longer than the inference target allows.
+    pub(crate) fn lone_is_slow(&self, policy: &Policy) -> bool {
+        let limit_s = policy.targets.inference.map_or(f64::INFINITY, LatencyTarget::limit_s);
+        choose::upper_s(policy, &self.model, 1).is_some_and(|upper_s| upper_s > limit_s)
+    }
+
     /// What one of the ready pods carries with batches up to `batch`.
     pub(crate) fn pod_now(&self, batch: u32) -> Option<PodRate> {
         self.model.pod(self.known(batch), self.seen.ready)

@@ -149,7 +149,7 @@ table! {
     TargetsStale = TargetsMet Unknown "Stale" "What was measured is too old, or covers too few pods.";
     Feasible = TargetsFeasible True "Feasible" "The targets can hold at the planned load.";
     ReplicasMaxTooLow = TargetsFeasible False "ReplicasMax" "More pods than replicas.max would be needed; raise it.";
-    InferenceTooSlow = TargetsFeasible False "InferenceTooSlow" "One image alone, or the smallest batch allowed, takes longer than the inference threshold; more pods do not help.";
+    InferenceTooSlow = TargetsFeasible False "InferenceTooSlow" "One image alone, or the smallest batch that range and mode allow, takes longer than the inference threshold; more pods do not help.";
     ApiOverheadTooHigh = TargetsFeasible False "ApiOverhead" "Time outside the engine leaves too little of the API threshold; more pods do not help.";
     MemoryShort = TargetsFeasible False "MemoryShort" "Model and batch do not fit into the memory target or limit.";
     FeasibleCurveUnknown = TargetsFeasible Unknown "CurveUnknown" "How long a batch takes is not known yet.";

@@ -791,6 +791,26 @@ fn what_pinned_pods_cannot_carry_names_who_pins_them() {
 }
 
 #[test]
+fn batches_that_are_too_slow_are_told_with_who_asks_for_them() {
+    let told = |beta_s: f64, mode: Mode| {
+        let knob = Knob { mode, min: batch(4), max: batch(8) };
+        let mut scene = Scene::new(Kind { beta_s, ..CPU }, Policy { batch: knob, ..policy(Accelerator::Cpu) });
+        let last = scene.run(5.0, 30, nothing).pop().unwrap().explanation;
+        is(&last.conditions.targets_feasible, Tristate::False, ConditionReason::InferenceTooSlow);
+        last.conditions.targets_feasible.message
+    };
+    for (beta_s, mode, says) in [
+        (0.030, Mode::Auto, "batches of 4, the smallest allowed, take longer"),
+        (0.030, Mode::Off, "batches of 4, which batch.mode Off leaves, take longer"),
+        (0.150, Mode::Auto, "one image alone takes longer"),
+        (0.150, Mode::Recommend, "one image alone takes longer"),
+    ] {
+        let message = told(beta_s, mode);
+        assert!(message.contains(says), "{beta_s} {mode:?}: {message}");
+    }
+}
+
+#[test]
 fn batch_starts_where_it_is_allowed() {
     let mut bounded = policy(Accelerator::Gpu);
     bounded.batch = Knob::auto(batch(2), batch(2));
