@@ -385,7 +385,8 @@ mod tests {
     fn knob_of_its_own_mode_and_a_fixed_count_win() {
         let spec = checked(
             "{model: {source: {imagePath: /a}}, scaling: {mode: Off, replicas: {fixed: 4}, batch: {mode: Recommend}, \
-             behavior: {scaleDown: {stabilizationWindowSeconds: 30, policies: [{type: Percent, value: 50, periodSeconds: 60}]}}}}",
+             behavior: {scaleUp: {stabilizationWindowSeconds: 10}, scaleDown: {stabilizationWindowSeconds: 30, \
+             policies: [{type: Percent, value: 50, periodSeconds: 60}]}}}}",
         )
         .unwrap();
         let policy = spec.policy;
@@ -395,7 +396,8 @@ mod tests {
             "a fixed count is held in every mode"
         );
         assert_eq!((policy.replicas.min, policy.replicas.max), (Replicas::new(4), Replicas::new(4)));
-        assert_eq!(policy.stabilization, Some(Seconds::whole(30)));
+        let lasts = (policy.stabilization, policy.stabilization_up);
+        assert_eq!(lasts, (Some(Seconds::whole(30)), Some(Seconds::whole(10))));
         assert_eq!(policy.max_down, Ratio::percent(25), "50 % in 60 s are 25 % in 30 s");
     }
 

@@ -22,6 +22,8 @@ pub struct Policy {
     pub cache_ttl: Seconds,
     /// How long a lower need must last before pods go; `None`: learned, max(30 s, the start-up time).
     pub stabilization: Option<Seconds>,
+    /// How long a higher need must last before pods come; `None`: not at all.
+    pub stabilization_up: Option<Seconds>,
     /// Largest share of the pods that may go in 30 s (at least one pod).
     pub max_down: Ratio,
     /// Largest share of pods that may come in 15 s; `None`: no limit.
@@ -70,6 +72,7 @@ impl Default for Policy {
             cache: Knob::auto(Bytes::default(), Bytes::mebi(256)),
             cache_ttl: Seconds::whole(3600),
             stabilization: None,
+            stabilization_up: None,
             max_down: Ratio::percent(20),
             max_up: None,
             tick: Seconds::whole(5),

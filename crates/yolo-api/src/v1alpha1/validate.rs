@@ -167,10 +167,6 @@ pub fn inactive_fields(spec: &YoloInferenceServiceSpec) -> Vec<&'static str> {
     [
         ("spec.server.serviceAccountName", spec.server.service_account_name.is_some()),
         ("spec.targets.apiLatency.source", api_source.is_some_and(|source| source != SOURCE_SERVER)),
-        (
-            "spec.scaling.behavior.scaleUp.stabilizationWindowSeconds",
-            up.is_some_and(|rules| rules.stabilization_window_seconds.is_some()),
-        ),
         ("spec.scaling.behavior.scaleUp.policies (Pods)", up.is_some_and(in_pods)),
         ("spec.scaling.behavior.scaleDown.policies (Pods)", down.is_some_and(in_pods)),
     ]
@@ -260,7 +256,6 @@ mod tests {
             [
                 "spec.server.serviceAccountName",
                 "spec.targets.apiLatency.source",
-                "spec.scaling.behavior.scaleUp.stabilizationWindowSeconds",
                 "spec.scaling.behavior.scaleUp.policies (Pods)",
                 "spec.scaling.behavior.scaleDown.policies (Pods)",
             ]

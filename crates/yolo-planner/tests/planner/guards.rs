@@ -720,6 +720,25 @@ fn max_up_limits_the_pods_of_fifteen_seconds() {
 }
 
 #[test]
+fn a_higher_need_must_last_where_it_is_asked_to() {
+    let patient = Policy { stabilization_up: Some(Seconds::whole(60)), ..policy(Accelerator::Cpu) };
+    let mut fleet = Plain::new(patient.clone(), 0.016, 1);
+    fleet.run(|_| 20.0, 24);
+    fleet.run(|_| 900.0, 2);
+    let calm = fleet.run(|_| 20.0, 24);
+    assert!(calm.iter().all(|decision| decision.desired.replicas.get() == 1), "a burst passes");
+    let rising = fleet.run(|_| 900.0, 20);
+    held(&rising[5], HoldReason::Stabilizing);
+    let reason = &rising[5].explanation.reason;
+    assert!(reason.contains("once that has been so for 60 s"), "{reason}");
+    let first = rising.iter().position(|decision| decision.desired.replicas.get() > 1).unwrap();
+    assert!((11..=13).contains(&first), "after a minute, not after {first} ticks");
+    let mut due = Plain::new(Policy { schedule_floor: Replicas::new(5), ..patient }, 0.016, 1);
+    due.run(|_| 20.0, 6);
+    assert_eq!(due.knobs.replicas.get(), 5, "a schedule's pods come at once");
+}
+
+#[test]
 fn pods_go_by_a_fifth_in_half_a_minute() {
     let mut fleet = Plain::new(policy(Accelerator::Cpu), 0.016, 1);
     fleet.run(|_| 900.0, 24);
