@@ -14,7 +14,7 @@ use yolo_api::v1alpha1::YoloInferenceService;
 use yolo_api::v1alpha1::model::{Accelerator, CpuProfile, EmulatedDevice, Nvidia, Precision, Provider};
 use yolo_api::v1alpha1::pod::Server;
 use yolo_api::v1alpha1::spec::{RolloutStrategy, SecretKey, Service, ServiceType, SharedStore as SpecStore, Tasks};
-use yolo_api::v1alpha1::validate::{FieldError, ip_block};
+use yolo_api::v1alpha1::validate::{FieldError, client};
 use yolo_planner::Policy;
 use yolo_planner::units::{Bytes, Seconds};
 
@@ -215,12 +215,12 @@ pub fn validate(service: &YoloInferenceService, defaults: &Defaults) -> Result<V
     })
 }
 
-/// Those of `peers` whose addresses can be read, and what is wrong with the others. A peer too few keeps a client out; an
+/// Those of `peers` that a `NetworkPolicy` may have, and what is wrong with the others. A peer too few keeps a client out; an
 /// exception too few, or an empty list taken for none, would let strangers in.
 fn clients(peers: &[NetworkPolicyPeer]) -> (Option<Vec<NetworkPolicyPeer>>, Vec<String>) {
     let (mut usable, mut wrong) = (Vec::new(), Vec::new());
     for peer in peers {
-        match peer.ip_block.as_ref().map_or(Ok(()), ip_block) {
+        match client(peer) {
             Ok(()) => usable.push(peer.clone()),
             Err(error) => wrong.push(error.to_string()),
         }
@@ -439,6 +439,9 @@ mod tests {
         let (left, why) = clients("{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/16]}}");
         assert_eq!(left, Some(0), "nobody, and not the whole cluster");
         assert!(why.contains("ipBlock.except") && why.contains("11.0.0.0/16"), "{why}");
+        let (left, why) = clients("{podSelector: {matchExpressions: [{key: app, operator: is, values: [shop]}]}}");
+        assert_eq!(left, Some(0));
+        assert!(why.starts_with("spec.network.allowedClients.podSelector: \"is\""), "{why}");
     }
 
     #[test]

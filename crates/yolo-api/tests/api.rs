@@ -5,7 +5,7 @@
 
 use kube_cel::Validator;
 use serde_json::{Value, json};
-use yolo_api::v1alpha1::{YoloInferenceService, targets::Targets, validate::ip_block};
+use yolo_api::v1alpha1::{YoloInferenceService, targets::Targets, validate::client};
 
 /// The CRD's `OpenAPI` schema of `v1alpha1`.
 fn schema() -> Value {
@@ -90,8 +90,9 @@ fn address_range_that_the_operator_would_leave_out_is_refused() {
         ("10.0.0.0/8", Some("10.0.0.0/8")),
     ] {
         let block = json!({"cidr": cidr, "except": except.map_or_else(Vec::new, |part| vec![part])});
-        assert!(ip_block(&serde_json::from_value(block.clone()).unwrap()).is_err(), "{block}");
-        let network = json!({"allowedClients": [{"ipBlock": block}]});
+        let peer = json!({"ipBlock": block});
+        assert!(client(&serde_json::from_value(peer.clone()).unwrap()).is_err(), "{peer}");
+        let network = json!({"allowedClients": [peer]});
         let spec = json!({"model": {"source": {"imagePath": "/models/a.onnx"}}, "network": network});
         assert!(judge(&object("a", &spec)).iter().any(|message| message.contains("ipBlock.")), "{spec}");
     }

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use k8s_openapi::api::networking::v1::IPBlock;
+use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicyPeer};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::{
     scalars::{Decimal, DurationText, Quantity},
@@ -125,12 +126,71 @@ fn unit_of(unit: &str, units: &[(&str, f64)]) -> Option<f64> {
     units.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor)
 }
 
-/// Checks the address ranges of `block` as the API server does those of a new `NetworkPolicy` from Kubernetes 1.36 on
-/// (`StrictIPCIDRValidation`); earlier ones take more.
+/// Checks one of `network.allowedClients` as the API server does a peer of a new `NetworkPolicy`.
 ///
 /// # Errors
-/// [`FieldError`] of the first that is no range, or is excepted and not a smaller part of the block's.
-pub fn ip_block(block: &IPBlock) -> Result<(), FieldError> {
+/// [`FieldError`] of the first part that it would refuse.
+pub fn client(peer: &NetworkPolicyPeer) -> Result<(), FieldError> {
+    let selectors = [
+        ("spec.network.allowedClients.namespaceSelector", &peer.namespace_selector),
+        ("spec.network.allowedClients.podSelector", &peer.pod_selector),
+    ];
+    let mut given = selectors.into_iter().filter_map(|(path, given)| Some((path, given.as_ref()?))).peekable();
+    let selected = given.peek().is_some();
+    match (&peer.ip_block, selected) {
+        (Some(block), false) => ip_block(block),
+        (None, true) => given.try_for_each(|(path, given)| selector(path, given)),
+        (block, _) => Err(FieldError {
+            path: "spec.network.allowedClients",
+            value: block.as_ref().map_or_else(String::new, |block| block.cidr.clone()),
+            expected: "an ipBlock alone, or selectors alone",
+        }),
+    }
+}
+
+fn selector(path: &'static str, selector: &LabelSelector) -> Result<(), FieldError> {
+    let check = |holds: bool, value: &str, expected| {
+        if holds { Ok(()) } else { Err(FieldError { path, value: value.to_owned(), expected }) }
+    };
+    let key = |text: &str| check(is_label_key(text), text, "the key of a label");
+    let value = |text: &str| check(text.is_empty() || is_label_name(text), text, "the value of a label");
+    for (name, text) in selector.match_labels.iter().flatten() {
+        key(name)?;
+        value(text)?;
+    }
+    for expression in selector.match_expressions.iter().flatten() {
+        key(&expression.key)?;
+        let (operator, values) = (expression.operator.as_str(), expression.values.as_deref().unwrap_or_default());
+        let known = match operator {
+            "In" | "NotIn" => !values.is_empty(),
+            "Exists" | "DoesNotExist" => values.is_empty(),
+            _ => false,
+        };
+        check(known, operator, "the operator In or NotIn with values, or Exists or DoesNotExist without")?;
+        values.iter().try_for_each(|text| value(text))?;
+    }
+    Ok(())
+}
+
+/// A name, and before it, with a slash, a DNS subdomain if there is one.
+fn is_label_key(text: &str) -> bool {
+    let (prefix, name) = text.split_once('/').map_or((None, text), |(prefix, name)| (Some(prefix), name));
+    let dns = |part: &str| {
+        let plain = part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        plain && !part.is_empty() && !part.starts_with('-') && !part.ends_with('-')
+    };
+    is_label_name(name) && prefix.is_none_or(|prefix| prefix.len() <= 253 && prefix.split('.').all(dns))
+}
+
+fn is_label_name(text: &str) -> bool {
+    let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    let ends = |end: Option<char>| end.is_some_and(|end| end.is_ascii_alphanumeric());
+    plain && text.len() <= 63 && ends(text.chars().next()) && ends(text.chars().next_back())
+}
+
+/// As the API server from Kubernetes 1.36 on (`StrictIPCIDRValidation`); earlier ones take more. Refused is the first
+/// that is no range, or is excepted and not a smaller part of the block's.
+fn ip_block(block: &IPBlock) -> Result<(), FieldError> {
     let wrong = |path, text: &str, expected| FieldError { path, value: text.to_owned(), expected };
     let range = |path, text: &str| {
         let expected = "an address range such as \"10.0.0.0/8\", with no leading zero and no bit set beyond its length";
@@ -240,6 +300,31 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn selectors_are_judged_as_by_the_api_server() {
+        let judged = |peer: &str| client(&serde_yaml_ng::from_str(peer).unwrap()).map_err(|error| error.to_string());
+        let expression = |text: &str| judged(&format!("{{podSelector: {{matchExpressions: [{{{text}}}]}}}}"));
+        for text in ["key: app, operator: In, values: [shop, '']", "key: example.com/App_1, operator: DoesNotExist"] {
+            assert_eq!(expression(text), Ok(()), "{text}");
+        }
+        for (text, says) in [
+            ("key: app, operator: in, values: [shop]", "\"in\""),
+            ("key: app, operator: In", "\"In\""),
+            ("key: app, operator: Exists, values: [shop]", "\"Exists\""),
+            ("key: app, operator: NotIn, values: [a shop]", "\"a shop\""),
+            ("key: -app, operator: Exists", "\"-app\""),
+            ("key: Example.com/app, operator: Exists", "\"Example.com/app\""),
+            ("key: a/b/c, operator: Exists", "\"a/b/c\""),
+        ] {
+            let error = expression(text).unwrap_err();
+            assert!(error.starts_with("spec.network.allowedClients.podSelector") && error.contains(says), "{error}");
+        }
+        let namespaces = |labels: &str| judged(&format!("{{namespaceSelector: {{matchLabels: {{{labels}}}}}}}"));
+        assert_eq!(namespaces("kubernetes.io/metadata.name: shop, tier: ''"), Ok(()));
+        assert!(namespaces("team: the shop").unwrap_err().contains("namespaceSelector: \"the shop\""));
+        assert!(judged("{}").is_err() && judged("{ipBlock: {cidr: 10.0.0.0/8}, podSelector: {}}").is_err());
     }
 
     #[test]
