@@ -24,7 +24,7 @@ use yolo_api::v1alpha1::YoloInferenceService;
 use yolo_api::v1alpha1::spec::ServiceType;
 use yolo_planner::Decision;
 
-pub use deployment::{MODEL_DIRECTORY, TEMPLATE_ANNOTATION, template_hash};
+pub use deployment::{MODEL_DIRECTORY, TEMPLATE_ANNOTATION, progress_deadline_s, template_hash};
 pub use knobs::{KnobsDocument, config_map, config_map_name, read};
 
 use crate::fleet::SERVICE_LABEL;

@@ -14,11 +14,11 @@ use yolo_api::v1alpha1::YoloInferenceService;
 use yolo_api::v1alpha1::model::{Accelerator, CpuProfile, EmulatedDevice, Nvidia, Precision, Provider};
 use yolo_api::v1alpha1::pod::Server;
 use yolo_api::v1alpha1::spec::{RolloutStrategy, SecretKey, Service, ServiceType, SharedStore as SpecStore, Tasks};
-use yolo_api::v1alpha1::validate::{FieldError, ip_block};
+use yolo_api::v1alpha1::validate::{FieldError, client};
 use yolo_planner::Policy;
-use yolo_planner::units::Bytes;
+use yolo_planner::units::{Bytes, Seconds};
 
-use crate::build::Defaults;
+use crate::build::{Defaults, progress_deadline_s};
 use crate::fleet::ServiceId;
 use crate::schedules::{InvalidSchedule, Peak};
 
@@ -45,8 +45,10 @@ pub struct Validated {
     pub clients: Option<Vec<NetworkPolicyPeer>>,
     /// Which comes first at a rollout: the new pod, or the room for it.
     pub rollout: RolloutStrategy,
-    /// What of the spec does not act and why, a sentence each; all else acts.
+    /// What of the spec cannot be read and is left out, a sentence each; all else acts.
     pub left_out: Vec<String>,
+    /// Fields that were accepted but do not act in this version.
+    pub inactive: Vec<&'static str>,
 }
 
 /// What the pods run.
@@ -181,8 +183,7 @@ pub fn validate(service: &YoloInferenceService, defaults: &Defaults) -> Result<V
     let spec = &service.spec;
     let server = &spec.server;
     let engine = engine(&spec.accelerator());
-    let (clients, wrong) = clients(&spec.network.allowed_clients);
-    let inactive = yolo_api::inactive_fields(spec).into_iter();
+    let (clients, left_out) = clients(&spec.network.allowed_clients);
     let workload = Workload {
         image: image(server.image.as_ref(), &engine, defaults)?,
         model: source::model(&spec.model)?,
@@ -199,25 +200,27 @@ pub fn validate(service: &YoloInferenceService, defaults: &Defaults) -> Result<V
         id: ServiceId { namespace: service.namespace().unwrap_or_default(), name: name(service.name_any())? },
         uid: service.uid().unwrap_or_default(),
         generation: service.metadata.generation.unwrap_or(0),
-        policy: Policy { revision: workload.revision(), ..policy::policy(spec)? },
+        policy: Policy {
+            revision: workload.revision(),
+            rollout_max: Seconds::whole(progress_deadline_s(&workload).try_into().unwrap_or(u32::MAX)),
+            ..policy::policy(spec)?
+        },
         peaks: spec.scaling.schedules.iter().map(Peak::parse).collect::<Result<_, _>>()?,
         workload,
         front: front(&spec.service, &defaults.service_types)?,
         rollout: spec.rollout.strategy,
         clients,
-        left_out: wrong
-            .into_iter()
-            .chain(inactive.map(|field| format!("{field} does not act in this version")))
-            .collect(),
+        left_out,
+        inactive: yolo_api::inactive_fields(spec),
     })
 }
 
-/// Those of `peers` whose addresses can be read, and what is wrong with the others. A peer too few keeps a client out; an
+/// Those of `peers` that a `NetworkPolicy` may have, and what is wrong with the others. A peer too few keeps a client out; an
 /// exception too few, or an empty list taken for none, would let strangers in.
 fn clients(peers: &[NetworkPolicyPeer]) -> (Option<Vec<NetworkPolicyPeer>>, Vec<String>) {
     let (mut usable, mut wrong) = (Vec::new(), Vec::new());
     for peer in peers {
-        match peer.ip_block.as_ref().map_or(Ok(()), ip_block) {
+        match client(peer) {
             Ok(()) => usable.push(peer.clone()),
             Err(error) => wrong.push(error.to_string()),
         }
@@ -364,7 +367,7 @@ mod tests {
     use super::fixtures::{checked, checked_by, installation, smallest};
     use super::*;
     use yolo_planner::policy::{Accelerator, Mode};
-    use yolo_planner::units::{BatchSize, Ratio, Replicas, Seconds};
+    use yolo_planner::units::{BatchSize, Ratio, Replicas};
 
     #[test]
     fn smallest_service_has_the_defaults_of_the_design() {
@@ -382,7 +385,8 @@ mod tests {
     fn knob_of_its_own_mode_and_a_fixed_count_win() {
         let spec = checked(
             "{model: {source: {imagePath: /a}}, scaling: {mode: Off, replicas: {fixed: 4}, batch: {mode: Recommend}, \
-             behavior: {scaleDown: {stabilizationWindowSeconds: 30, policies: [{type: Percent, value: 50, periodSeconds: 60}]}}}}",
+             behavior: {scaleUp: {stabilizationWindowSeconds: 10}, scaleDown: {stabilizationWindowSeconds: 30, \
+             policies: [{type: Percent, value: 50, periodSeconds: 60}]}}}}",
         )
         .unwrap();
         let policy = spec.policy;
@@ -392,7 +396,8 @@ mod tests {
             "a fixed count is held in every mode"
         );
         assert_eq!((policy.replicas.min, policy.replicas.max), (Replicas::new(4), Replicas::new(4)));
-        assert_eq!(policy.stabilization, Some(Seconds::whole(30)));
+        let lasts = (policy.stabilization, policy.stabilization_up);
+        assert_eq!(lasts, (Some(Seconds::whole(30)), Some(Seconds::whole(10))));
         assert_eq!(policy.max_down, Ratio::percent(25), "50 % in 60 s are 25 % in 30 s");
     }
 
@@ -434,6 +439,9 @@ mod tests {
         let (left, why) = clients("{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/16]}}");
         assert_eq!(left, Some(0), "nobody, and not the whole cluster");
         assert!(why.contains("ipBlock.except") && why.contains("11.0.0.0/16"), "{why}");
+        let (left, why) = clients("{podSelector: {matchExpressions: [{key: app, operator: is, values: [shop]}]}}");
+        assert_eq!(left, Some(0));
+        assert!(why.starts_with("spec.network.allowedClients.podSelector: \"is\""), "{why}");
     }
 
     #[test]

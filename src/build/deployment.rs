@@ -36,6 +36,8 @@ const GRACE_MARGIN_S: i64 = 5;
 const STARTUP_PERIODS: i32 = 600;
 /// For a node, a volume and the image of a pod, before its start.
 const PLACEMENT_S: i64 = 300;
+/// For the fetch of a model, before its start: the largest, 2 GiB, at 30 Mbit/s.
+const FETCH_S: i64 = 600;
 
 /// Annotation on the Deployment: the hash of its pod template as we last applied it, which the API server's defaults and other
 /// clients' additions do not change.
@@ -51,11 +53,7 @@ pub fn deployment(spec: &Validated, replicas: Option<Replicas>) -> Deployment {
             ..metadata(spec, &spec.id.name)
         },
         spec: Some(DeploymentSpec {
-            // Less would call a rollout stuck, and stop its wave, whose pods are still allowed to start.
-            progress_deadline_seconds: i32::try_from(
-                grace_s(spec).saturating_add(i64::from(STARTUP_PERIODS) + PLACEMENT_S),
-            )
-            .ok(),
+            progress_deadline_seconds: i32::try_from(progress_deadline_s(&spec.workload)).ok(),
             replicas: replicas.and_then(|replicas| i32::try_from(replicas.get()).ok()),
             selector: selector(spec),
             strategy: Some(strategy(spec.rollout)),
@@ -110,7 +108,7 @@ fn template(spec: &Validated) -> PodTemplateSpec {
             volumes: Some(volumes(spec)),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
-            termination_grace_period_seconds: Some(grace_s(spec)),
+            termination_grace_period_seconds: Some(grace_s(&spec.workload)),
             security_context: Some(security(&spec.workload)),
             image_pull_secrets: some_list(
                 server.image_pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect(),
@@ -127,8 +125,15 @@ fn template(spec: &Validated) -> PodTemplateSpec {
 }
 
 /// How long a leaving pod may take, in whose place another may have to start.
-fn grace_s(spec: &Validated) -> i64 {
-    spec.workload.drain_budget_s.saturating_add(GRACE_MARGIN_S)
+fn grace_s(workload: &Workload) -> i64 {
+    workload.drain_budget_s.saturating_add(GRACE_MARGIN_S)
+}
+
+/// How long a rollout may go without another ready pod. Less would call one stuck, and stop its wave, whose pods are
+/// still allowed to leave, to fetch their model and to start.
+pub fn progress_deadline_s(workload: &Workload) -> i64 {
+    let fetch_s = if matches!(workload.model.file, ModelFile::Fetched { .. }) { FETCH_S } else { 0 };
+    grace_s(workload).saturating_add(PLACEMENT_S + fetch_s + i64::from(STARTUP_PERIODS))
 }
 
 fn security(workload: &Workload) -> PodSecurityContext {
@@ -435,11 +440,18 @@ mod tests {
 
     #[test]
     fn rollout_is_not_called_stuck_while_a_pod_may_still_leave_and_another_start() {
-        let spec = checked("{model: {source: {imagePath: /a}}, server: {drain: {budget: 10m}}}").unwrap();
-        let deployment = deployment(&spec, None).spec.unwrap();
-        let startup = pod(&spec).containers[0].startup_probe.clone().unwrap();
-        let start_s = startup.period_seconds.unwrap() * startup.failure_threshold.unwrap();
-        assert!(deployment.progress_deadline_seconds.unwrap() >= 10 * 60 + start_s + 60);
+        let deadline_s = |model: &str| {
+            let spec = checked(&format!("{{model: {{{model}}}, server: {{drain: {{budget: 10m}}}}}}")).unwrap();
+            let deployment = deployment(&spec, None).spec.unwrap();
+            let startup = pod(&spec).containers[0].startup_probe.clone().unwrap();
+            let start_s = startup.period_seconds.unwrap() * startup.failure_threshold.unwrap();
+            let deadline_s = deployment.progress_deadline_seconds.unwrap();
+            assert!(deadline_s >= 10 * 60 + start_s + 60);
+            assert!((spec.policy.rollout_max.get() - f64::from(deadline_s)).abs() < 1e-9, "the planner waits as long");
+            deadline_s
+        };
+        let fetched = format!("source: {{uri: 's3://m/a.onnx'}}, sha256: {}", "0123456789abcdef".repeat(4));
+        assert!(deadline_s(&fetched) >= deadline_s("source: {imagePath: /a}") + 5 * 60);
     }
 
     #[test]

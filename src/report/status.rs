@@ -59,7 +59,7 @@ pub fn status(
         targets: explanation.targets.iter().map(target).collect(),
         targets_summary: Some(explanation.targets_summary.clone()),
         bottleneck: explanation.bottlenecks.first().map(bottleneck),
-        advice: advice(explanation, &seen.pods),
+        advice: advice(explanation, &seen.pods, &spec.inactive),
         decisions: decisions(&before.decisions, untold),
         learned: None, // `report` decides when.
         rollout: Some(RolloutStatus {
@@ -173,7 +173,7 @@ fn bottleneck(found: &explain::Bottleneck) -> Bottleneck {
     }
 }
 
-fn advice(explanation: &Explanation, pods: &[PodView]) -> Vec<Advice> {
+fn advice(explanation: &Explanation, pods: &[PodView], inactive: &[&'static str]) -> Vec<Advice> {
     let planned = explanation.advice.iter().map(|advice| Advice {
         id: word(&advice.id),
         severity: match advice.severity {
@@ -185,7 +185,14 @@ fn advice(explanation: &Explanation, pods: &[PodView]) -> Vec<Advice> {
         action: clip(&advice.action),
         predicted: Some(clip(&advice.predicted)).filter(|text| !text.is_empty()),
     });
-    planned.take(ADVICE_MAX).collect()
+    let inactive = (!inactive.is_empty()).then(|| Advice {
+        id: "FieldsNotYetActive".to_owned(),
+        severity: Severity::Warning,
+        message: clip(&format!("Accepted, but without effect in this version: {}.", inactive.join(", "))),
+        action: "Remove these fields, or wait for the version that serves them.".to_owned(),
+        predicted: None,
+    });
+    inactive.into_iter().chain(planned).take(ADVICE_MAX).collect()
 }
 
 /// The names of the pods that an advice is about: " Pods: fork-1, fork-2."

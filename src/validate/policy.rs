@@ -35,7 +35,8 @@ pub fn policy(spec: &YoloInferenceServiceSpec) -> Result<Policy, FieldError> {
             max: Bytes::new(scaling.cache.max.bytes("spec.scaling.cache.max")?),
         },
         cache_ttl: seconds(&scaling.cache.ttl, "spec.scaling.cache.ttl")?,
-        stabilization: down.and_then(|rules| rules.stabilization_window_seconds).map(|s| Seconds::whole(count(s))),
+        stabilization: down.and_then(lasts),
+        stabilization_up: up.and_then(lasts),
         max_down: down.and_then(|rules| percent(rules, DOWN_PERIOD_S)).unwrap_or(usual.max_down),
         max_up: up.and_then(|rules| percent(rules, UP_PERIOD_S)),
         memory_limit: Bytes::new(spec.server.resources.memory.bytes("spec.server.resources.memory")?),
@@ -114,6 +115,11 @@ fn mode(own: Option<SpecMode>, all: SpecMode) -> Mode {
         SpecMode::Recommend => Mode::Recommend,
         SpecMode::Off => Mode::Off,
     }
+}
+
+/// How long a need must last.
+fn lasts(rules: &ScalingRules) -> Option<Seconds> {
+    rules.stabilization_window_seconds.map(|s| Seconds::whole(count(s)))
 }
 
 /// The fastest percentage rule, as a share in `period_s`. Rules in pods have no such form and do not act.

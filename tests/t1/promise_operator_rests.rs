@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
+use k8s_openapi::api::events::v1::Event;
+use kube::Api;
+use kube::api::ListParams;
 use serde_json::json;
 use yolo_loadgen::client::{Client, Limits, Target};
 use yolo_loadgen::pictures::{Mode, Pictures};
@@ -43,11 +46,14 @@ fn constant_load_writes_nothing_but_the_status_refresh() {
         let during = &all[before..];
         let counts = count(during);
         let object = until(&client, namespace, "fork", "the object", |_| true).await;
-        let decisions = object.status.unwrap().decisions;
-        let reasons: Vec<_> = decisions.iter().map(|decision| (&decision.time.0, &decision.reason)).collect();
+        let status = object.status.unwrap();
+        let reasons: Vec<_> = status.decisions.iter().map(|decision| (&decision.time.0, &decision.reason)).collect();
+        let events = Api::<Event>::namespaced(client.clone(), namespace).list(&ListParams::default()).await.unwrap();
+        let notes: Vec<_> = events.iter().map(|event| (&event.reason, &event.note)).collect();
+        let seen = format!("{during:#?} {reasons:#?} {notes:#?} {:#?}", status.conditions);
         println!("writes in {COUNTED:?} of constant load: {counts:?}");
-        assert!(counts.keys().all(|resource| *resource == "yoloinferenceservices/status"), "{during:#?} {reasons:#?}");
-        assert!(counts.values().sum::<usize>() <= 3, "the refresh comes at most every 30 s: {during:#?} {reasons:#?}");
+        assert!(counts.keys().all(|resource| *resource == "yoloinferenceservices/status"), "{seen}");
+        assert!(counts.values().sum::<usize>() <= 3, "the refresh comes at most every 30 s: {seen}");
     });
 }
 

@@ -21,6 +21,8 @@ fn on_a_slice() -> Value {
         "service": {"type": "NodePort"},
         "network": {"allowedClients": [{"namespaceSelector": {"matchLabels": {"team": "shop"}}}]},
         "rollout": {"strategy": "ResourceAware"},
+        // Without effect in this version, which is an advice and keeps nothing else from acting.
+        "server": {"serviceAccountName": "inference"},
     })
 }
 
@@ -42,9 +44,11 @@ fn gpu_clients_type_and_strategy_are_on_the_objects_and_written_once() {
                     let seen = object.status.as_ref().and_then(|status| status.observed_generation);
                     seen == object.metadata.generation && condition(object, "Stalled").0 == "False"
                 })
-                .await;
+                .await
             };
-            seen(on_a_slice()).await;
+            let advice = seen(on_a_slice()).await.status.unwrap().advice;
+            let inactive = advice.iter().find(|advice| advice.id == "FieldsNotYetActive").unwrap();
+            assert!(inactive.message.contains("serviceAccountName"), "{}", inactive.message);
             let deployment = Api::<Deployment>::namespaced(client.clone(), &namespace).get("fork").await.unwrap();
             let spec = deployment.spec.unwrap();
             let rolling = spec.strategy.unwrap().rolling_update.unwrap();

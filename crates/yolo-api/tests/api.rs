@@ -5,7 +5,7 @@
 
 use kube_cel::Validator;
 use serde_json::{Value, json};
-use yolo_api::v1alpha1::{YoloInferenceService, targets::Targets};
+use yolo_api::v1alpha1::{YoloInferenceService, targets::Targets, validate::client};
 
 /// The CRD's `OpenAPI` schema of `v1alpha1`.
 fn schema() -> Value {
@@ -44,6 +44,12 @@ fn rule_messages() -> Vec<String> {
     messages
 }
 
+/// What the schema says against `object`.
+fn judge(object: &Value) -> Vec<String> {
+    let errors = Validator::new().validate_with_defaults(&schema(), object, None).err();
+    errors.iter().flatten().map(|error| error.message.clone()).collect()
+}
+
 fn cases() -> Vec<Value> {
     serde_yaml_ng::from_str(include_str!("../fixtures/rules.yaml")).unwrap()
 }
@@ -65,17 +71,30 @@ fn every_rule_has_one_accepted_and_one_refused_case() {
 
 #[test]
 fn every_rule_accepts_and_refuses_with_its_message() {
-    let (schema, validator) = (schema(), Validator::new());
-    let judge = |object: Value| -> Vec<String> {
-        let errors = validator.validate_with_defaults(&schema, &object, None).err();
-        errors.iter().flatten().map(|error| error.message.clone()).collect()
-    };
     for case in cases() {
         let says = case["says"].as_str().unwrap();
         let name = |which: &str| case["name"][which].as_str().unwrap_or("a");
-        assert_eq!(judge(object(name("accept"), &case["accept"])), Vec::<String>::new(), "accepted case of {says}");
-        let refused = judge(object(name("reject"), &case["reject"]));
+        assert_eq!(judge(&object(name("accept"), &case["accept"])), Vec::<String>::new(), "accepted case of {says}");
+        let refused = judge(&object(name("reject"), &case["reject"]));
         assert!(refused.iter().any(|message| message.contains(says)), "{says} is not among {refused:?}");
+    }
+}
+
+#[test]
+fn address_range_that_the_operator_would_leave_out_is_refused() {
+    for (cidr, except) in [
+        ("10.0.0.0", None),
+        ("10.0.0.0/33", None),
+        ("::ffff:10.0.0.0/104", None),
+        ("10.0.0.0/8", Some("11.1.0.0/16")),
+        ("10.0.0.0/8", Some("10.0.0.0/8")),
+    ] {
+        let block = json!({"cidr": cidr, "except": except.map_or_else(Vec::new, |part| vec![part])});
+        let peer = json!({"ipBlock": block});
+        assert!(client(&serde_json::from_value(peer.clone()).unwrap()).is_err(), "{peer}");
+        let network = json!({"allowedClients": [peer]});
+        let spec = json!({"model": {"source": {"imagePath": "/models/a.onnx"}}, "network": network});
+        assert!(judge(&object("a", &spec)).iter().any(|message| message.contains("ipBlock.")), "{spec}");
     }
 }
 

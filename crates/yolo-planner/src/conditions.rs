@@ -7,6 +7,7 @@ use crate::observation::Observation;
 use crate::policy::{Knob, Mode, Policy};
 use crate::reason::pods;
 use crate::state::State;
+use crate::units::BatchSize;
 
 fn condition(status: Tristate, reason: ConditionReason, message: String) -> Condition {
     Condition { status, reason, message }
@@ -49,14 +50,14 @@ pub(crate) fn scaling_active(policy: &Policy, observation: &Observation) -> Cond
 
 /// Whether the targets can hold at the planned load; a conflict between two of them is told with the answer.
 ///
-/// `policy`: with the knobs that the planner does not move fixed.
+/// `policy`: with the knobs that the planner does not move fixed; `alone`: one image alone is too slow.
 pub(crate) fn targets_feasible(
     policy: &Policy,
-    choice: Option<&Choice>,
+    (choice, alone): (Option<&Choice>, bool),
     relaxations: &[Relaxation],
     conflict: Option<&Conflict>,
 ) -> Condition {
-    let mut condition = feasible(policy, choice, relaxations);
+    let mut condition = feasible(policy, (choice, alone), relaxations);
     if let Some(conflict) = conflict {
         condition.message = format!("{} {}", condition.message, conflict.sentence);
     }
@@ -74,7 +75,17 @@ fn most_pods(policy: &Policy) -> String {
     }
 }
 
-fn feasible(policy: &Policy, choice: Option<&Choice>, relaxations: &[Relaxation]) -> Condition {
+/// The smallest batch that may be, and who says so: "batches of 8, the smallest allowed,".
+fn least_batch(policy: &Policy) -> String {
+    let Knob { mode, min, .. } = policy.batch;
+    let why = match mode {
+        Mode::Auto => "the smallest allowed".to_owned(),
+        Mode::Recommend | Mode::Off => format!("which batch.mode {mode:?} leaves"),
+    };
+    format!("batches of {}, {why},", min.get())
+}
+
+fn feasible(policy: &Policy, (choice, alone): (Option<&Choice>, bool), relaxations: &[Relaxation]) -> Condition {
     let Some(choice) = choice else {
         let message = "How long a batch takes is not known yet.".to_owned();
         return condition(Tristate::Unknown, ConditionReason::CurveUnknown, message);
@@ -85,9 +96,10 @@ fn feasible(policy: &Policy, choice: Option<&Choice>, relaxations: &[Relaxation]
             return condition(Tristate::True, ConditionReason::Feasible, message);
         }
         Some(ConstraintKind::InferenceLatency) => {
-            let what = match policy.batch.min.get() {
-                1 => "one image alone takes".to_owned(),
-                min => format!("batches of {min}, the smallest allowed, take"),
+            let what = if alone || policy.batch.min == BatchSize::ONE {
+                "one image alone takes".to_owned()
+            } else {
+                format!("{} take", least_batch(policy))
             };
             (ConditionReason::InferenceTooSlow, format!("{what} longer than the inference threshold"))
         }

@@ -9,7 +9,7 @@ use crate::choose::Choice;
 use crate::decision::{HoldReason, Trigger};
 use crate::observation::{Knobs, Observation, Phase};
 use crate::policy::{Mode, OverloadPolicy, Policy};
-use crate::units::{BatchSize, Bytes, Replicas, Timestamp, whole_millis, whole_seconds};
+use crate::units::{BatchSize, Bytes, Replicas, Seconds, Timestamp, whole_millis, whole_seconds};
 
 /// Least hold before pods go, unless the policy says otherwise: the half minute that the level looks back. Beyond it a
 /// start-up, which is what ski rental asks for. control.md §7 has twice both: on smooth load 2 % dearer, with as many bad
@@ -57,6 +57,9 @@ pub(crate) struct Control {
     needs: Vec<(f64, u32)>,
     /// Since when needs are known without a gap.
     needs_since_s: Option<f64>,
+    /// Pods wanted at (time), the newest last; an entry is dropped when a later one is at most as high.
+    #[serde(default)]
+    wanted: Vec<(f64, u32)>,
     last_down_s: Option<f64>,
     /// Start of the current `max_up` period and the pods at that time.
     up_from: Option<(f64, u32)>,
@@ -167,6 +170,7 @@ impl Control {
     /// Forgets what a gap in the data makes worthless: a need that was not seen is not a low need.
     pub(crate) fn lose_sight(&mut self) {
         self.needs.clear();
+        self.wanted.clear();
         self.needs_since_s = None;
         self.batch_better_since = None;
         self.cache_low_since_s = None;
@@ -214,6 +218,26 @@ impl Control {
         }
     }
 
+    /// The fewest pods that were wanted at any time of the last `window`, now `wanted`; at its first look no more than the
+    /// `current` ones, because what was wanted before is not known. Without a window: `wanted`.
+    fn least_wanted(&mut self, (now_s, window): (f64, Option<Seconds>), current: u32, wanted: u32) -> u32 {
+        let Some(window_s) = window.map(Seconds::get).filter(|window_s| *window_s > 0.0) else {
+            self.wanted.clear();
+            return wanted;
+        };
+        let wanted = if self.wanted.is_empty() { wanted.min(current) } else { wanted };
+        self.wanted.retain(|(at, _)| *at >= now_s - window_s);
+        while self.wanted.last().is_some_and(|(_, last)| *last >= wanted) {
+            self.wanted.pop();
+        }
+        let full = self.wanted.len() >= NEEDS_MAX;
+        match self.wanted.last_mut() {
+            Some((at, _)) if full => *at = now_s,
+            _ => self.wanted.push((now_s, wanted)),
+        }
+        self.wanted.first().map_or(wanted, |(_, least)| *least)
+    }
+
     /// Remembers when the pods that came back were needed, and them no longer than flaps.
     fn still_needed(&mut self, now_s: f64, need: u32) {
         self.returned = self.returned.filter(|returned| now_s - returned.at_s < FLAPS_LAST_S);
@@ -233,7 +257,8 @@ impl Control {
         if self.kept(now_s) > replicas { hold_s.max(RETURNED_LAST_S) } else { hold_s }
     }
 
-    /// Pods after this tick: more at once, fewer once the need has been lower for the whole hold.
+    /// Pods after this tick: more at once, or once the need has been higher for the policy's window; fewer once it has been
+    /// lower for the whole hold.
     fn replicas(
         &mut self,
         policy: &Policy,
@@ -243,8 +268,12 @@ impl Control {
     ) -> (u32, Option<HoldReason>) {
         let now_s = tick.now.get();
         let current = observation.current.replicas.get();
+        let lasting_up = self.least_wanted((now_s, policy.stabilization_up), current, choice.replicas);
         if choice.replicas > current {
-            return (self.limit_up(policy, current, choice.replicas, now_s), None);
+            // A schedule's peak is no need that might pass.
+            let wanted = lasting_up.max(policy.schedule_floor.get()).min(choice.replicas);
+            let barred = (wanted <= current).then_some(HoldReason::Stabilizing);
+            return (self.limit_up(policy, current, wanted, now_s), barred);
         }
         let lasting = self.needs.first().map_or(current, |(_, need)| *need).max(choice.replicas).max(self.kept(now_s));
         if tick.need_to_shrink.max(choice.replicas) >= current {
@@ -396,6 +425,7 @@ impl Control {
     pub(crate) fn fill(&mut self, now_s: f64) {
         let most = u32::try_from(NEEDS_MAX).unwrap();
         self.needs = (1..=most).map(|age| (now_s - f64::from(age) / 3.0, 5000 + age)).collect();
+        self.wanted.clone_from(&self.needs);
         (self.turns, self.flaps) = (vec![now_s; TURNS_MAX + 1], vec![now_s; FLAPS_MAX]);
         (self.batch_turns, self.batch_better_since) = (vec![now_s; FLAPS_MAX], Some((true, now_s)));
         self.batch_rising = Some(true);

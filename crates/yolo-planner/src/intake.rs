@@ -112,7 +112,7 @@ pub(crate) fn take(policy: &Policy, observation: &Observation, state: &mut State
         learn(policy, (pod.class, sample), state);
         state.mark(pod.id, sample.until);
     }
-    let minute_ended = state.diagnosis.watch.look(&fresh, &observation.pods, now);
+    let minute_ended = state.diagnosis.watch.look(&fresh, observation, now);
     let mut seen = Seen { minute_ended, ..survey(policy, observation, state, now) };
     state.arrivals.add_bins(fresh.iter().map(|(_, sample)| sample.per_second), f64::from(seen.sources));
     // Pods too young for a sample end no blindness.

@@ -22,6 +22,8 @@ pub struct Policy {
     pub cache_ttl: Seconds,
     /// How long a lower need must last before pods go; `None`: learned, max(30 s, the start-up time).
     pub stabilization: Option<Seconds>,
+    /// How long a higher need must last before pods come; `None`: not at all.
+    pub stabilization_up: Option<Seconds>,
     /// Largest share of the pods that may go in 30 s (at least one pod).
     pub max_down: Ratio,
     /// Largest share of pods that may come in 15 s; `None`: no limit.
@@ -50,6 +52,9 @@ pub struct Policy {
     pub cache_credit: Ratio,
     /// Hands off.
     pub paused: bool,
+    /// How long a rollout may take before it is stuck (the progress deadline of the Deployment): what is measured is
+    /// then judged all the same.
+    pub rollout_max: Seconds,
     /// Which model, device and resources the pods have, as a hash: what was learned and judged of another one says nothing
     /// of this one.
     pub revision: u64,
@@ -67,6 +72,7 @@ impl Default for Policy {
             cache: Knob::auto(Bytes::default(), Bytes::mebi(256)),
             cache_ttl: Seconds::whole(3600),
             stabilization: None,
+            stabilization_up: None,
             max_down: Ratio::percent(20),
             max_up: None,
             tick: Seconds::whole(5),
@@ -81,6 +87,7 @@ impl Default for Policy {
             margin: Margin::default(),
             cache_credit: Ratio::percent(50),
             paused: false,
+            rollout_max: Seconds::whole(930),
             revision: 0,
             cost: Cost::default(),
         }
@@ -112,9 +119,10 @@ impl Policy {
         self.targets.api.or(self.targets.inference).map_or(0.95, LatencyTarget::at)
     }
 
-    /// What a person declared, without what is measured or follows from the time of day.
+    /// What a person declared, without what is measured, follows from the time of day, or bounds a rollout.
     pub(crate) fn declared(&self) -> Self {
-        Self { scrape: Seconds::ZERO, schedule_floor: Replicas::default(), ..self.clone() }
+        let (zero, floor) = (Seconds::ZERO, Replicas::default());
+        Self { scrape: zero, rollout_max: zero, schedule_floor: floor, ..self.clone() }
     }
 }
 

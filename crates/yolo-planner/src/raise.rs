@@ -22,9 +22,10 @@ const TASK_MIN_S: f64 = 60.0;
 pub(crate) struct Rates {
     /// Planned arrivals at the engines.
     pub(crate) planned: f64,
-    /// Arrivals at the engines now, and at each of the ready pods on average.
+    /// Arrivals at the engines now.
     pub(crate) level: f64,
-    pub(crate) each: f64,
+    /// Pods that share them.
+    pub(crate) ready: u32,
     /// Tasks' images that wait.
     pub(crate) tasks: f64,
 }
@@ -52,7 +53,8 @@ pub(crate) fn raise(
     }
     let (pods, trigger) = most(choice.replicas, needs);
     // One more than all else says: the burn itself says that all else is too little, unless the pods' shares say why.
-    let burning = helps && state.burn.burning(policy) && !imbalance_explains(state, model, (batch, rates.each));
+    let shares = (batch, rates.level, rates.ready);
+    let burning = helps && state.burn.burning(policy) && !imbalance_explains(state, model, shares);
     let (pods, trigger) = if burning { (pods.saturating_add(1), Some(Trigger::SloBurn)) } else { (pods, trigger) };
     let raised = policy.replicas.clamp(Replicas::new(pods)).get();
     if raised <= choice.replicas {
@@ -67,10 +69,11 @@ pub(crate) fn fallback(state: &State, now_s: f64) -> bool {
 }
 
 /// Whether images are late because pods get unequal shares: a busy one gets more than a pod carries that shares its
-/// queue with no other (control.md §9, `Imbalance`).
-fn imbalance_explains(state: &State, model: &Model, (batch, each): (u32, f64)) -> bool {
+/// queue with no other (control.md §9, `Imbalance`). `level`: arrivals at the engines of the `ready` pods.
+pub(crate) fn imbalance_explains(state: &State, model: &Model, (batch, level, ready): (u32, f64, u32)) -> bool {
+    let each = level / f64::from(ready.max(1));
     let carried = model.pod(batch, 1).map_or(0.0, |pod| pod.carried);
-    state.diagnosis.watch.unequal().is_some_and(|busy| each * busy > carried)
+    ready > 1 && state.diagnosis.watch.unequal().is_some_and(|busy| each * busy > carried)
 }
 
 /// The greatest need above `least`, the first of equals.

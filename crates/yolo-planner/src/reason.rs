@@ -27,6 +27,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) startup_s: f64,
     /// Ticks seen.
     pub(crate) ticks: u32,
+    /// The budget burns, and one pod more is not ordered because unequal shares explain it.
+    pub(crate) unbalanced: bool,
 }
 
 /// Why the knobs move from one setting to another.
@@ -245,13 +247,7 @@ pub(crate) fn hold(reason: HoldReason, facts: Option<Facts>, current: &Knobs) ->
             });
             format!("pods that were ordered are on their way{coming}")
         }
-        HoldReason::Stabilizing => facts.map_or_else(String::new, |facts| {
-            format!(
-                "{} would do, once that has been so for {:.0} s and no rollout is under way",
-                pods(facts.choice.replicas),
-                facts.hold_s
-            )
-        }),
+        HoldReason::Stabilizing => facts.map_or_else(String::new, |facts| stabilizing(facts, current.replicas.get())),
         HoldReason::CurveUnknown => "how long a batch takes is not known yet".to_owned(),
         HoldReason::FlapDamped => {
             "the direction changed too often within the hour, so lower needs must last twice as long".to_owned()
@@ -262,7 +258,26 @@ pub(crate) fn hold(reason: HoldReason, facts: Option<Facts>, current: &Knobs) ->
         HoldReason::ModeRecommend => "a change is only recommended".to_owned(),
         HoldReason::NonFinite => "a number is none, or time ran backwards".to_owned(),
     };
-    format!("holds {setting}: {why}")
+    format!("holds {setting}: {why}{}", facts.map_or("", |facts| unbalanced(facts, reason)))
+}
+
+fn stabilizing(facts: Facts, current: u32) -> String {
+    let wanted = pods(facts.choice.replicas);
+    match facts.policy.stabilization_up.filter(|_| facts.choice.replicas > current) {
+        Some(lasts) => format!("{} need {wanted}, once that has been so for {:.0} s", load(facts), lasts.get()),
+        None => {
+            format!("{wanted} would do, once that has been so for {:.0} s and no rollout is under way", facts.hold_s)
+        }
+    }
+}
+
+/// Why a budget that burns orders no pod.
+fn unbalanced(facts: Facts, reason: HoldReason) -> &'static str {
+    if facts.unbalanced && matches!(reason, HoldReason::Settled | HoldReason::Stabilizing) {
+        "; more minutes miss the targets than allowed, because pods get unequal shares: one pod more would not mend that"
+    } else {
+        ""
+    }
 }
 
 fn ticks(count: u32) -> String {

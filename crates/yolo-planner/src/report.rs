@@ -34,7 +34,7 @@ pub(crate) fn explain(
     let conflict = choice.and_then(|choice| relax::conflict(policy, &view.model, choice));
     let targets = rows(policy, observation, state, (view, metrics, now));
     let targets_met = state.verdicts.targets_met(policy, &targets, (!metrics).then_some(metrics_available.reason), now);
-    let missed = |row: &TargetRow| row.verdict == Verdict::Missed;
+    let (missed, lone) = (|row: &TargetRow| row.verdict == Verdict::Missed, view.lone_is_slow(policy));
     let (bottlenecks, advice) = if metrics {
         let found = diagnose::find(Case {
             policy,
@@ -74,7 +74,7 @@ pub(crate) fn explain(
         targets_summary: targets::summary(&targets),
         conditions: Conditions {
             targets_met,
-            targets_feasible: conditions::targets_feasible(&pinned, choice, &relaxations, conflict.as_ref()),
+            targets_feasible: conditions::targets_feasible(&pinned, (choice, lone), &relaxations, conflict.as_ref()),
             metrics_available,
             scaling_active: conditions::scaling_active(policy, observation),
             scaling_limited: conditions::scaling_limited(

@@ -27,9 +27,6 @@ pub(crate) struct Evidence<'a> {
     pub(crate) at_floor: bool,
 }
 
-/// A rollout that takes longer, the progress deadline of a Deployment, is stuck: what is measured is judged all the same.
-const SETTLING_MAX_S: f64 = 600.0;
-
 /// What is remembered about verdicts.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(crate) struct Verdicts {
@@ -54,7 +51,7 @@ impl Verdicts {
             // The first policy that is seen need not have changed.
             let settling = self.policy.as_ref().map(|_changed| now);
             *self = Self { policy: Some(declared), policy_since: now, settling, ..Self::default() };
-        } else if rolling && self.settling.is_some_and(|changed| now.since(changed) < SETTLING_MAX_S) {
+        } else if rolling && self.settling.is_some_and(|changed| now.since(changed) < policy.rollout_max.get()) {
             self.policy_since = now;
         } else if now.since(self.policy_since) >= policy.window_s() {
             self.settling = None;
@@ -368,13 +365,13 @@ mod tests {
         assert_eq!(judge_at(&new, false, 1259), Tristate::Unknown);
         assert_eq!(judge_at(&new, false, 1260), Tristate::True);
         assert_eq!(judge_at(&new, true, 1265), Tristate::True);
-        let hangs = Policy { revision: 3, ..Policy::default() };
+        let hangs = Policy { revision: 3, rollout_max: Seconds::whole(700), ..Policy::default() };
         assert_eq!(judge_at(&hangs, true, 2000), Tristate::Unknown);
-        for second in (2005..2600).step_by(5) {
+        for second in (2005..2700).step_by(5) {
             assert_eq!(judge_at(&hangs, true, second), Tristate::Unknown, "{second}");
         }
-        judge_at(&hangs, true, 2600);
-        assert_eq!(judge_at(&hangs, true, 2660), Tristate::True, "a rollout that hangs hides no verdict for ever");
+        judge_at(&hangs, true, 2700);
+        assert_eq!(judge_at(&hangs, true, 2760), Tristate::True, "a rollout that hangs hides no verdict for ever");
     }
 
     #[test]

@@ -61,8 +61,8 @@ impl View {
         let current = &observation.current;
         let bounds = state.guard.narrow(policy, current, (raise::fallback(state, now.get()), now.get()));
         let level = forecast.level.get() * (1.0 - hit_ratio);
-        let each = level / f64::from(seen.ready.max(1));
-        let rates = Rates { planned: choose::required_rate(policy, load), level, each, tasks: seen.tasks };
+        let (planned, ready) = (choose::required_rate(policy, load), seen.ready);
+        let rates = Rates { planned, level, ready, tasks: seen.tasks };
         let chosen = |policy: &Policy| {
             let choice = choose(policy, &model, state, current, load)?;
             Some(raise(policy, state, &model, (choice, rates, now.get())))
@@ -88,6 +88,12 @@ impl View {
     /// A batch size as far as the curve reaches: larger batches have not formed.
     pub(crate) fn known(&self, batch: u32) -> u32 {
         batch.min(self.model.times.largest())
+    }
+
+    /// Whether one image alone takes longer than the inference target allows.
+    pub(crate) fn lone_is_slow(&self, policy: &Policy) -> bool {
+        let limit_s = policy.targets.inference.map_or(f64::INFINITY, LatencyTarget::limit_s);
+        choose::upper_s(policy, &self.model, 1).is_some_and(|upper_s| upper_s > limit_s)
     }
 
     /// What one of the ready pods carries with batches up to `batch`.
@@ -121,7 +127,14 @@ impl View {
     pub(crate) fn facts<'a>(&'a self, policy: &'a Policy, state: &State) -> Option<Facts<'a>> {
         let hold_s = state.control.hold_s(policy, self.startup_s);
         let now_s = state.last.unwrap_or_default().get();
+        let unbalanced = |choice: &Choice| {
+            let shares = (self.known(choice.batch.get()), self.engine_rate(), self.seen.ready);
+            choice.needed.is_some()
+                && state.burn.burning(policy)
+                && raise::imbalance_explains(state, &self.model, shares)
+        };
         self.choice.as_ref().map(|choice| Facts {
+            unbalanced: unbalanced(choice),
             policy,
             model: &self.model,
             choice,

@@ -134,7 +134,8 @@ table! {
     Progressing = Reconciling True "Progressing" "Pods of the desired generation are on their way.";
     RolloutWaiting = Reconciling True "RolloutWaiting" "The operator has changed what pods are made of; this service replaces its own when others have replaced theirs.";
     UpToDate = Reconciling False "UpToDate" "All that the spec asks for is in place.";
-    InvalidSpec = Stalled True "InvalidSpec" "The spec, or the part of it that the message names, cannot be acted on; the message says what to change.";
+    InvalidSpec = Stalled True "InvalidSpec" "The spec cannot be acted on; the message says what to change.";
+    PartlyInvalid = Stalled True "PartlyInvalid" "A part of the spec, which the message names, cannot be acted on and is left out; all else acts.";
     Malformed = Stalled True "Malformed" "The stored object does not have the form of its type; apply a correct one.";
     FieldConflict = Stalled True "FieldConflict" "Another client owns, or keeps changing, a field that the operator has to set; remove it there.";
     NameTaken = Stalled True "NameTaken" "An object that the service needs exists already and is not its own; delete or rename it, or give the service another name.";
@@ -148,7 +149,7 @@ table! {
     TargetsStale = TargetsMet Unknown "Stale" "What was measured is too old, or covers too few pods.";
     Feasible = TargetsFeasible True "Feasible" "The targets can hold at the planned load.";
     ReplicasMaxTooLow = TargetsFeasible False "ReplicasMax" "More pods than replicas.max would be needed; raise it.";
-    InferenceTooSlow = TargetsFeasible False "InferenceTooSlow" "One image alone, or the smallest batch allowed, takes longer than the inference threshold; more pods do not help.";
+    InferenceTooSlow = TargetsFeasible False "InferenceTooSlow" "One image alone, or the smallest batch that range and mode allow, takes longer than the inference threshold; more pods do not help.";
     ApiOverheadTooHigh = TargetsFeasible False "ApiOverhead" "Time outside the engine leaves too little of the API threshold; more pods do not help.";
     MemoryShort = TargetsFeasible False "MemoryShort" "Model and batch do not fit into the memory target or limit.";
     FeasibleCurveUnknown = TargetsFeasible Unknown "CurveUnknown" "How long a batch takes is not known yet.";
@@ -171,7 +172,7 @@ table! {
     ModelDegraded = ScalingLimited True "ModelDegraded" "Measured latency does not fit the learned model; a simpler, more careful rule decides.";
     ColdStart = ScalingLimited True "ColdStart" "Too little was seen yet to take pods away.";
     Pending = ScalingLimited True "Pending" "What was ordered is on its way.";
-    Stabilizing = ScalingLimited True "Stabilizing" "A lower need has not lasted long enough, or a rollout is under way.";
+    Stabilizing = ScalingLimited True "Stabilizing" "A lower or higher need has not lasted long enough, or a rollout is under way.";
     LimitedCurveUnknown = ScalingLimited True "CurveUnknown" "How long a batch takes is not known yet, so the batch is not raised.";
     FlapDamped = ScalingLimited True "FlapDamped" "Directions changed too often; the next change down waits longer.";
     NonFinite = ScalingLimited True "NonFinite" "A figure is no number, or time ran backwards; nothing moves on it.";

@@ -144,13 +144,13 @@ pub struct Behavior {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScalingRules {
-    /// How long a lower need must last before pods go, seconds. Under `scaleUp` it does not act in this version; the
-    /// condition `Stalled` says so.
+    /// How long a lower need must last before pods go (default: as long as a pod takes to start, at least 30 s), or
+    /// under `scaleUp` a higher one before pods come (default: not at all), seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 3600))]
     pub stabilization_window_seconds: Option<i32>,
     /// Largest change in a period; where there are several, the fastest holds, as in autoscaling/v2. Those that count
-    /// pods do not act in this version; the condition `Stalled` says so.
+    /// pods do not act in this version; an advice says so.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "atomic"))]
     pub policies: Vec<ScalingPolicy>,

@@ -257,12 +257,16 @@ pub struct Network {
                 "message": "each of allowedClients needs either an ipBlock or selectors (namespaceSelector, podSelector), for example {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shop}}}",
             },
             {
-                "rule": "self.all(peer, !has(peer.ipBlock) || isCIDR(peer.ipBlock.cidr))",
-                "message": "ipBlock.cidr must be an address range, for example \"10.0.0.0/8\"",
+                "rule": "self.all(peer, !has(peer.ipBlock) || (isCIDR(peer.ipBlock.cidr) && cidr(peer.ipBlock.cidr) == cidr(peer.ipBlock.cidr).masked()))",
+                "message": "ipBlock.cidr must be an address range with no bit set beyond its length, for example \"10.0.0.0/8\"",
             },
             {
-                "rule": "self.all(peer, !has(peer.ipBlock) || !has(peer.ipBlock.except) || !isCIDR(peer.ipBlock.cidr) || peer.ipBlock.except.all(part, isCIDR(part) && cidr(part).prefixLength() > cidr(peer.ipBlock.cidr).prefixLength() && cidr(peer.ipBlock.cidr).containsCIDR(part)))",
+                "rule": "self.all(peer, !has(peer.ipBlock) || !has(peer.ipBlock.except) || !isCIDR(peer.ipBlock.cidr) || peer.ipBlock.except.all(part, isCIDR(part) && cidr(part) == cidr(part).masked() && cidr(part).prefixLength() > cidr(peer.ipBlock.cidr).prefixLength() && cidr(peer.ipBlock.cidr).containsCIDR(part)))",
                 "message": "ipBlock.except must list smaller address ranges within ipBlock.cidr, for example \"10.1.0.0/16\" of \"10.0.0.0/8\"",
+            },
+            {
+                "rule": "self.all(peer, (!has(peer.namespaceSelector) || !has(peer.namespaceSelector.matchExpressions) || peer.namespaceSelector.matchExpressions.all(e, (has(e.values) && size(e.values) > 0) ? e.operator in ['In', 'NotIn'] : e.operator in ['Exists', 'DoesNotExist'])) && (!has(peer.podSelector) || !has(peer.podSelector.matchExpressions) || peer.podSelector.matchExpressions.all(e, (has(e.values) && size(e.values) > 0) ? e.operator in ['In', 'NotIn'] : e.operator in ['Exists', 'DoesNotExist'])))",
+                "message": "matchExpressions of allowedClients need the operator In or NotIn with values, or Exists or DoesNotExist without",
             },
         ])
     )]

@@ -118,9 +118,12 @@ pub struct ApiLatency {
     /// The percentile that has to be within the threshold.
     #[serde(default)]
     pub percentile: Percentile,
-    /// `Server`: what the pods themselves measure. No other source acts in this version: see `Stalled`.
+    /// `Server`: what the pods themselves measure. There is no other source in this version.
     #[serde(default = "defaults::api_source")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), extend("x-kubernetes-validations" = [{
+        "rule": "self == 'Server'",
+        "message": "apiLatency.source must be Server: there is no other source in this version",
+    }]))]
     pub source: String,
 }
 

@@ -3,10 +3,12 @@
 //! The API server has checked the same rules (CEL), but an object may have been stored under an older schema: nothing
 //! here trusts the form, and every error names the field.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use k8s_openapi::api::networking::v1::IPBlock;
+use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicyPeer};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::{
     scalars::{Decimal, DurationText, Quantity},
@@ -124,14 +126,75 @@ fn unit_of(unit: &str, units: &[(&str, f64)]) -> Option<f64> {
     units.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor)
 }
 
-/// Checks the address ranges of `block` as the API server does those of a `NetworkPolicy`.
+/// Checks one of `network.allowedClients` as the API server does a peer of a new `NetworkPolicy`.
 ///
 /// # Errors
-/// [`FieldError`] of the first that is no range, or is excepted and not a smaller part of the block's.
-pub fn ip_block(block: &IPBlock) -> Result<(), FieldError> {
+/// [`FieldError`] of the first part that it would refuse.
+pub fn client(peer: &NetworkPolicyPeer) -> Result<(), FieldError> {
+    let selectors = [
+        ("spec.network.allowedClients.namespaceSelector", &peer.namespace_selector),
+        ("spec.network.allowedClients.podSelector", &peer.pod_selector),
+    ];
+    let mut given = selectors.into_iter().filter_map(|(path, given)| Some((path, given.as_ref()?))).peekable();
+    let selected = given.peek().is_some();
+    match (&peer.ip_block, selected) {
+        (Some(block), false) => ip_block(block),
+        (None, true) => given.try_for_each(|(path, given)| selector(path, given)),
+        (block, _) => Err(FieldError {
+            path: "spec.network.allowedClients",
+            value: block.as_ref().map_or_else(String::new, |block| block.cidr.clone()),
+            expected: "an ipBlock alone, or selectors alone",
+        }),
+    }
+}
+
+fn selector(path: &'static str, selector: &LabelSelector) -> Result<(), FieldError> {
+    let check = |holds: bool, value: &str, expected| {
+        if holds { Ok(()) } else { Err(FieldError { path, value: value.to_owned(), expected }) }
+    };
+    let key = |text: &str| check(is_label_key(text), text, "the key of a label");
+    let value = |text: &str| check(text.is_empty() || is_label_name(text), text, "the value of a label");
+    for (name, text) in selector.match_labels.iter().flatten() {
+        key(name)?;
+        value(text)?;
+    }
+    for expression in selector.match_expressions.iter().flatten() {
+        key(&expression.key)?;
+        let (operator, values) = (expression.operator.as_str(), expression.values.as_deref().unwrap_or_default());
+        let known = match operator {
+            "In" | "NotIn" => !values.is_empty(),
+            "Exists" | "DoesNotExist" => values.is_empty(),
+            _ => false,
+        };
+        check(known, operator, "the operator In or NotIn with values, or Exists or DoesNotExist without")?;
+        values.iter().try_for_each(|text| value(text))?;
+    }
+    Ok(())
+}
+
+/// A name, and before it, with a slash, a DNS subdomain if there is one.
+fn is_label_key(text: &str) -> bool {
+    let (prefix, name) = text.split_once('/').map_or((None, text), |(prefix, name)| (Some(prefix), name));
+    let dns = |part: &str| {
+        let plain = part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        plain && !part.is_empty() && !part.starts_with('-') && !part.ends_with('-')
+    };
+    is_label_name(name) && prefix.is_none_or(|prefix| prefix.len() <= 253 && prefix.split('.').all(dns))
+}
+
+fn is_label_name(text: &str) -> bool {
+    let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    let ends = |end: Option<char>| end.is_some_and(|end| end.is_ascii_alphanumeric());
+    plain && text.len() <= 63 && ends(text.chars().next()) && ends(text.chars().next_back())
+}
+
+/// As the API server from Kubernetes 1.36 on (`StrictIPCIDRValidation`); earlier ones take more. Refused is the first
+/// that is no range, or is excepted and not a smaller part of the block's.
+fn ip_block(block: &IPBlock) -> Result<(), FieldError> {
     let wrong = |path, text: &str, expected| FieldError { path, value: text.to_owned(), expected };
     let range = |path, text: &str| {
-        text.parse::<IpNet>().map_err(|_| wrong(path, text, "an address range such as \"10.0.0.0/8\""))
+        let expected = "an address range such as \"10.0.0.0/8\", with no leading zero and no bit set beyond its length";
+        address_range(text).ok_or_else(|| wrong(path, text, expected))
     };
     let whole = range("spec.network.allowedClients.ipBlock.cidr", &block.cidr)?;
     let path = "spec.network.allowedClients.ipBlock.except";
@@ -144,6 +207,16 @@ pub fn ip_block(block: &IPBlock) -> Result<(), FieldError> {
     Ok(())
 }
 
+/// The range that `text` says, written without ambiguity.
+fn address_range(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    // Refuses leading zeros, which some read as octal; `IpNet` does not.
+    let address: IpAddr = address.parse().ok()?;
+    let net = IpNet::new(address, length.parse().ok()?).ok()?;
+    let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    (net.network() == address && length == net.prefix_len().to_string() && !mapped).then_some(net)
+}
+
 /// Fields of `spec` that are set and accepted but do not act in this version; the status names them.
 pub fn inactive_fields(spec: &YoloInferenceServiceSpec) -> Vec<&'static str> {
     let targets = spec.targets();
@@ -154,10 +227,6 @@ pub fn inactive_fields(spec: &YoloInferenceServiceSpec) -> Vec<&'static str> {
     [
         ("spec.server.serviceAccountName", spec.server.service_account_name.is_some()),
         ("spec.targets.apiLatency.source", api_source.is_some_and(|source| source != SOURCE_SERVER)),
-        (
-            "spec.scaling.behavior.scaleUp.stabilizationWindowSeconds",
-            up.is_some_and(|rules| rules.stabilization_window_seconds.is_some()),
-        ),
         ("spec.scaling.behavior.scaleUp.policies (Pods)", up.is_some_and(in_pods)),
         ("spec.scaling.behavior.scaleDown.policies (Pods)", down.is_some_and(in_pods)),
     ]
@@ -218,10 +287,13 @@ mod tests {
         for (cidr, except) in [("10.0.0.0/8", "10.1.0.0/16"), ("fd00::/8", "fd01::/16"), ("0.0.0.0/0", "10.0.0.0/8")] {
             assert_eq!(judged(cidr, &[except]), Ok(()), "{cidr}");
         }
-        for cidr in ["", "10.0.0.0", "10.0.0.0/33", "10.0.0/8", "fd00::/129", "example.com/8"] {
+        let none = ["", "10.0.0.0", "10.0.0.0/33", "10.0.0/8", "fd00::/129", "example.com/8"];
+        let ambiguous = ["10.0.0.5/8", "fd00::1/8", "010.0.0.0/8", "10.0.0.0/08", "10.0.0.0/+8", "::ffff:10.0.0.0/104"];
+        for cidr in none.into_iter().chain(ambiguous) {
             assert!(judged(cidr, &[]).unwrap_err().starts_with("spec.network.allowedClients.ipBlock.cidr"), "{cidr}");
         }
-        for except in ["11.1.0.0/16", "10.0.0.0/8", "0.0.0.0/0", "fd00::/16", "10.1.0.0"] {
+        for except in ["11.1.0.0/16", "10.0.0.0/8", "0.0.0.0/0", "fd00::/16", "10.1.0.0", "10.1.0.1/16", "10.01.0.0/16"]
+        {
             let error = judged("10.0.0.0/8", &[except]).unwrap_err();
             assert!(
                 error.starts_with("spec.network.allowedClients.ipBlock.except") && error.contains(except),
@@ -231,15 +303,48 @@ mod tests {
     }
 
     #[test]
-    fn every_field_that_does_not_act_is_named() {
-        let full: super::super::YoloInferenceService =
-            serde_yaml_ng::from_str(include_str!("../../../../examples/full.yaml")).unwrap();
-        let named = inactive_fields(&full.spec);
-        for field in ["spec.server.serviceAccountName", "spec.targets.apiLatency.source"] {
-            assert!(named.contains(&field), "{field} is set in full.yaml and not named: {named:?}");
+    fn selectors_are_judged_as_by_the_api_server() {
+        let judged = |peer: &str| client(&serde_yaml_ng::from_str(peer).unwrap()).map_err(|error| error.to_string());
+        let expression = |text: &str| judged(&format!("{{podSelector: {{matchExpressions: [{{{text}}}]}}}}"));
+        for text in ["key: app, operator: In, values: [shop, '']", "key: example.com/App_1, operator: DoesNotExist"] {
+            assert_eq!(expression(text), Ok(()), "{text}");
         }
-        let smallest: super::super::YoloInferenceService =
-            serde_yaml_ng::from_str(include_str!("../../../../examples/smallest.yaml")).unwrap();
-        assert_eq!(inactive_fields(&smallest.spec), Vec::<&str>::new());
+        for (text, says) in [
+            ("key: app, operator: in, values: [shop]", "\"in\""),
+            ("key: app, operator: In", "\"In\""),
+            ("key: app, operator: Exists, values: [shop]", "\"Exists\""),
+            ("key: app, operator: NotIn, values: [a shop]", "\"a shop\""),
+            ("key: -app, operator: Exists", "\"-app\""),
+            ("key: Example.com/app, operator: Exists", "\"Example.com/app\""),
+            ("key: a/b/c, operator: Exists", "\"a/b/c\""),
+        ] {
+            let error = expression(text).unwrap_err();
+            assert!(error.starts_with("spec.network.allowedClients.podSelector") && error.contains(says), "{error}");
+        }
+        let namespaces = |labels: &str| judged(&format!("{{namespaceSelector: {{matchLabels: {{{labels}}}}}}}"));
+        assert_eq!(namespaces("kubernetes.io/metadata.name: shop, tier: ''"), Ok(()));
+        assert!(namespaces("team: the shop").unwrap_err().contains("namespaceSelector: \"the shop\""));
+        assert!(judged("{}").is_err() && judged("{ipBlock: {cidr: 10.0.0.0/8}, podSelector: {}}").is_err());
+    }
+
+    #[test]
+    fn every_field_that_does_not_act_is_named() {
+        let named = |spec: &str| inactive_fields(&serde_yaml_ng::from_str(spec).unwrap());
+        let rules = "{stabilizationWindowSeconds: 30, policies: [{type: Pods, value: 1, periodSeconds: 60}]}";
+        let all = format!(
+            "{{model: {{source: {{imagePath: /a}}}}, server: {{serviceAccountName: inference}}, \
+             targets: {{apiLatency: {{source: ingress}}}}, \
+             scaling: {{behavior: {{scaleUp: {rules}, scaleDown: {rules}}}}}}}"
+        );
+        assert_eq!(
+            named(&all),
+            [
+                "spec.server.serviceAccountName",
+                "spec.targets.apiLatency.source",
+                "spec.scaling.behavior.scaleUp.policies (Pods)",
+                "spec.scaling.behavior.scaleDown.policies (Pods)",
+            ]
+        );
+        assert_eq!(named("{model: {source: {imagePath: /a}}}"), Vec::<&str>::new());
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::histogram::Histogram;
-use crate::observation::{Pod, Sample, Stages};
+use crate::observation::{Observation, Phase, Pod, Sample, Stages};
 use crate::units::{Timestamp, real};
 
 use super::device::{Baseline, IMBALANCE_MIN, Suspects};
@@ -14,6 +14,8 @@ pub(super) const WINDOW_S: f64 = 60.0;
 const FIGURE_MAX: f64 = 1e12;
 /// What the next window keeps of how unequal pods were: gauges of a few pods, read a dozen times, scatter too much.
 const UNEQUAL_KEPT: f64 = 0.7;
+/// Windows running for which unequal shares excuse a missed target: who can balance otherwise has had the time.
+const EXCUSED_WINDOWS_MAX: u32 = 30;
 /// Images in flight in a mean pod below which they are too few to be shared.
 const INFLIGHT_MIN: f64 = 0.5;
 /// Pods whose samples are shorter than this share of the longest one came in between: their counts do not compare.
@@ -73,6 +75,8 @@ pub(crate) struct Minute {
     arrivals_square: f64,
     inflight_excess: f64,
     inflight_square: f64,
+    /// Two pods were.
+    compared: bool,
     /// Calls, seconds and squared seconds by batch size.
     pub(super) sizes: Vec<(u32, f64, f64, f64)>,
 }
@@ -148,6 +152,7 @@ impl Minute {
         let arrivals: Vec<f64> =
             whole().map(|sample| real(sample.arrivals) * longest_s / sample.span.get().max(1e-9)).collect();
         if let Some((mean, variance)) = moments(&arrivals) {
+            self.compared = true;
             // A fair coin for each image makes a variance of the mean: that much is nobody's fault.
             self.arrivals_excess += variance - mean;
             self.arrivals_square += mean * mean;
@@ -261,25 +266,31 @@ pub(crate) struct Watch {
     started: Timestamp,
     running_suspects: Suspects,
     closed: Option<Minute>,
+    /// Closed windows running in which the pods' shares of the arrivals were unequal.
+    unequal_windows: u32,
     pub(super) suspects: Suspects,
     pub(super) baseline: Baseline,
 }
 
 impl Watch {
-    /// Adds one look at the fleet. `fresh`: pods with their new samples, in order of their ids; `pods`: all pods.
-    /// Returns whether a window has ended with it.
-    pub(crate) fn look(&mut self, fresh: &[(&Pod, &Sample)], pods: &[Pod], now: Timestamp) -> bool {
+    /// Adds one look at the fleet. `fresh`: pods with their new samples, in order of their ids. Returns whether a
+    /// window has ended with it.
+    pub(crate) fn look(&mut self, fresh: &[(&Pod, &Sample)], observation: &Observation, now: Timestamp) -> bool {
         let number = (now.get() / WINDOW_S).floor();
         let ended = self.number.is_some_and(|running| number > running) && self.running.samples > 0.0;
         if ended {
             self.close();
         }
         self.number = Some(number);
-        self.count_starts(pods, now);
+        self.count_starts(&observation.pods, now);
         for (_, sample) in fresh {
             self.running.add(sample);
         }
-        self.running.compare(fresh);
+        // Who leaves, or has just come in a rollout, gets less than the others, and not for want of balance.
+        let ready: Vec<_> = fresh.iter().filter(|(pod, _)| pod.phase == Phase::Ready).copied().collect();
+        if !observation.rolling {
+            self.running.compare(&ready);
+        }
         self.running_suspects.look(fresh);
         if let Some((pod, _)) = fresh.last() {
             self.baseline.notice_class(pod.class);
@@ -293,9 +304,11 @@ impl Watch {
     }
 
     /// What arrives at a busy pod, a standard deviation above the mean pod, over what arrives at that; `None` where the
-    /// pods' loads are about as equal as chance leaves them.
+    /// pods' shares are about as equal as chance leaves them, or have been unequal for [`EXCUSED_WINDOWS_MAX`].
+    ///
+    /// What waits is no share: it is unequal beside a slow pod, too.
     pub(crate) fn unequal(&self) -> Option<f64> {
-        let minute = self.closed.as_ref().filter(|minute| minute.imbalance() > IMBALANCE_MIN)?;
+        let minute = self.closed.as_ref().filter(|_| (1..=EXCUSED_WINDOWS_MAX).contains(&self.unequal_windows))?;
         Some(1.0 + minute.imbalance_of_arrivals())
     }
 
@@ -314,13 +327,17 @@ impl Watch {
 
     fn close(&mut self) {
         let mut minute = std::mem::take(&mut self.running);
+        let unequal = minute.compared && minute.imbalance_of_arrivals() > IMBALANCE_MIN;
+        self.unequal_windows = if unequal { self.unequal_windows.saturating_add(1) } else { 0 };
+        // Without two pods to compare, what was says nothing of those that come.
+        let kept = if minute.compared { UNEQUAL_KEPT } else { 0.0 };
         for (next, last) in [
             (&mut self.running.arrivals_excess, minute.arrivals_excess),
             (&mut self.running.arrivals_square, minute.arrivals_square),
             (&mut self.running.inflight_excess, minute.inflight_excess),
             (&mut self.running.inflight_square, minute.inflight_square),
         ] {
-            *next = UNEQUAL_KEPT * last;
+            *next = kept * last;
         }
         self.suspects = std::mem::take(&mut self.running_suspects);
         self.baseline.compare(&minute);
@@ -333,7 +350,8 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observation::{NoData, Phase, Signal};
+    use crate::observation::{Knobs, NoData, Signal};
+    use crate::policy::Policy;
     use crate::units::Seconds;
 
     fn pod() -> Pod {
@@ -370,9 +388,56 @@ mod tests {
         let mut watch = Watch::default();
         let pod = pod();
         let sample = Sample { arrivals: 10, span: Seconds::whole(5), ..Sample::default() };
+        let nothing = nothing();
         let ends: Vec<u32> =
-            (1..=36).filter(|tick| watch.look(&[(&pod, &sample)], &[], Timestamp::whole(tick * 5))).collect();
+            (1..=36).filter(|tick| watch.look(&[(&pod, &sample)], &nothing, Timestamp::whole(tick * 5))).collect();
         assert_eq!(ends, [12, 24, 36]);
         assert!((watch.closed.unwrap().arrivals - 120.0).abs() < 1e-9);
+    }
+
+    fn nothing() -> Observation {
+        Observation::new(Knobs::initial(&Policy::default()))
+    }
+
+    /// Looks for whole windows, of which the first is number `from`, at pods with these arrivals each.
+    fn watch_windows(watch: &mut Watch, (from, count): (u32, u32), (pods, rolling): (&[(Phase, u64)], bool)) {
+        let pods: Vec<(Pod, Sample)> = pods
+            .iter()
+            .map(|(phase, arrivals)| {
+                let sample = Sample { arrivals: *arrivals, span: Seconds::whole(5), ..Sample::default() };
+                (Pod { phase: *phase, ..pod() }, sample)
+            })
+            .collect();
+        let fresh: Vec<_> = pods.iter().map(|(pod, sample)| (pod, sample)).collect();
+        let observation = Observation { rolling, ..nothing() };
+        for look in 12 * from..12 * (from + count) {
+            watch.look(&fresh, &observation, Timestamp::whole(5 * look));
+        }
+    }
+
+    #[test]
+    fn unequal_shares_are_those_of_pods_that_stay_and_excuse_for_half_an_hour() {
+        let (ready, leaving) = (Phase::Ready, Phase::Draining);
+        let unequal = [(ready, 300), (ready, 100)];
+        let then = |pods: &[(Phase, u64)], rolling: bool| {
+            let mut watch = Watch::default();
+            watch_windows(&mut watch, (1, 3), (&unequal, false));
+            assert!(watch.unequal().is_some_and(|busy| (1.5..2.0).contains(&busy)), "{:?}", watch.unequal());
+            // A window is closed by the first look of the next.
+            watch_windows(&mut watch, (4, 2), (pods, rolling));
+            watch.unequal().is_some()
+        };
+        assert!(then(&unequal, false));
+        assert!(!then(&[(ready, 400)], false), "one pod has nobody to share with");
+        assert!(!then(&[(ready, 100), (leaving, 100)], false));
+        assert!(!then(&unequal, true), "a rollout is no time to compare");
+        let mut watch = Watch::default();
+        watch_windows(&mut watch, (1, 3), (&[(ready, 100), (ready, 100), (leaving, 0)], false));
+        assert_eq!(watch.unequal(), None);
+        let mut watch = Watch::default();
+        watch_windows(&mut watch, (1, 31), (&unequal, false));
+        assert!(watch.unequal().is_some());
+        watch_windows(&mut watch, (32, 1), (&unequal, false));
+        assert_eq!(watch.unequal(), None, "nobody balances otherwise");
     }
 }

@@ -4,7 +4,7 @@ use crate::plain::Plain;
 use crate::support::{CPU, Fleet, GPU, Kind, at, batch, histogram, seconds};
 use yolo_planner::explain::{Condition, ConditionReason, Tristate};
 use yolo_planner::observation::{BatchCount, CurvePoint, Entry, Knobs, NoData, Observation, Phase, Sample, Signal};
-use yolo_planner::policy::{Accelerator, Knob, Mode, OverloadPolicy, Policy, Targets};
+use yolo_planner::policy::{Accelerator, Knob, Mode, OverloadPolicy, Policy, Routing, Targets};
 use yolo_planner::units::{BatchSize, Bytes, Ratio, Replicas, Seconds, SecondsSquared};
 use yolo_planner::{Action, Decision, HoldReason, State, Trigger, plan};
 
@@ -665,9 +665,10 @@ fn a_budget_that_burns_adds_a_pod_and_takes_none() {
 /// §9, `Imbalance`: a miss that unequal shares explain orders no pod.
 #[test]
 fn a_budget_that_burns_for_want_of_balance_adds_no_pod() {
-    let orders = |first_share: f64| {
-        let mut scene = Scene::new(CPU, policy(Accelerator::Cpu));
+    let orders = |routing: Routing, (first_share, first_inflight): (f64, u64)| {
+        let mut scene = Scene::new(CPU, Policy { routing, ..policy(Accelerator::Cpu) });
         scene.run(100.0, 24, nothing);
+        let before = scene.replicas();
         let late = |seen: &mut Observation| {
             samples(seen, |sample| sample.api = histogram(&[0.3; 20]));
             let arrivals: u64 =
@@ -678,11 +679,18 @@ fn a_budget_that_burns_for_want_of_balance_adds_no_pod() {
                 value.arrivals = (arrivals as f64 * share / places) as u64;
                 value.inflight = 1;
             }
+            if let Signal::Live { value, .. } = &mut seen.pods[0].sample {
+                value.inflight = first_inflight;
+            }
         };
         let burning = scene.run(100.0, 70, late);
-        burning.iter().filter(|decision| decision.action == Action::Change { trigger: Trigger::SloBurn }).count()
+        let burns = |decision: &&Decision| decision.action == Action::Change { trigger: Trigger::SloBurn };
+        let told = burning.last().unwrap().explanation.reason.contains("unequal shares");
+        (burning.iter().filter(burns).count(), scene.replicas() - before, told)
     };
-    assert_eq!((orders(1.0), orders(3.0)), (1, 0));
+    assert_eq!(orders(Routing::Random, (1.0, 1)), (1, 1, false));
+    assert_eq!(orders(Routing::Random, (3.0, 1)), (0, 0, true));
+    assert_eq!(orders(Routing::LeastOutstanding, (1.0, 20)), (1, 1, false), "a slow pod, not unequal shares");
 }
 
 #[test]
@@ -709,6 +717,25 @@ fn max_up_limits_the_pods_of_fifteen_seconds() {
     assert_eq!(steps[0], 2, "{steps:?}");
     assert!(steps.windows(4).all(|four| four[3] <= 2 * four[0]), "doubled in 15 s at most: {steps:?}");
     assert_eq!(steps[13], 12);
+}
+
+#[test]
+fn a_higher_need_must_last_where_it_is_asked_to() {
+    let patient = Policy { stabilization_up: Some(Seconds::whole(60)), ..policy(Accelerator::Cpu) };
+    let mut fleet = Plain::new(patient.clone(), 0.016, 1);
+    fleet.run(|_| 20.0, 24);
+    fleet.run(|_| 900.0, 2);
+    let calm = fleet.run(|_| 20.0, 24);
+    assert!(calm.iter().all(|decision| decision.desired.replicas.get() == 1), "a burst passes");
+    let rising = fleet.run(|_| 900.0, 20);
+    held(&rising[5], HoldReason::Stabilizing);
+    let reason = &rising[5].explanation.reason;
+    assert!(reason.contains("once that has been so for 60 s"), "{reason}");
+    let first = rising.iter().position(|decision| decision.desired.replicas.get() > 1).unwrap();
+    assert!((11..=13).contains(&first), "after a minute, not after {first} ticks");
+    let mut due = Plain::new(Policy { schedule_floor: Replicas::new(5), ..patient }, 0.016, 1);
+    due.run(|_| 20.0, 6);
+    assert_eq!(due.knobs.replicas.get(), 5, "a schedule's pods come at once");
 }
 
 #[test]
@@ -779,6 +806,26 @@ fn what_pinned_pods_cannot_carry_names_who_pins_them() {
         let (feasible, scaling) = told(mode, min, max);
         assert!(feasible.contains(what) && feasible.contains(remedy), "{feasible}");
         assert!(scaling.ends_with(limited), "{scaling}");
+    }
+}
+
+#[test]
+fn batches_that_are_too_slow_are_told_with_who_asks_for_them() {
+    let told = |beta_s: f64, mode: Mode| {
+        let knob = Knob { mode, min: batch(4), max: batch(8) };
+        let mut scene = Scene::new(Kind { beta_s, ..CPU }, Policy { batch: knob, ..policy(Accelerator::Cpu) });
+        let last = scene.run(5.0, 30, nothing).pop().unwrap().explanation;
+        is(&last.conditions.targets_feasible, Tristate::False, ConditionReason::InferenceTooSlow);
+        last.conditions.targets_feasible.message
+    };
+    for (beta_s, mode, says) in [
+        (0.030, Mode::Auto, "batches of 4, the smallest allowed, take longer"),
+        (0.030, Mode::Off, "batches of 4, which batch.mode Off leaves, take longer"),
+        (0.150, Mode::Auto, "one image alone takes longer"),
+        (0.150, Mode::Recommend, "one image alone takes longer"),
+    ] {
+        let message = told(beta_s, mode);
+        assert!(message.contains(says), "{beta_s} {mode:?}: {message}");
     }
 }
 
