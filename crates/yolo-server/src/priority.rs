@@ -73,7 +73,8 @@ mod tests {
 
     #[test]
     fn who_gives_way_has_neither_the_weight_nor_the_slice_of_who_started_it() {
-        let of_this_thread = || attributes().map(|attributes| (attributes.sched_nice, attributes.sched_runtime)).unwrap();
+        let of_this_thread =
+            || attributes().map(|attributes| (attributes.sched_nice, attributes.sched_runtime)).unwrap();
         std::thread::spawn(move || {
             let (nice, slice) = of_this_thread();
             answer_at_once();

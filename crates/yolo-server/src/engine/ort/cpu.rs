@@ -52,7 +52,8 @@ impl CpuSessions {
     pub(super) fn optimise(&self) -> Result<(Session, Optimised), EngineError> {
         let unwritten = |error: std::io::Error| EngineError(error.to_string());
         // ONNX Runtime writes to a path alone, and a root file system may be read only.
-        let mut file = File::from(memfd_create("optimised", MemfdFlags::CLOEXEC).map_err(|error| unwritten(error.into()))?);
+        let mut file =
+            File::from(memfd_create("optimised", MemfdFlags::CLOEXEC).map_err(|error| unwritten(error.into()))?);
         let builder = self
             .builder()?
             .with_optimized_model_path(format!("/proc/self/fd/{}", file.as_raw_fd()))?
