@@ -7,7 +7,6 @@ use yolo_loadgen::pictures::{Mode, Pictures};
 use yolo_loadgen::record::Recording;
 use yolo_loadgen::schedule::{Phase, arrivals};
 use yolo_loadgen::scrape::page;
-use yolo_server::priority;
 
 use crate::contender::{Contender, WORKERS};
 use crate::load;
@@ -59,13 +58,8 @@ pub fn measure(site: &Site, capacity: f64) -> anyhow::Result<Hits> {
     let send = |rate: f64, mode: Mode| send(&service, &site.pictures, (rate, mode));
     let (known, new) = std::thread::scope(|scope| {
         let new = scope.spawn(|| send(MISS_SHARE * capacity, Mode::Distinct));
-        let known = scope.spawn(|| {
-            // A caller on another machine waits for no time slice of the engine's.
-            priority::answer_at_once();
-            send(HIT_RATE, Mode::Repeated)
-        });
-        let [known, new] = [known, new].map(|client| client.join().map_err(|_| anyhow!("a client panicked")));
-        anyhow::Ok((known??, new??))
+        let known = send(HIT_RATE, Mode::Repeated)?;
+        anyhow::Ok((known, new.join().map_err(|_| anyhow!("the other client panicked"))??))
     })?;
     let foreign_cores = watch.foreign_cores()?;
     let after = metrics()?;
