@@ -356,6 +356,7 @@ mod tests {
         let crop = input(&model("classify", &[1, 2]), [30, 50]);
         assert!(matches!(crop.pixels, Pixels::Levels(_)), "a classification is cropped, not letterboxed");
     }
+
     #[test]
     fn drawings_are_promised_while_they_can_be_begun_in_time() {
         let (minute, metrics) = (Duration::from_mins(1), App::new().metrics.images.clone());
