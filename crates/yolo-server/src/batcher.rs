@@ -14,6 +14,8 @@
 
 mod curve;
 mod curves;
+mod held;
+mod probe;
 mod queue;
 mod worker;
 
@@ -133,7 +135,8 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// Opens a session for each worker and warms it (three runs of one image of each input size) in the worker's thread.
+    /// Opens a session for each worker and warms it (three runs of one image of each input size, and a fourth from the
+    /// picture's bytes to JSON) in the worker's thread.
     ///
     /// # Errors
     /// [`EngineError`] if a session cannot be opened or the warm-up fails.

@@ -31,7 +31,7 @@ pub mod metrics;
 mod permits;
 pub mod predictor;
 pub mod prepare;
-pub mod priority;
+mod priority;
 mod random;
 mod refusals;
 pub mod reload;

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use yolo_server::fetch::{self, Fetch};
-use yolo_server::{Config, cgroup, logging, priority};
+use yolo_server::{Config, cgroup, logging};
 
 /// Pictures come and go on many threads: the system's allocator keeps the holes.
 #[global_allocator]
@@ -85,7 +85,6 @@ fn fetch(args: &Fetch) -> anyhow::Result<()> {
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {
-    priority::answer_at_once();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(worker_threads(&config))
         .enable_all()

@@ -5,6 +5,9 @@
 //! ```
 //! "In use" holds the model, its sessions and the memory of their warm-up, and what the tasks may fill. The result cache
 //! gets what the others leave: its knob says how much of that it takes.
+//!
+//! A batch of several images takes more than the warm-up's: how much, only its first run tells. From then on it is in use, and
+//! the cache, the one that can, gives way.
 
 use crate::cgroup::MemoryStat;
 use crate::limits::{self, BodyLimits};

@@ -30,9 +30,9 @@ struct Estimate {
 }
 
 impl Estimate {
-    /// What sizes are compared by: the mean once there were enough runs, before that the shortest run. One disturbed
-    /// run at idle would else rule a size out for ever, while a size that looks too good is soon corrected by use.
-    fn comparable_s(&self) -> f64 {
+    /// The mean once there were enough runs, before that the shortest run: one disturbed run at idle would else rule a size
+    /// out for ever, while a size that looks too good is soon corrected by use.
+    fn in_use_s(&self) -> f64 {
         if self.runs < SETTLED_RUNS { self.shortest_s } else { self.mean_s }
     }
 }
@@ -139,12 +139,16 @@ impl Curve {
 
     /// The smallest size up to `batch_max` whose time an image is within 3 % of the best known; 1 if nothing is known.
     ///
-    /// A size that never ran counts as unknown, not as good.
+    /// It has to be by the undisturbed runs as well as in use: sizes run at different times, so busy cores make whichever
+    /// runs then look bad, and those that last ran at idle look good. A size that never ran counts as unknown, not as good.
     pub fn effective(&self, batch_max: usize) -> usize {
-        let an_image = |size: usize| Some((size, self.known(size)?.comparable_s() / ratio(size, 1)));
-        let sizes = || (1..=batch_max.min(self.largest)).filter_map(an_image);
-        let best_s = sizes().map(|(_, seconds)| seconds).fold(f64::INFINITY, f64::min);
-        sizes().find(|(_, seconds)| *seconds <= (1.0 + GAIN_MIN) * best_s).map_or(1, |(size, _)| size)
+        let smallest_good = |seconds: fn(&Estimate) -> f64| {
+            let an_image = |size: usize| Some((size, seconds(&self.known(size)?) / ratio(size, 1)));
+            let sizes = || (1..=batch_max.min(self.largest)).filter_map(an_image);
+            let best_s = sizes().map(|(_, seconds)| seconds).fold(f64::INFINITY, f64::min);
+            sizes().find(|(_, seconds)| *seconds <= (1.0 + GAIN_MIN) * best_s).map_or(1, |(size, _)| size)
+        };
+        smallest_good(|estimate| estimate.shortest_s).min(smallest_good(Estimate::in_use_s))
     }
 
     /// How many of `size` images to take: all, but where sizes are fixed the next smaller size, unless the next larger
@@ -243,6 +247,16 @@ mod tests {
             curve.record(2, Duration::from_millis(20));
         }
         assert_eq!(curve.effective(2), 1);
+    }
+
+    #[test]
+    fn busy_cores_do_not_make_sizes_that_ran_at_idle_look_good() {
+        let mut curve = Curve::new(32, false);
+        time_all(&mut curve, 32, |size| 16.0 * ratio(size, 1));
+        for _ in 0..50 {
+            curve.record(1, Duration::from_millis(30));
+            assert_eq!(curve.effective(32), 1);
+        }
     }
 
     #[test]

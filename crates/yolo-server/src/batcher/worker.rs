@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use yolo_vision::{OutputError, OutputView, Size, postprocess};
 
+use super::held::Held;
+use super::probe::Probe;
 use super::queue::{BatchTime, Item, Pull, Shared};
 use super::{Found, ImageTensor, Inferred, JobError, Wanted};
 use crate::engine::{BatchOutput, Engine, EngineError, EngineInput, Memory};
@@ -23,6 +25,7 @@ pub(super) struct Worker {
     index: usize,
     /// `None` where it broke and no other one could be opened yet.
     engine: Option<Box<dyn Engine>>,
+    held: Held,
 }
 
 /// The worker's session: a new one if it has none.
@@ -46,7 +49,7 @@ impl Worker {
     ///
     /// To be called by the thread that will run it: launches that a GPU recorded belong to the thread that ran them.
     pub(super) fn warm(shared: Arc<Shared>, index: usize, engine: Box<dyn Engine>) -> Result<Self, EngineError> {
-        let mut worker = Self { shared, index, engine: Some(engine) };
+        let mut worker = Self { shared, index, engine: Some(engine), held: Held::default() };
         let mut inputs = worker.shared.model.sizes.to_vec();
         // The largest first: the memory that it takes then serves the others too.
         inputs.sort_by_key(|input| std::cmp::Reverse(input.pixels()));
@@ -57,10 +60,19 @@ impl Worker {
                 worker.time(input, 1, Memory::Keep)?;
             }
             learned.push(BatchTime { input, size: 1, time: worker.time(input, 1, Memory::Keep)?, detect: None });
+            worker.probe(input)?;
         }
         // One time is enough to predict the first requests' waits. Others warm beside it, so none counts for more.
         worker.shared.finish(index, if index == 0 { &learned } else { &[] }, false);
         Ok(worker)
+    }
+
+    /// Answers a picture as requests' are.
+    fn probe(&mut self, input: Size) -> Result<(), EngineError> {
+        let model = &self.shared.model.info;
+        let probe = Probe::new(model.task(), input)?;
+        let engine = opened(&mut self.engine, &self.shared)?;
+        probe.answer(&*engine.run(&[&probe.input], Memory::Keep)?, model)
     }
 
     /// Runs every size once if the first run of each costs seconds: no request shall pay for it.
@@ -102,6 +114,7 @@ impl Worker {
         let memory = if last && size > 1 { Memory::Release } else { Memory::Keep };
         let input = self.shared.model.info.size();
         let timed = catch_unwind(AssertUnwindSafe(|| self.time(input, size, memory)));
+        self.held.not_needed();
         match timed.unwrap_or_else(|_| self.renew()) {
             Ok(time) => self.shared.finish_timing(self.index, size, time),
             Err(error) => {
@@ -124,6 +137,7 @@ impl Worker {
     fn time(&mut self, input: Size, size: usize, memory: Memory) -> Result<Duration, EngineError> {
         let blank = blank(input);
         let start = Instant::now();
+        self.held.ran(input.pixels() * size as u64, memory);
         opened(&mut self.engine, &self.shared)?.run(&vec![&blank; size], memory)?;
         Ok(start.elapsed())
     }
@@ -181,9 +195,12 @@ impl Worker {
 
     fn infer(&mut self, items: &[Item]) -> Result<Ran, EngineError> {
         let inputs: Vec<&EngineInput> = items.iter().map(|item| &item.job.input).collect();
+        let pixels = items.iter().map(|item| item.size().pixels()).sum();
+        let memory = self.held.next(pixels);
+        self.held.ran(pixels, memory);
         let engine = opened(&mut self.engine, &self.shared)?;
         let start = Instant::now();
-        let output = engine.run(&inputs, Memory::Keep)?;
+        let output = engine.run(&inputs, memory)?;
         let time = start.elapsed();
         self.shared.count_batch(items, start, time);
         let answers = items.iter().enumerate().map(|(index, item)| {
@@ -279,10 +296,43 @@ impl Shared {
 mod tests {
     use super::*;
     use crate::args::Config;
-    use crate::batcher::{Job, Place};
-    use crate::engine::emulated;
+    use crate::batcher::{Batcher, Job, Place};
+    use crate::engine::{LoadedModel, Sessions, emulated};
     use crate::knobs::Knobs;
     use crate::metrics::Metrics;
+
+    /// Gives an output of another shape than the model declares.
+    struct Another;
+
+    impl Sessions for Another {
+        fn open(&self) -> Result<Box<dyn Engine>, EngineError> {
+            Ok(Box::new(Self))
+        }
+    }
+
+    impl Engine for Another {
+        fn run(&mut self, _: &[&EngineInput], _: Memory) -> Result<Box<dyn BatchOutput + '_>, EngineError> {
+            Ok(Box::new(Self))
+        }
+    }
+
+    impl BatchOutput for Another {
+        fn image(&self, _: usize) -> Option<Vec<OutputView<'_>>> {
+            Some(vec![OutputView { shape: &[2, 3], values: &[0.0; 6] }])
+        }
+    }
+
+    #[test]
+    fn a_model_that_answers_otherwise_than_it_declares_does_not_start() {
+        let mut model = emulated::load(&Config::new("pretended.onnx")).unwrap();
+        let start = |model: &LoadedModel| {
+            Batcher::start(model, 2, Knobs::default(), &Arc::new(Metrics::new())).map(|batcher| batcher.stop())
+        };
+        start(&model).unwrap();
+        model.sessions = Arc::new(Another);
+        let error = start(&model).unwrap_err();
+        assert!(error.0.starts_with("a picture for a try got no answer"), "{error}");
+    }
 
     #[test]
     fn a_batch_that_begins_too_late_is_counted() {
