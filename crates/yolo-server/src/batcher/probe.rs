@@ -37,8 +37,7 @@ impl Probe {
         } else {
             letterbox_into(&picture, &letterbox, &mut pixels).map_err(failed)?;
         }
-        let content = *blake3::hash(&encoded).as_bytes();
-        Ok(Self { input: EngineInput { pixels: pixels.into(), size: target, content }, letterbox })
+        Ok(Self { input: EngineInput { pixels: pixels.into(), size: target, content: [0; 32] }, letterbox })
     }
 
     /// Makes JSON of what the engine says of it.
