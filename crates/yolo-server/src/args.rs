@@ -1,11 +1,12 @@
 //! The server's settings: command line flags, each also an environment variable `YOLO_<NAME>`.
 
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, ValueEnum};
+use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use crate::limits::{BodyLimits, ConnectionLimits, DETECTIONS_MAX, PictureLimits};
 
@@ -247,6 +248,17 @@ impl Config {
         }
     }
 
+    /// Reads flags and the environment, where a variable that is set to nothing counts as not set: many ways to set one
+    /// cannot leave it out.
+    ///
+    /// # Errors
+    /// What is wrong with the first flag or variable that is; also where help or the version is asked for.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let empty = |arg: &Arg| arg.get_env().is_some_and(|name| std::env::var_os(name).is_some_and(|v| v.is_empty()));
+        let command = Self::command().mut_args(|arg| if empty(&arg) { arg.env(None) } else { arg });
+        Self::from_arg_matches(&command.try_get_matches_from(arguments)?)
+    }
+
     /// Time for which a task's result is kept.
     pub const fn tasks_ttl(&self) -> Duration {
         Duration::from_secs(self.tasks_ttl_seconds)
@@ -276,6 +288,26 @@ mod tests {
     fn new_equals_the_defaults_of_the_flags() {
         let parsed = Config::try_parse_from(["yolo-server", "--model", "m.onnx"]).unwrap();
         assert_eq!(format!("{parsed:?}"), format!("{:?}", Config::new("m.onnx")));
+    }
+
+    #[test]
+    fn variable_that_is_set_to_nothing_counts_as_not_set() {
+        const NAMES: [&str; 6] =
+            ["YOLO_MODEL", "YOLO_MODEL_SHA256", "YOLO_IMGSZ", "YOLO_TASKS", "YOLO_CUDA_GRAPHS", "YOLO_API_ADDRESS"];
+        if NAMES.iter().any(|name| std::env::var_os(name).is_none()) {
+            // Variables belong to the process: the same test once more, in one of its own.
+            let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+            again.args(["--exact", "args::tests::variable_that_is_set_to_nothing_counts_as_not_set"]);
+            let ended = again.envs(NAMES.map(|name| (name, ""))).output().unwrap();
+            let told = String::from_utf8_lossy(&ended.stdout);
+            assert!(ended.status.success() && told.contains("1 passed"), "{told}");
+            return;
+        }
+        let read = |flags: &[&str]| Config::read(["yolo-server"].iter().chain(flags).map(Into::into));
+        let config = read(&["--model=m.onnx"]).unwrap();
+        assert_eq!(format!("{config:?}"), format!("{:?}", Config::new("m.onnx")));
+        assert!(read(&[]).is_err(), "no model is named");
+        assert_eq!(read(&["--model=m.onnx", "--imgsz=320"]).unwrap().imgsz, [320]);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod ghosts;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,8 +27,10 @@ pub use ghosts::GHOST_SIZES_BYTES;
 const SEMANTICS_VERSION: u8 = 1;
 /// Book-keeping of an entry besides key and value, about.
 const ENTRY_OVERHEAD_BYTES: usize = 128;
-/// Entries that the cache is dimensioned for at first; it grows by itself.
-const ENTRIES_TYPICAL: usize = 1_024;
+/// What an entry weighs, about: ten boxes. It decides how many of the entries that were evicted last are known again when
+/// they come back, half as many as fit, each in some 90 bytes; without them, no new picture would ever displace one that was
+/// popular once.
+const ENTRY_BYTES_TYPICAL: u64 = 1 << 10;
 
 /// Pause between two steps of eviction: who waits for the lock needs it to get its turn.
 const EVICTION_PAUSE: Duration = Duration::from_micros(100);
@@ -137,7 +140,10 @@ type Store = Cache<Key, Entry, Bytes, DefaultHashBuilder, CountEvictions>;
 /// The result cache of one server.
 #[derive(Debug)]
 pub struct ResultCache {
+    /// Its capacity is that of the cache; while that is off, the last one, never 0: it scales with its capacity what it
+    /// knows of evicted entries, and nothing times anything stays nothing.
     store: Store,
+    off: AtomicBool,
     ttl: Mutex<Duration>,
     ghosts: Ghosts,
     /// What other servers found.
@@ -171,20 +177,25 @@ impl ResultCache {
     /// A cache of `capacity_bytes`; 0 is off.
     pub fn new(capacity_bytes: u64, ttl: Duration, metrics: CacheMetrics) -> Self {
         // One shard: the bound holds for the whole, and a large answer fits as long as it fits the cache. At a few
-        // thousand lookups a second its lock is free.
+        // thousand lookups a second its lock is free. Made as large as one may become, and then as it is to be: there its
+        // evicted entries are counted most finely.
+        let entries = entries_typical(limits::CACHE_BYTES_MAX);
         let options = OptionsBuilder::new()
             .shards(1)
-            .weight_capacity(capacity_bytes)
-            .estimated_items_capacity(ENTRIES_TYPICAL)
+            .weight_capacity(limits::CACHE_BYTES_MAX)
+            .estimated_items_capacity(entries)
             .build();
+        let (weight, hasher) = (limits::CACHE_BYTES_MAX, DefaultHashBuilder::default());
         let lifecycle = CountEvictions(metrics.evictions.clone());
         let store = match options {
-            Ok(options) => Cache::with_options(options, Bytes, DefaultHashBuilder::default(), lifecycle),
+            Ok(options) => Cache::with_options(options, Bytes, hasher, lifecycle),
             // Every option is given above, so this does not happen; the cache would only have more shards.
-            Err(_) => Cache::with(ENTRIES_TYPICAL, capacity_bytes, Bytes, DefaultHashBuilder::default(), lifecycle),
+            Err(_) => Cache::with(entries, weight, Bytes, hasher, lifecycle),
         };
-        let ghosts = Ghosts::new(metrics.clone());
-        Self { store, ttl: Mutex::new(ttl), ghosts, shared: OnceLock::new(), metrics }
+        let (off, ghosts) = (AtomicBool::new(true), Ghosts::new(metrics.clone()));
+        let cache = Self { store, off, ttl: Mutex::new(ttl), ghosts, shared: OnceLock::new(), metrics };
+        cache.set(capacity_bytes, ttl);
+        cache
     }
 
     /// Asks the shared store too, from now on; only the first one given counts.
@@ -199,7 +210,7 @@ impl ResultCache {
     pub async fn lookup(&self, key: Key, flight: Flight, model: &ModelInfo) -> Lookup<'_> {
         let ttl = self.ttl();
         let sampled = self.ghosts.refer(&key, ttl);
-        if self.store.capacity() == 0 {
+        if self.off() {
             self.metrics.requests.of("bypass").inc();
             return Lookup::Miss(Leader { cache: self, key, sampled, duty: Duty::Forget });
         }
@@ -259,15 +270,34 @@ impl ResultCache {
     /// waits for all of it; that takes up to a second.
     pub fn set(&self, capacity_bytes: u64, ttl: Duration) {
         *self.ttl.lock().unwrap_or_else(PoisonError::into_inner) = ttl;
-        if self.store.capacity() == capacity_bytes {
+        if capacity_bytes == 0 {
+            self.off.store(true, Ordering::Release);
+            // One by one, so that no lookup waits. What is handed in meanwhile, is taken out by whoever did it.
+            for (key, _) in self.store.iter() {
+                self.evict(&key);
+            }
             return;
         }
-        for (step, capacity) in capacities(self.store.weight(), capacity_bytes).enumerate() {
-            if step > 0 {
-                std::thread::sleep(EVICTION_PAUSE);
+        if self.store.capacity() != capacity_bytes {
+            for (step, capacity) in capacities(self.store.weight(), capacity_bytes).enumerate() {
+                if step > 0 {
+                    std::thread::sleep(EVICTION_PAUSE);
+                }
+                self.store.set_capacity(capacity);
             }
-            self.store.set_capacity(capacity);
         }
+        self.off.store(false, Ordering::Release);
+    }
+
+    /// Takes out what there is no room for any more.
+    fn evict(&self, key: &Key) {
+        if self.store.remove(key).is_some() {
+            self.metrics.evictions.inc();
+        }
+    }
+
+    fn off(&self) -> bool {
+        self.off.load(Ordering::Acquire)
     }
 
     fn ttl(&self) -> Duration {
@@ -286,8 +316,13 @@ impl ResultCache {
 
     /// Bound of the bytes.
     pub fn capacity_bytes(&self) -> u64 {
-        self.store.capacity()
+        if self.off() { 0 } else { self.store.capacity() }
     }
+}
+
+/// Entries that fit `bytes`, about.
+fn entries_typical(bytes: u64) -> usize {
+    usize::try_from(bytes / ENTRY_BYTES_TYPICAL).unwrap_or(usize::MAX)
 }
 
 /// Capacities of a cache of `weight` bytes on its way to `wanted`.
@@ -345,6 +380,9 @@ impl Leader<'_> {
         let now = Instant::now();
         // Refused only if the entry was replaced meanwhile: that answer is as good.
         let _ = guard.insert(Entry { answer, stored: now.checked_sub(age).unwrap_or(now) });
+        if self.cache.off() {
+            self.cache.evict(&self.key); // turned off since the lookup
+        }
     }
 }
 
@@ -494,6 +532,57 @@ mod tests {
         assert_eq!(of(7, 7), [7]);
         assert_eq!(of(3 * one, 9 * one), [9 * one], "nothing is evicted");
         assert_eq!(of(0, 0), [0]);
+    }
+
+    /// Hits of lookups of `numbers`, of which each answer that was not there is put.
+    async fn hits(cache: &ResultCache, numbers: impl IntoIterator<Item = u64>) -> usize {
+        let (model, mut hits) = (model(), 0);
+        for number in numbers {
+            match cache.lookup(numbered(number), Flight::Lead, &model).await {
+                Lookup::Hit(_) => hits += 1,
+                Lookup::Miss(leader) => leader.complete(answer()),
+                _ => panic!("nobody else asks"),
+            }
+        }
+        hits
+    }
+
+    #[tokio::test]
+    async fn new_favourites_displace_old_ones_as_well_after_the_cache_was_off() {
+        // Each as large as ten boxes, about: 1 000 entries of 2 000 places for small ones.
+        let capacity = 1_000 * ENTRY_BYTES_TYPICAL;
+        let (always, _) = cache(capacity, HOUR);
+        let (at_first, _) = cache(0, HOUR);
+        let (between, _) = cache(capacity, HOUR);
+        put(&between, 1).await;
+        at_first.set(capacity, HOUR);
+        for _ in 0..20 {
+            between.set(0, HOUR);
+            assert_eq!((between.entries(), between.capacity_bytes()), (0, 0));
+            between.set(capacity, HOUR);
+        }
+        let fit = usize::try_from(capacity / answer().weight_bytes()).unwrap() as u64;
+        // The new ones come again after more others than a cache without a memory of evictions holds on trial.
+        let favourites = 1_000_000..1_000_000 + fit / 12;
+        let mut of = Vec::new();
+        for cache in [&always, &at_first, &between] {
+            hits(cache, (0..fit).chain(0..fit)).await;
+            hits(cache, favourites.clone().chain(favourites.clone())).await;
+            of.push(hits(cache, favourites.clone()).await);
+        }
+        assert!(of[0] > favourites.clone().count() * 9 / 10, "{of:?}");
+        assert!(of.iter().all(|hits| *hits == of[0]), "{of:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_handed_in_after_the_cache_was_turned_off_is_not_kept() {
+        let (cache, metrics) = cache(1 << 20, HOUR);
+        let Lookup::Miss(leader) = cache.lookup(numbered(1), Flight::Lead, &model()).await else {
+            panic!("an empty cache")
+        };
+        cache.set(0, HOUR);
+        leader.complete(answer());
+        assert_eq!((cache.entries(), cache.bytes(), metrics.evictions.get()), (0, 0, 1));
     }
 
     #[tokio::test]

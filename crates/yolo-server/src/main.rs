@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         logging::init();
         fetch(&args)
     } else {
-        let config = Config::parse();
+        let config = Config::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
         logging::init();
         if let Err(error) = set_up_libraries() {
             tracing::warn!(%error, "Libraries keep their own settings: more memory, and ONNX Runtime's telemetry.");

@@ -20,7 +20,7 @@ use crate::http::parameters::{Served, Wishes};
 use crate::knobs::Knobs;
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::prepare::{Preparer, Turn};
+use crate::prepare::{Preparer, Promise, Turn};
 
 /// Time in each stage, zero where a stage was skipped, and the batch.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,6 +59,15 @@ pub struct Prediction {
     pub cache: &'static str,
     /// Times.
     pub speed: Speed,
+    /// Leave to draw its picture, where that is wished and it was run; what was known already, waits for its turn without.
+    pub promise: Option<Promise>,
+}
+
+impl Prediction {
+    /// An answer that another run found.
+    const fn known(answer: Arc<Answer>, cache: &'static str, speed: Speed) -> Self {
+        Self { answer, cache, speed, promise: None }
+    }
 }
 
 /// Outcome of an image (label of `yolo_images_total`) that was answered with this [`Prediction::cache`].
@@ -87,6 +96,12 @@ impl Times {
     fn new(received: Instant, wishes: &Wishes, knobs: &Knobs) -> Self {
         let answer_by = wishes.timeout.map(|timeout| received + timeout);
         Self { deadline: knobs.deadline, answer_by, begun: Arc::default(), left: Arc::default() }
+    }
+
+    /// What is left of the time until its batch, or its drawing, must have begun.
+    fn start_within(&self) -> Duration {
+        let left = |answer_by: Instant| answer_by.saturating_duration_since(Instant::now());
+        self.answer_by.map_or(self.deadline, |answer_by| left(answer_by).min(self.deadline))
     }
 
     /// Counts an image that ran out of time in the queue.
@@ -316,9 +331,9 @@ impl Predictor {
             Lane::Spare => Flight::Follow,
         };
         match self.cache.lookup(key, flight, &self.model.info).await {
-            Lookup::Hit(answer) => Ok(Prediction { answer, cache: "hit", speed }),
-            Lookup::SharedHit(answer) => Ok(Prediction { answer, cache: "shared_hit", speed }),
-            Lookup::Coalesced(answer) => Ok(Prediction { answer, cache: "coalesced", speed }),
+            Lookup::Hit(answer) => Ok(Prediction::known(answer, "hit", speed)),
+            Lookup::SharedHit(answer) => Ok(Prediction::known(answer, "shared_hit", speed)),
+            Lookup::Coalesced(answer) => Ok(Prediction::known(answer, "coalesced", speed)),
             Lookup::Miss(leader) => self.run(upload, wishes, times, leader).await,
         }
     }
@@ -332,6 +347,8 @@ impl Predictor {
     ) -> Result<Prediction, ApiError> {
         self.check_engine()?;
         // Before decoding: a refusal must cost next to nothing.
+        let promise = wishes.drawn.then(|| self.preparer.promise(times.start_within()));
+        let promise = promise.transpose().map_err(refused)?;
         let (place, decode_wait) = (wishes.place.clone(), self.preparer.wait());
         let (slot, start_by) = match place.lane {
             Lane::Interactive => (
@@ -359,7 +376,7 @@ impl Predictor {
         let answer = Arc::new(Answer { size, detections });
         let cache = leader.label();
         leader.complete(Arc::clone(&answer));
-        Ok(Prediction { answer, cache, speed })
+        Ok(Prediction { answer, cache, speed, promise })
     }
 }
 

@@ -199,14 +199,16 @@ impl Preparer {
             Some(_) => None,
             None => Some(permit.await),
         };
-        let Some(permit) = permit else {
-            self.metrics.deadline_exceeded.of("queue").inc();
-            return Err(ApiError::new(Code::DeadlineExceeded, JobError::Expired.to_string()));
-        };
-        permit.map_err(|_| {
+        permit.ok_or_else(|| self.too_late())?.map_err(|_| {
             self.metrics.cancelled.of("queue").inc();
             ApiError::new(Code::Superseded, JobError::Superseded.to_string())
         })
+    }
+
+    /// Counts and says that a picture's turn, or what it needs for it, came too late.
+    pub fn too_late(&self) -> ApiError {
+        self.metrics.deadline_exceeded.of("queue").inc();
+        ApiError::new(Code::DeadlineExceeded, JobError::Expired.to_string())
     }
 
     /// Decodes a picture and fits it into the input of `model`, of size `target`, or leaves that to its engine.
@@ -291,7 +293,9 @@ mod tests {
 
     use axum::body::Body;
     use axum::http::Request;
+    use axum::response::Response;
     use futures::FutureExt;
+    use futures::future::BoxFuture;
     use tower::ServiceExt;
     use yolo_vision::{ModelInfo, Parameters, PictureFormat, TensorShape, encode};
 
@@ -302,6 +306,7 @@ mod tests {
     use crate::engine::{Pixels, emulated};
     use crate::http;
     use crate::lifecycle::Stage;
+    use crate::limits::BodyLimits;
     use crate::predictor::Predictor;
 
     const SIZE: Size = Size::new(64, 64);
@@ -371,9 +376,13 @@ mod tests {
         assert!(preparer.promise(Duration::ZERO).is_ok());
     }
 
-    #[tokio::test]
-    async fn a_picture_that_could_not_be_drawn_in_time_is_refused_before_it_is_run() {
-        let (app, model) = (Arc::new(App::new()), emulated::load(&Config::new("pretended.onnx")).unwrap());
+    /// Asks for a grey square of so many pixels, in a form.
+    type Ask = Box<dyn Fn(&str, u32) -> BoxFuture<'static, Response>>;
+
+    /// A server with one thread for pictures that believes a drawing to take a minute; three times as long as it may wait.
+    fn serving(bodies: BodyLimits) -> (Arc<App>, Arc<Preparer>, Ask) {
+        let (app, model) =
+            (Arc::new(App::with_limits(bodies)), emulated::load(&Config::new("pretended.onnx")).unwrap());
         app.offer_knobs(br#"{"deadlineMillis":20000}"#);
         let batcher = Batcher::start(&model, 1, app.knobs(), &app.metrics).unwrap();
         let preparer = Arc::new(Preparer::new(1, DecodeLimits::default(), app.metrics.images.clone()));
@@ -381,26 +390,70 @@ mod tests {
         let parts = (batcher, Arc::clone(&preparer));
         app.serve(Predictor::new(model, Parameters::default(), parts, app.cache(), Arc::clone(&app.metrics)));
         app.lifecycle.advance(Stage::Serving);
-        let ask = |accept: &str, side_px: u32| {
+        let router = http::router(Arc::clone(&app));
+        let ask = move |accept: &str, side_px: u32| {
             let body = Body::from(png([side_px; 2]));
             let request = Request::post("/predict").header("accept", accept).body(body).unwrap();
-            let answer = http::router(Arc::clone(&app)).oneshot(request);
-            async move { answer.await.unwrap() }
+            let answer = router.clone().oneshot(request);
+            async move { answer.await.unwrap() }.boxed()
         };
-        assert_eq!(ask("*/*", 9).await.status(), 200);
-        let busy = preparer.permits.acquire(&Place::of_new_request()).now_or_never().unwrap().unwrap();
-        let first = tokio::spawn(ask("image/png", 9));
-        while preparer.drawing.waiting.load(Ordering::Relaxed) == 0 {
+        (app, preparer, Box::new(ask))
+    }
+
+    async fn waiting(backlog: &Backlog, pictures: usize) {
+        while backlog.waiting.load(Ordering::Relaxed) < pictures {
             tokio::task::yield_now().await;
         }
-        for side_px in [9, 10] {
-            let refused = ask("image/png", side_px).await;
-            assert_eq!(refused.status(), 429);
-            assert!(refused.headers().contains_key("retry-after"));
-        }
+    }
+
+    #[tokio::test]
+    async fn a_picture_that_could_not_be_drawn_in_time_is_refused_before_it_is_run_and_a_known_one_waits() {
+        let (app, preparer, ask) = serving(BodyLimits::DEFAULT);
+        assert_eq!(ask("*/*", 9).await.status(), 200);
+        let busy = preparer.permits.acquire(&Place::of_new_request()).now_or_never().unwrap().unwrap();
+        let known = [(); 3].map(|()| tokio::spawn(ask("image/png", 9)));
+        waiting(&preparer.drawing, 3).await;
+        let refused = ask("image/png", 10).await;
+        assert_eq!(refused.status(), 429);
+        assert!(refused.headers().contains_key("retry-after"));
         assert_eq!(ask("*/*", 9).await.status(), 200, "nothing is to be drawn");
         drop(busy);
-        assert_eq!(first.await.unwrap().status(), 200);
+        for answer in known {
+            assert_eq!(answer.await.unwrap().status(), 200);
+        }
+        app.predictor().unwrap().batcher().stop();
+    }
+
+    #[tokio::test]
+    async fn a_picture_that_will_be_drawn_is_reckoned_with_while_it_is_run() {
+        let (app, preparer, ask) = serving(BodyLimits::DEFAULT);
+        let busy = preparer.permits.acquire(&Place::of_new_request()).now_or_never().unwrap().unwrap();
+        let first = tokio::spawn(ask("image/png", 9));
+        waiting(&preparer.decoding, 1).await;
+        assert_eq!(ask("image/png", 10).await.status(), 429, "it would be drawn a minute later");
+        let plain = tokio::spawn(ask("*/*", 11));
+        waiting(&preparer.decoding, 2).await;
+        drop(busy);
+        for answer in [first, plain] {
+            assert_eq!(answer.await.unwrap().status(), 200);
+        }
+        assert_eq!(preparer.promised.load(Ordering::Relaxed), 0);
+        app.predictor().unwrap().batcher().stop();
+    }
+
+    #[tokio::test]
+    async fn a_known_picture_waits_for_memory_to_be_drawn() {
+        let (app, preparer, ask) = serving(BodyLimits { bodies_bytes_max: 64 << 10, ..BodyLimits::DEFAULT });
+        assert_eq!(ask("*/*", 9).await.status(), 200);
+        preparer.drawing.mean_micros.store(0, Ordering::Relaxed);
+        let mut others = None;
+        app.bodies.hold(&mut others, 60 << 10).unwrap(); // the picture has room, its drawing has not
+        let answer = tokio::spawn(ask("image/png", 9));
+        while preparer.drawing.mean_micros.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(others);
+        assert_eq!(answer.await.unwrap().status(), 200);
         app.predictor().unwrap().batcher().stop();
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use quick_cache::Weighter;
 use quick_cache::unsync::Cache;
 
-use super::Key;
+use super::{Key, entries_typical};
 use crate::metrics::CacheMetrics;
 
 /// Sizes of the caches that are pretended, in bytes: 64 KiB to 1 GiB, each four times the one before.
@@ -55,7 +55,7 @@ impl Ghosts {
         for size in GHOST_SIZES_BYTES {
             metrics.ghost_hits.of(byte_size(size)); // present from 0
         }
-        let ghosts = GHOST_SIZES_BYTES.map(|size| Cache::with_weighter(KEYS_MAX, size, Bytes)).into();
+        let ghosts = GHOST_SIZES_BYTES.map(|size| Cache::with_weighter(entries_typical(size), size, Bytes)).into();
         Self { state: Mutex::new(State { share: 1.0, ghosts }), metrics }
     }
 

@@ -33,7 +33,7 @@ pub struct PredictionBody<'a> {
 impl<'a> PredictionBody<'a> {
     /// A prediction as the client wished it.
     pub fn new(predictor: &'a Predictor, prediction: &Prediction, wishes: &Wishes, request_id: &'a str) -> Self {
-        let Prediction { answer, cache, speed } = prediction;
+        let Prediction { answer, cache, speed, promise: _ } = prediction;
         let normalised_by = wishes.parameters.normalize.then_some(answer.size);
         let model = predictor.model();
         Self {

@@ -58,7 +58,8 @@ async fn steps(app: &App, request: Request, received: &mut Option<Received>) -> 
     }
     let start = Instant::now();
     let found = results.iter().flatten();
-    making.add(&app.bodies, found.map(|found| found.answer.answered_bytes() - found.answer.found_bytes()).sum())?;
+    let written = found.map(|found| found.answer.answered_bytes() - found.answer.found_bytes()).sum();
+    making.add_by(&app.bodies, written, start + app.knobs().deadline).await?;
     let served = Arc::clone(&predictor);
     let body = move || {
         let items = results.iter().map(|result| match result {
@@ -68,6 +69,7 @@ async fn steps(app: &App, request: Request, received: &mut Option<Received>) -> 
         Json(BatchBody { request_id: &id, results: items.collect() }).into_response()
     };
     let mut response = making.work(body).await?;
+    making.hand_over(&mut response);
     answer::mark_emulated(&mut response, &predictor);
     image::encoded(app, start);
     Ok(response)

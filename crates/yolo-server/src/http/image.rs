@@ -17,13 +17,15 @@ use crate::predictor::{Prediction, Predictor, Speed, images_outcome};
 pub(super) struct Image<'a> {
     app: &'a App,
     content: Option<[u8; 32]>,
+    /// Whether it was its turn already: from then on, who works on it counts whether its client left.
+    begun: bool,
     outcome: &'static str,
 }
 
 impl<'a> Image<'a> {
     pub(super) fn arrived(app: &'a App) -> Self {
         app.metrics.images.in_flight.inc();
-        Self { app, content: None, outcome: "cancelled" }
+        Self { app, content: None, begun: false, outcome: "cancelled" }
     }
 
     /// The whole picture is here: it is demand, whether or not it will be served.
@@ -56,6 +58,7 @@ impl<'a> Image<'a> {
         upload: Upload,
         wishes: &Wishes,
     ) -> Result<Prediction, ApiError> {
+        self.begun = true;
         let knobs = self.app.knobs();
         let result = self.unless_aborted(predictor.predict(upload, wishes, &knobs)).await;
         if let Ok(prediction) = &result {
@@ -76,6 +79,7 @@ impl<'a> Image<'a> {
         received: Instant,
         wishes: &Wishes,
     ) -> Result<(Vec<ImageTensor>, Speed), ApiError> {
+        self.begun = true;
         let knobs = self.app.knobs();
         let result = self.unless_aborted(predictor.tensors(input, received, wishes, &knobs)).await;
         match &result {
@@ -118,8 +122,13 @@ impl<'a> Image<'a> {
 
 impl Drop for Image<'_> {
     fn drop(&mut self) {
-        self.app.metrics.images.in_flight.dec();
-        self.app.metrics.images.count("sync", self.outcome);
+        let metrics = &self.app.metrics.images;
+        metrics.in_flight.dec();
+        metrics.count("sync", self.outcome);
+        // One of a batch that waited for the others.
+        if self.outcome == "cancelled" && self.content.is_some() && !self.begun {
+            metrics.cancelled.of("queue").inc();
+        }
     }
 }
 

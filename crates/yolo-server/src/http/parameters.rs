@@ -39,6 +39,8 @@ pub struct Wishes {
     pub bypass_cache: bool,
     /// The client offers the image again: not part of the arrival rate.
     pub retry: bool,
+    /// The picture is drawn once its objects are known.
+    pub drawn: bool,
     /// Whose turn its images share: of `X-Stream-Id`'s camera, or its own.
     pub place: Place,
 }
@@ -59,6 +61,7 @@ impl Wishes {
             timeout: None,
             bypass_cache: text(header::CACHE_CONTROL.as_str()).contains("no-cache"),
             retry: attempt("x-retry-attempt") || attempt("x-envoy-attempt-count"),
+            drawn: false,
             place: Place { stream: stream(text("x-stream-id"))?, ..Place::of_new_request() },
         };
         wishes.add(&query.0, served)?;

@@ -45,19 +45,22 @@ async fn steps(
     *received = Some(Received { at, speed: Speed::default() });
     image.offered(&upload, wishes.retry);
     let answer_by = wishes.timeout.map(|timeout| at + timeout);
-    let drawing = output.picture().map(|format| Drawing::admit(app, &predictor, (upload.clone(), answer_by), format));
-    let drawing = drawing.transpose()?;
+    let drawing = output.picture().map(|format| Drawing { upload: upload.clone(), answer_by, format });
+    wishes.drawn = drawing.is_some();
     let prediction = image.predict(&predictor, upload, &wishes).await?;
     *received = Some(Received { at, speed: prediction.speed });
     let start = Instant::now();
     let mut response = if let Some(drawing) = drawing {
-        drawing.respond(app, &predictor, &prediction).await?
+        drawing.respond(app, &predictor, prediction).await?
     } else {
-        let mut making = Making::default();
-        making.add(&app.bodies, prediction.answer.answered_bytes())?;
+        let (mut making, by) = (Making::default(), start + app.knobs().deadline);
+        let by = answer_by.map_or(by, |answer_by| answer_by.min(by));
+        making.add_by(&app.bodies, prediction.answer.answered_bytes(), by).await?;
         let predictor = Arc::clone(&predictor);
         let body = move || Json(PredictionBody::new(&predictor, &prediction, &wishes, &id)).into_response();
-        making.work(body).await?
+        let mut response = making.work(body).await?;
+        making.hand_over(&mut response);
+        response
     };
     answer::mark_emulated(&mut response, &predictor);
     image::encoded(app, start);

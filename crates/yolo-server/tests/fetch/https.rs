@@ -90,6 +90,37 @@ fn bytes_of_another_file_are_thrown_away() {
     }
 }
 
+/// A fetch of a file that another one replaces once a megabyte of it has come.
+fn replaced_half_way(old: &[u8], new: Vec<u8>) -> (Server, Fetch) {
+    let server = Server::nginx(&[("a.onnx", old)]);
+    let (current, beside) = (server.served("a.onnx"), server.served("new"));
+    let proxy = Proxy::start_with(server.address, vec![Break::Cut(1 << 20)], move |connection| {
+        if connection == 1 {
+            fs::write(&beside, &new).unwrap();
+            fs::rename(&beside, &current).unwrap();
+        }
+    });
+    let fetch = Fetch::new(&format!("https://{}/models/a.onnx", proxy.address), &server.authority);
+    (server, fetch)
+}
+
+#[test]
+fn file_that_is_replaced_half_way_comes_whole_or_not_at_all() {
+    let old = model(SIZE);
+    // Shorter than what has come of the old one, and as long, and longer.
+    for len in [1 << 19, SIZE, SIZE + 1000] {
+        let new: Vec<u8> = old.iter().map(|byte| !byte).cycle().take(len).collect();
+        let (server, fetch) = replaced_half_way(&old, new.clone());
+        fetch.sha256(&sha256(&new)).brings(&new);
+        let asked = server.log("access.log");
+        assert!(asked.contains("bytes=") && asked.lines().count() > 2, "{asked}");
+        let (_server, fetch) = replaced_half_way(&old, new.clone());
+        let fetch = fetch.sha256(&sha256(&old));
+        fetch.fails("model_digest_mismatch", &[&sha256(&old), &sha256(&new)]);
+        assert!(!fetch.part().exists() && !fetch.model().exists(), "pieces of two files are no model");
+    }
+}
+
 #[test]
 fn another_file_than_asked_for_gets_no_name_and_both_digests_are_told() {
     let model = model(1000);

@@ -25,13 +25,24 @@ pub struct Proxy {
 impl Proxy {
     /// Passes connections on to `upstream`; the first ones break as `breaks` says, the later ones do not.
     pub fn start(upstream: SocketAddr, breaks: Vec<Break>) -> Self {
+        Self::start_with(upstream, breaks, |_| {})
+    }
+
+    /// [`Self::start`]; before the connection of each number, from 0 on, is passed on, `before` is told.
+    pub fn start_with(
+        upstream: SocketAddr,
+        breaks: Vec<Break>,
+        mut before: impl FnMut(usize) + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (down, connections) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicUsize::new(0)));
         let proxy = Self { address, down: Arc::clone(&down), connections: Arc::clone(&connections) };
         thread::spawn(move || {
             for client in listener.incoming() {
-                let broken = breaks.get(connections.fetch_add(1, Ordering::SeqCst)).copied();
+                let number = connections.fetch_add(1, Ordering::SeqCst);
+                before(number);
+                let broken = breaks.get(number).copied();
                 let (client, server) = (client.unwrap(), TcpStream::connect(upstream).unwrap());
                 let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
                 thread::spawn(move || copy(from, to, None, &AtomicU64::new(0)));

@@ -118,6 +118,11 @@ auth: {{htpasswd: {{realm: models, path: {at}/users}}}}
         server
     }
 
+    /// What nginx serves under a name.
+    pub fn served(&self, name: &str) -> PathBuf {
+        self.folder.path().join("www").join(name)
+    }
+
     /// A file that the server writes.
     pub fn log(&self, name: &str) -> String {
         fs::read_to_string(self.folder.path().join(name)).unwrap_or_default()

@@ -4,10 +4,11 @@ use axum::body::Body;
 use axum::http::Request;
 use base64::Engine as _;
 use serde_json::{Value, json};
-use yolo_server::Server;
+use tower::ServiceExt;
 use yolo_server::limits::BodyLimits;
+use yolo_server::{Server, http};
 
-use crate::support::{self, Answer, emulated, metric, multipart, png, predict, send, start, start_gated};
+use crate::support::{self, Answer, emulated, eventually, metric, multipart, png, predict, send, start, start_gated};
 
 const BATCH: &str = "/predict/batch";
 
@@ -74,6 +75,23 @@ async fn a_batch_without_a_usable_picture_fails_as_its_pictures_do() {
     let answer = send(&server, multipart(BATCH, &[("file", b"GIF89a"), ("file", b"")])).await;
     assert_eq!((answer.status.as_u16(), answer.code()), (415, "unsupported_image"), "{}", answer.body);
     assert!(answer.body["error"]["message"].as_str().unwrap().contains("2 pictures"), "{}", answer.body);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn every_picture_of_a_batch_whose_client_leaves_counts_as_cancelled_where_it_was() {
+    let (server, gate) = start_gated(emulated(0, 1)).await;
+    let (held, predictor) = (gate.hold().await, server.app().predictor().unwrap());
+    let batch = tokio::spawn(http::router(server.app()).oneshot(form(&pictures(10), BATCH)));
+    gate.begun(1).await;
+    eventually("one is run, one is queued, eight wait", async || predictor.batcher().queued() == 1).await;
+    batch.abort();
+    assert!(batch.await.unwrap_err().is_cancelled());
+    drop(held);
+    let cancelled = async |place: &str| metric(&server, &format!(r#"yolo_cancelled_total{{where="{place}"}}"#)).await;
+    eventually("all are counted", async || cancelled("queue").await > 8.5).await;
+    assert!((cancelled("queue").await - 9.0).abs() < 1e-9 && (cancelled("running").await - 1.0).abs() < 1e-9);
+    assert!((images(&server, "cancelled").await - 10.0).abs() < 1e-9);
     server.stop().await;
 }
 

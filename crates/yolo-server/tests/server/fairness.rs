@@ -109,7 +109,7 @@ async fn a_newer_frame_of_a_stream_replaces_the_queued_one() {
         old
     };
     let new = async {
-        gate.begun(1).await; // before, it may be the busy one that waits
+        gate.begun(1).await; // until then it is the running one that waits
         eventually("the old one waits", async || predictor.batcher().queued() == 1).await;
         frame(&server, 3).await
     };

@@ -93,10 +93,18 @@ impl SharedTasks {
     /// Waits a while for a task; an abandoned one comes first.
     pub(in crate::tasks) async fn claim(&self) -> Option<Claim> {
         let Ok(entry) = self.next_entry().await else {
+            // While it is away from all, nobody can say that he is at work: once it is back, whoever is does so before
+            // another takes his tasks over, and counts him as dead.
+            self.search.lock().unwrap_or_else(PoisonError::into_inner).due = Instant::now() + self.search_interval();
             tokio::time::sleep(AWAY_PAUSE).await;
             return None;
         };
         self.begin(&entry?).await
+    }
+
+    /// Pause between two searches for abandoned tasks.
+    fn search_interval(&self) -> Duration {
+        self.times.reclaim / SIGNS_OF_LIFE
     }
 
     async fn next_entry(&self) -> Result<Option<StreamId>, Away> {
@@ -139,7 +147,7 @@ impl SharedTasks {
         }
         let mut search = self.search.lock().unwrap_or_else(PoisonError::into_inner);
         if through {
-            search.due = Instant::now() + self.times.reclaim / SIGNS_OF_LIFE;
+            search.due = Instant::now() + self.search_interval();
         }
         search.from = if through { BEGINNING.to_owned() } else { reply.next_stream_id };
         Ok(reply.claimed.into_iter().next())
@@ -270,6 +278,20 @@ impl SharedTasks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
+    use crate::tasks::shared::Times;
+
+    #[tokio::test]
+    async fn a_store_that_was_away_is_not_searched_for_abandoned_tasks_at_once() {
+        let (metrics, hour) = (Metrics::new(), Duration::from_hours(1));
+        let nobody = redis::Client::open("redis://127.0.0.1:1").unwrap();
+        let times = Times { ttl: hour, reclaim: hour };
+        let tasks = SharedTasks::open(&nobody, "test", times, &metrics.store, metrics.tasks.clone()).unwrap();
+        let due = || tasks.search.lock().unwrap().due;
+        assert!(due() <= Instant::now(), "a server that has just started searches first");
+        assert!(tasks.claim().await.is_none());
+        assert!(due() > Instant::now() + hour / 4, "those who live have the time to say so");
+    }
 
     #[test]
     fn an_entry_that_is_run_here_is_not_begun_again() {
