@@ -199,16 +199,14 @@ impl Preparer {
             Some(_) => None,
             None => Some(permit.await),
         };
-        permit.ok_or_else(|| self.too_late())?.map_err(|_| {
+        let Some(permit) = permit else {
+            self.metrics.deadline_exceeded.of("queue").inc();
+            return Err(ApiError::new(Code::DeadlineExceeded, JobError::Expired.to_string()));
+        };
+        permit.map_err(|_| {
             self.metrics.cancelled.of("queue").inc();
             ApiError::new(Code::Superseded, JobError::Superseded.to_string())
         })
-    }
-
-    /// Counts and says that a picture's turn, or what it needs for it, came too late.
-    pub fn too_late(&self) -> ApiError {
-        self.metrics.deadline_exceeded.of("queue").inc();
-        ApiError::new(Code::DeadlineExceeded, JobError::Expired.to_string())
     }
 
     /// Decodes a picture and fits it into the input of `model`, of size `target`, or leaves that to its engine.

@@ -80,9 +80,9 @@ impl Drawing {
     /// its pixels while it waits in the queue would cost forty times the memory of the file.
     ///
     /// # Errors
-    /// 504 if its turn, or the memory for its file, comes later than an image's batch may start, or the drawing ends after
-    /// the time-out; 422 for a picture past this server's bounds; 413 if its file is more than memory can hold at all, 429 if
-    /// it is more than that beside its own upload, and now.
+    /// 504 if its turn comes later than an image's batch may start, or the drawing ends after the time-out; 422 for a picture
+    /// past this server's bounds; 413 if its file is more than memory can hold at all, 429 if it is more than memory has until
+    /// a batch would have to start, or ever beside the upload.
     pub(super) async fn respond(
         self,
         app: &App,
@@ -100,11 +100,11 @@ impl Drawing {
                 let attempt = attempt((upload.clone(), format), &answer, predictor, file);
                 match predictor.preparer().run(&turn, attempt).await? {
                     Drawn::Whole(file, held) => return Ok((file, held)),
-                    Drawn::Lacking(_, bytes) if memory.holds_beside(upload.memory.as_deref(), bytes) => {
+                    Drawn::Lacking(refusal, bytes) if memory.holds_beside(upload.memory.as_deref(), bytes) => {
                         // Not on the pool: those who will leave memory may need its threads for that.
                         let room = HeldFile::with_room(memory.clone(), bytes);
                         let room = tokio::time::timeout_at(start_by.into(), room).await;
-                        file = room.map_err(|_| predictor.preparer().too_late())?;
+                        file = room.map_err(|_| refusal)?;
                     }
                     Drawn::Lacking(..) => break,
                 }
