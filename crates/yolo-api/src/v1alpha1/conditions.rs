@@ -172,7 +172,7 @@ table! {
     ModelDegraded = ScalingLimited True "ModelDegraded" "Measured latency does not fit the learned model; a simpler, more careful rule decides.";
     ColdStart = ScalingLimited True "ColdStart" "Too little was seen yet to take pods away.";
     Pending = ScalingLimited True "Pending" "What was ordered is on its way.";
-    Stabilizing = ScalingLimited True "Stabilizing" "A lower or higher need has not lasted long enough, or a rollout is under way.";
+    Stabilizing = ScalingLimited True "Stabilizing" "A lower or higher need has not lasted long enough, scaling.behavior allows no more yet, or a rollout is under way.";
     LimitedCurveUnknown = ScalingLimited True "CurveUnknown" "How long a batch takes is not known yet, so the batch is not raised.";
     FlapDamped = ScalingLimited True "FlapDamped" "Directions changed too often; the next change down waits longer.";
     NonFinite = ScalingLimited True "NonFinite" "A figure is no number, or time ran backwards; nothing moves on it.";
