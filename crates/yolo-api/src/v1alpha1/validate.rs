@@ -220,13 +220,10 @@ fn address_range(text: &str) -> Option<IpNet> {
 pub fn inactive_fields(spec: &YoloInferenceServiceSpec) -> Vec<&'static str> {
     let targets = spec.targets();
     let api_source = targets.api_latency.as_ref().map(|target| target.source.as_str());
-    [
-        ("spec.server.serviceAccountName", spec.server.service_account_name.is_some()),
-        ("spec.targets.apiLatency.source", api_source.is_some_and(|source| source != SOURCE_SERVER)),
-    ]
-    .into_iter()
-    .filter_map(|(field, set)| set.then_some(field))
-    .collect()
+    [("spec.targets.apiLatency.source", api_source.is_some_and(|source| source != SOURCE_SERVER))]
+        .into_iter()
+        .filter_map(|(field, set)| set.then_some(field))
+        .collect()
 }
 
 #[cfg(test)]
@@ -324,9 +321,8 @@ mod tests {
     #[test]
     fn every_field_that_does_not_act_is_named() {
         let named = |spec: &str| inactive_fields(&serde_yaml_ng::from_str(spec).unwrap());
-        let all = "{model: {source: {imagePath: /a}}, server: {serviceAccountName: inference}, \
-                   targets: {apiLatency: {source: ingress}}}";
-        assert_eq!(named(all), ["spec.server.serviceAccountName", "spec.targets.apiLatency.source"]);
+        let all = "{model: {source: {imagePath: /a}}, targets: {apiLatency: {source: ingress}}}";
+        assert_eq!(named(all), ["spec.targets.apiLatency.source"]);
         assert_eq!(named("{model: {source: {imagePath: /a}}}"), Vec::<&str>::new());
     }
 }
