@@ -20,6 +20,7 @@ pub use nudge::Nudges;
 pub use objects::{FIELD_MANAGER, HASH_ANNOTATION};
 pub use release::RELEASED_MANAGER;
 
+use crate::accounts;
 use crate::build::{self, Desired, KnobsDocument};
 use crate::call::{Access, WriteError};
 use crate::context::Context;
@@ -96,6 +97,8 @@ pub async fn apply(
     let access = Access { client: &ctx.client, leader, metrics: &ctx.metrics };
     let (id, name, live) = (&spec.id, spec.id.name.as_str(), &ctx.live);
     let outcome = async {
+        // Before the first write: not one pod more runs as an account that nobody marked for it, and none as another one.
+        accounts::permitted(&live.accounts, spec)?;
         let knobs = numbered(knobs, seen.knobs, reported(seen));
         let config_map = build::config_map(spec, &knobs);
         let live_policy = live::get(&live.network_policies, id, name);

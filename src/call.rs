@@ -62,6 +62,15 @@ pub enum WriteError {
         /// Whose it is, as a clause.
         holder: String,
     },
+    /// The pods may not have the service account that the spec names.
+    #[error(
+        "spec.server.serviceAccountName: {target} does not exist or does not have the label {}; add it, or name another one",
+        crate::accounts::ALLOWED_SELECTOR
+    )]
+    AccountNotAllowed {
+        /// Which.
+        target: Target,
+    },
     /// No answer in time. The write may have taken effect; all our writes may be repeated.
     #[error("no answer for {target} within {limit:?}")]
     Timeout {
@@ -96,6 +105,8 @@ pub enum Category {
     Timeout,
     /// Somebody else's object has a name that a service needs.
     NameTaken,
+    /// The pods may not have the service account that was asked for.
+    AccountNotAllowed,
     /// The lease is lost or ends.
     NotLeader,
     /// Not JSON.
@@ -112,6 +123,7 @@ impl Category {
             Self::Api => "api",
             Self::Timeout => "timeout",
             Self::NameTaken => "name_taken",
+            Self::AccountNotAllowed => "account_not_allowed",
             Self::NotLeader => "not_leader",
             Self::Internal => "internal",
         }
@@ -125,6 +137,7 @@ impl WriteError {
             Self::NotLeader { .. } => Category::NotLeader,
             Self::Timeout { .. } => Category::Timeout,
             Self::NameTaken { .. } => Category::NameTaken,
+            Self::AccountNotAllowed { .. } => Category::AccountNotAllowed,
             Self::Serialise { .. } => Category::Internal,
             Self::Api { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) => match status.code {

@@ -49,10 +49,14 @@ impl Error {
             Self::NotLeader(_) | Self::TooSlow(_) => Retry::Transient,
             Self::Apply(error) | Self::Report(error) => match error.category() {
                 Category::Denied | Category::Missing | Category::Internal => Retry::Denied,
-                // NameTaken: an earlier service's object goes by itself, and nothing tells when a stranger's does.
-                Category::Conflict | Category::Api | Category::Timeout | Category::NotLeader | Category::NameTaken => {
-                    Retry::Transient
-                }
+                // NameTaken: an earlier service's object goes by itself, and nothing tells when a stranger's does. The
+                // label of an account is looked up in memory.
+                Category::Conflict
+                | Category::Api
+                | Category::Timeout
+                | Category::NotLeader
+                | Category::NameTaken
+                | Category::AccountNotAllowed => Retry::Transient,
             },
         }
     }

@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt, future};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::runtime::reflector::{self, ObjectRef, Store};
@@ -19,6 +19,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
+use crate::accounts;
 use crate::autoscalers::{self, Autoscalers};
 use crate::fleet::{self, Fleet, SERVICE_LABEL, ServiceId};
 use crate::limits;
@@ -43,6 +44,8 @@ pub struct Live {
     pub fleet: Fleet,
     /// Autoscalers that may scale the Deployments.
     pub autoscalers: Autoscalers,
+    /// Service accounts that pods may have.
+    pub accounts: Store<ServiceAccount>,
     pods: Store<Pod>,
     scalers: Store<HorizontalPodAutoscaler>,
 }
@@ -61,7 +64,10 @@ impl Live {
             let ours = deployments.clone();
             move |scaler| autoscalers::target(scaler).filter(|service| get(&ours, service, &service.name).is_some())
         });
+        // Wakes nobody: a service that is looked at every few seconds sees it, one that waits for the label retries soon.
+        let accounts = watches.start(accounts::ALLOWED_SELECTOR, accounts::trim, |_| None);
         Self {
+            accounts,
             config_maps: watches.child(),
             services: watches.child(),
             budgets: watches.child(),
@@ -85,6 +91,7 @@ impl Live {
             self.network_policies.wait_until_ready(),
             self.pods.wait_until_ready(),
             self.scalers.wait_until_ready(),
+            self.accounts.wait_until_ready(),
         );
     }
 }

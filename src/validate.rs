@@ -366,8 +366,8 @@ pub(crate) mod fixtures {
 mod tests {
     use super::fixtures::{checked, checked_by, installation, smallest};
     use super::*;
-    use yolo_planner::policy::{Accelerator, Mode};
-    use yolo_planner::units::{BatchSize, Ratio, Replicas};
+    use yolo_planner::policy::{Accelerator, Amount, Mode, Pace, Paces, Select};
+    use yolo_planner::units::{BatchSize, Replicas};
 
     #[test]
     fn smallest_service_has_the_defaults_of_the_design() {
@@ -385,8 +385,7 @@ mod tests {
     fn knob_of_its_own_mode_and_a_fixed_count_win() {
         let spec = checked(
             "{model: {source: {imagePath: /a}}, scaling: {mode: Off, replicas: {fixed: 4}, batch: {mode: Recommend}, \
-             behavior: {scaleUp: {stabilizationWindowSeconds: 10}, scaleDown: {stabilizationWindowSeconds: 30, \
-             policies: [{type: Percent, value: 50, periodSeconds: 60}]}}}}",
+             behavior: {scaleUp: {stabilizationWindowSeconds: 10}, scaleDown: {stabilizationWindowSeconds: 30}}}}",
         )
         .unwrap();
         let policy = spec.policy;
@@ -398,7 +397,28 @@ mod tests {
         assert_eq!((policy.replicas.min, policy.replicas.max), (Replicas::new(4), Replicas::new(4)));
         let lasts = (policy.stabilization, policy.stabilization_up);
         assert_eq!(lasts, (Some(Seconds::whole(30)), Some(Seconds::whole(10))));
-        assert_eq!(policy.max_down, Ratio::percent(25), "50 % in 60 s are 25 % in 30 s");
+        assert_eq!((policy.paces_up, policy.paces_down), (None, None), "nothing limits the speed");
+    }
+
+    #[test]
+    fn limits_on_the_speed_are_the_planners_as_they_are_written() {
+        let paces = |rules: &str| {
+            let behavior = format!("behavior: {{scaleDown: {{{rules}}}}}");
+            let spec = checked(&format!("{{model: {{source: {{imagePath: /a}}}}, scaling: {{{behavior}}}}}")).unwrap();
+            assert_eq!((spec.policy.paces_up, spec.inactive), (None, Vec::new()));
+            spec.policy.paces_down
+        };
+        let policies =
+            "policies: [{type: Percent, value: 10, periodSeconds: 60}, {type: Pods, value: 4, periodSeconds: 90}]";
+        let limits = vec![
+            Pace { most: Amount::Percent(10), period: Seconds::whole(60) },
+            Pace { most: Amount::Pods(4), period: Seconds::whole(90) },
+        ];
+        assert_eq!(paces(policies), Some(Paces { limits: limits.clone(), select: Select::Fastest }));
+        let slowest = paces(&format!("selectPolicy: Min, {policies}"));
+        assert_eq!(slowest, Some(Paces { limits, select: Select::Slowest }));
+        assert_eq!(paces("selectPolicy: Disabled"), Some(Paces { limits: Vec::new(), select: Select::Disabled }));
+        assert_eq!((paces("selectPolicy: Min"), paces("stabilizationWindowSeconds: 9")), (None, None));
     }
 
     #[test]

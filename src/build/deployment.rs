@@ -106,6 +106,10 @@ fn template(spec: &Validated) -> PodTemplateSpec {
             containers,
             init_containers: some_list(init_containers),
             volumes: Some(volumes(spec)),
+            // Under its old name as well: of that one alone the API server would restore the new one, and an account that
+            // the spec names no longer would stay.
+            service_account_name: server.service_account_name.clone(),
+            service_account: server.service_account_name.clone(),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
             termination_grace_period_seconds: Some(grace_s(&spec.workload)),
@@ -414,6 +418,17 @@ mod tests {
         assert_eq!(security.read_only_root_filesystem, Some(true));
         assert_eq!(security.capabilities.unwrap().drop.unwrap(), ["ALL"]);
         assert!(pod.termination_grace_period_seconds.unwrap() > 25, "longer than the server's own drain");
+    }
+
+    #[test]
+    fn account_of_the_pods_is_the_one_asked_for_and_its_token_stays_away() {
+        let none = pod(&smallest());
+        assert_eq!((none.service_account_name, none.service_account), (None, None), "the namespace's default one");
+        let named = "{model: {source: {imagePath: /a}}, server: {serviceAccountName: cook}}";
+        let named = pod(&checked(named).unwrap());
+        let both = (named.service_account_name.as_deref(), named.service_account.as_deref());
+        assert_eq!(both, (Some("cook"), Some("cook")));
+        assert_eq!(named.automount_service_account_token, Some(false));
     }
 
     #[test]

@@ -65,6 +65,7 @@ pub fn failed(error: &Error, before: &[Condition], generation: Option<i64>, now:
             Category::Conflict => Reason::FieldConflict,
             Category::Denied => Reason::Denied,
             Category::NameTaken => Reason::NameTaken,
+            Category::AccountNotAllowed => Reason::AccountNotAllowed,
             _ => Reason::ApplyFailed,
         }),
         Error::Report(_) | Error::TooSlow(_) | Error::NotLeader(_) => put(Reason::ApplyFailed),
@@ -364,7 +365,7 @@ mod tests {
         let left_out = |clients: &str| {
             let spec = format!(
                 "{{model: {{source: {{imagePath: /a}}}}, network: {{allowedClients: [{clients}]}}, \
-                 server: {{serviceAccountName: inference}}}}"
+                 targets: {{apiLatency: {{source: ingress}}}}}}"
             );
             checked(&spec).unwrap().left_out
         };

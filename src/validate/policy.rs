@@ -1,21 +1,18 @@
 //! Targets, ranges and behaviour of the spec as the planner's `Policy`.
 
 use yolo_api::v1alpha1::model::{Accelerator as SpecAccelerator, EmulatedDevice};
-use yolo_api::v1alpha1::scaling::{Mode as SpecMode, Scaling, ScalingPolicyType, ScalingRules};
+use yolo_api::v1alpha1::scaling::{
+    Mode as SpecMode, Scaling, ScalingPolicy, ScalingPolicyType, ScalingRules, SelectPolicy,
+};
 use yolo_api::v1alpha1::spec::{OverloadPolicy as SpecOverload, Routing as SpecRouting};
 use yolo_api::v1alpha1::targets::{Percentile, Provision as SpecProvision, Targets as SpecTargets};
 use yolo_api::v1alpha1::validate::FieldError;
 use yolo_api::v1alpha1::{DurationText, YoloInferenceServiceSpec};
 use yolo_planner::policy::{
-    Accelerator, Knob, LatencyTarget, Mode, Overload, OverloadPolicy, Policy, Provision, Routing, Targets,
-    ThroughputTarget,
+    Accelerator, Amount, Knob, LatencyTarget, Mode, Overload, OverloadPolicy, Pace, Paces, Policy, Provision, Routing,
+    Select, Targets, ThroughputTarget,
 };
 use yolo_planner::units::{BatchSize, Bytes, Rate, Ratio, Replicas, Seconds};
-
-/// Period of [`Policy::max_down`].
-const DOWN_PERIOD_S: u32 = 30;
-/// Period of [`Policy::max_up`].
-const UP_PERIOD_S: u32 = 15;
 
 /// The policy of `spec`.
 ///
@@ -37,8 +34,8 @@ pub fn policy(spec: &YoloInferenceServiceSpec) -> Result<Policy, FieldError> {
         cache_ttl: seconds(&scaling.cache.ttl, "spec.scaling.cache.ttl")?,
         stabilization: down.and_then(lasts),
         stabilization_up: up.and_then(lasts),
-        max_down: down.and_then(|rules| percent(rules, DOWN_PERIOD_S)).unwrap_or(usual.max_down),
-        max_up: up.and_then(|rules| percent(rules, UP_PERIOD_S)),
+        paces_up: up.and_then(paces),
+        paces_down: down.and_then(paces),
         memory_limit: Bytes::new(spec.server.resources.memory.bytes("spec.server.resources.memory")?),
         overload: Overload {
             policy: match spec.overload.policy {
@@ -122,15 +119,23 @@ fn lasts(rules: &ScalingRules) -> Option<Seconds> {
     rules.stabilization_window_seconds.map(|s| Seconds::whole(count(s)))
 }
 
-/// The fastest percentage rule, as a share in `period_s`. Rules in pods have no such form and do not act.
-fn percent(rules: &ScalingRules, period_s: u32) -> Option<Ratio> {
-    let rules = rules.policies.iter().filter(|rule| rule.r#type == ScalingPolicyType::Percent);
-    rules
-        .filter_map(|rule| {
-            let share = f64::from(rule.value) / 100.0 * f64::from(period_s) / f64::from(rule.period_seconds.max(1));
-            Ratio::try_from(share).ok()
-        })
-        .max_by(|a, b| a.get().total_cmp(&b.get()))
+/// The limits on the speed of one direction; none where nothing limits it.
+fn paces(rules: &ScalingRules) -> Option<Paces> {
+    let select = match rules.select_policy {
+        SelectPolicy::Max => Select::Fastest,
+        SelectPolicy::Min => Select::Slowest,
+        SelectPolicy::Disabled => Select::Disabled,
+    };
+    let limits: Vec<Pace> = rules.policies.iter().map(pace).collect();
+    (!limits.is_empty() || select == Select::Disabled).then_some(Paces { limits, select })
+}
+
+fn pace(rule: &ScalingPolicy) -> Pace {
+    let most = match rule.r#type {
+        ScalingPolicyType::Pods => Amount::Pods(count(rule.value)),
+        ScalingPolicyType::Percent => Amount::Percent(count(rule.value)),
+    };
+    Pace { most, period: Seconds::whole(count(rule.period_seconds)) }
 }
 
 /// What the pods compute on, as the planner's rules tell devices apart.

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "helpers of tests fail by panicking")]
 
+use std::collections::BTreeSet;
+
 use kube_cel::Validator;
 use serde_json::{Value, json};
 use yolo_api::v1alpha1::{YoloInferenceService, targets::Targets, validate::client};
@@ -33,12 +35,13 @@ fn walk(schema: &Value, path: &str, visit: &mut impl FnMut(&str, &Value)) {
     }
 }
 
-fn rule_messages() -> Vec<String> {
-    let mut messages = Vec::new();
+/// The message of every rule; one that several places share is one.
+fn rule_messages() -> BTreeSet<String> {
+    let mut messages = BTreeSet::new();
     walk(&schema(), "", &mut |path, schema| {
         for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
             let message = rule["message"].as_str();
-            messages.push(message.unwrap_or_else(|| panic!("a rule of {path} has no message")).to_owned());
+            messages.insert(message.unwrap_or_else(|| panic!("a rule of {path} has no message")).to_owned());
         }
     });
     messages
@@ -95,6 +98,32 @@ fn address_range_that_the_operator_would_leave_out_is_refused() {
         let network = json!({"allowedClients": [peer]});
         let spec = json!({"model": {"source": {"imagePath": "/models/a.onnx"}}, "network": network});
         assert!(judge(&object("a", &spec)).iter().any(|message| message.contains("ipBlock.")), "{spec}");
+    }
+}
+
+#[test]
+fn expressions_of_both_selectors_are_judged_alike_and_as_the_operator_does() {
+    for selector in ["namespaceSelector", "podSelector"] {
+        for (expression, good) in [
+            (json!({"key": "app", "operator": "NotIn", "values": ["shop"]}), true),
+            (json!({"key": "app", "operator": "Exists"}), true),
+            (json!({"key": "app", "operator": "DoesNotExist", "values": []}), true),
+            (json!({"key": "app", "operator": "In", "values": []}), false),
+            (json!({"key": "app", "operator": "Exists", "values": ["shop"]}), false),
+            (json!({"key": "app", "operator": "in", "values": ["shop"]}), false),
+        ] {
+            let mut peer = json!({});
+            peer[selector] = json!({"matchExpressions": [expression]});
+            assert_eq!(client(&serde_json::from_value(peer.clone()).unwrap()).is_ok(), good, "{peer}");
+            let network = json!({"allowedClients": [peer]});
+            let spec = json!({"model": {"source": {"imagePath": "/models/a.onnx"}}, "network": network});
+            let refused = judge(&object("a", &spec));
+            assert_eq!(refused.is_empty(), good, "{spec}: {refused:?}");
+            assert!(
+                refused.iter().all(|message| message.contains("matchExpressions of allowedClients")),
+                "{refused:?}"
+            );
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::choose::Choice;
 use crate::decision::{HoldReason, Trigger};
 use crate::observation::{Knobs, Observation, Phase};
+use crate::pace::Counts;
 use crate::policy::{Mode, OverloadPolicy, Policy};
 use crate::units::{BatchSize, Bytes, Replicas, Seconds, Timestamp, whole_millis, whole_seconds};
 
@@ -17,8 +18,6 @@ use crate::units::{BatchSize, Bytes, Replicas, Seconds, Timestamp, whole_millis,
 const HOLD_MIN_S: f64 = 30.0;
 /// Between two steps down (control.md §7).
 const DOWN_EVERY_S: f64 = 30.0;
-/// Over which `max_up` counts (autoscaling/v2's usual period).
-const UP_EVERY_S: f64 = 15.0;
 /// Ticks that must be seen before pods of a new service go, and of a fleet that was there before (a new leader).
 const COLD_TICKS: u32 = 12;
 const COLD_TICKS_EXISTING: u32 = 60;
@@ -61,8 +60,9 @@ pub(crate) struct Control {
     #[serde(default)]
     wanted: Vec<(f64, u32)>,
     last_down_s: Option<f64>,
-    /// Start of the current `max_up` period and the pods at that time.
-    up_from: Option<(f64, u32)>,
+    /// The numbers of pods that limits count from.
+    #[serde(default)]
+    counts: Counts,
     /// Times at which the direction changed within the last hour.
     turns: Vec<f64>,
     /// Times of flaps within [`FLAPS_LAST_S`].
@@ -185,6 +185,19 @@ impl Control {
         }
     }
 
+    /// Notes the number of pods. One that was ordered has been there since that order was last made, which the look at
+    /// `last` did: a period is not to be longer by a tick.
+    pub(crate) fn notice_replicas(
+        &mut self,
+        policy: &Policy,
+        replicas: Replicas,
+        (last, now): (Option<Timestamp>, Timestamp),
+    ) {
+        let ordered = self.previous.is_some_and(|previous| previous.replicas == replicas);
+        let since = last.filter(|_| ordered).unwrap_or(now);
+        self.counts.notice(policy, replicas.get(), (since.get(), now.get()));
+    }
+
     /// The knobs after this tick; knobs that are not in Auto stay as observed.
     pub(crate) fn step(&mut self, policy: &Policy, observation: &Observation, choice: &Choice, tick: Tick) -> Step {
         let current = observation.current;
@@ -272,37 +285,42 @@ impl Control {
         if choice.replicas > current {
             // A schedule's peak is no need that might pass.
             let wanted = lasting_up.max(policy.schedule_floor.get()).min(choice.replicas);
-            let barred = (wanted <= current).then_some(HoldReason::Stabilizing);
-            return (self.limit_up(policy, current, wanted, now_s), barred);
+            let allowed = self.limit_up(policy, current, wanted, now_s);
+            return (allowed, (allowed <= current).then_some(HoldReason::Stabilizing));
         }
         let lasting = self.needs.first().map_or(current, |(_, need)| *need).max(choice.replicas).max(self.kept(now_s));
         if tick.need_to_shrink.max(choice.replicas) >= current {
             return (current, None);
         }
         let covered = self.needs_since_s.is_some_and(|since| now_s - since >= hold_s);
-        let recent = self.last_down_s.is_some_and(|last| now_s - last < DOWN_EVERY_S);
+        let fewest = self.limit_down(policy, current, now_s);
         if cold {
             return (current, Some(HoldReason::ColdStart));
         }
-        if lasting >= current || !covered || recent || tick.frozen {
+        if lasting >= current || !covered || fewest >= current || tick.frozen {
             let damped = self.turns.len() > TURNS_MAX;
             return (current, Some(if damped { HoldReason::FlapDamped } else { HoldReason::Stabilizing }));
         }
-        let share = policy.max_down.get().clamp(0.0, 1.0) * f64::from(current);
-        let step = crate::units::ceil_u32(share.floor()).max(1);
         self.last_down_s = Some(now_s);
-        (lasting.max(current.saturating_sub(step)), None)
+        (lasting.max(fewest), None)
     }
 
-    /// At most `max_up` of the pods of the period's start, at least one.
-    pub(crate) fn limit_up(&mut self, policy: &Policy, current: u32, wanted: u32, now_s: f64) -> u32 {
-        let Some(max_up) = policy.max_up else { return wanted };
-        let (_, base) = match self.up_from {
-            Some((since_s, base)) if now_s - since_s < UP_EVERY_S => (since_s, base),
-            _ => *self.up_from.insert((now_s, current)),
-        };
-        let more = crate::units::ceil_u32((max_up.get() * f64::from(base)).floor()).max(1);
-        wanted.min(base.saturating_add(more)).max(current)
+    /// As many of the `wanted` pods as may come now, and all of the `current` ones.
+    pub(crate) fn limit_up(&self, policy: &Policy, current: u32, wanted: u32, now_s: f64) -> u32 {
+        let most = policy.paces_up.as_ref().map_or(u32::MAX, |paces| self.counts.most(paces, current, now_s));
+        wanted.min(most).max(current)
+    }
+
+    /// The fewest pods that may be left now.
+    fn limit_down(&self, policy: &Policy, current: u32, now_s: f64) -> u32 {
+        if let Some(paces) = &policy.paces_down {
+            return self.counts.fewest(paces, current, now_s);
+        }
+        if self.last_down_s.is_some_and(|last| now_s - last < DOWN_EVERY_S) {
+            return current;
+        }
+        let share = policy.max_down.get().clamp(0.0, 1.0) * f64::from(current);
+        current.saturating_sub(crate::units::ceil_u32(share.floor()).max(1))
     }
 
     /// The cache after this tick: larger at once, smaller once that has been enough for the whole hold.
@@ -429,6 +447,6 @@ impl Control {
         (self.turns, self.flaps) = (vec![now_s; TURNS_MAX + 1], vec![now_s; FLAPS_MAX]);
         (self.batch_turns, self.batch_better_since) = (vec![now_s; FLAPS_MAX], Some((true, now_s)));
         self.batch_rising = Some(true);
-        (self.last_down_s, self.up_from, self.cache_low_since_s) = (Some(now_s), Some((now_s, 5000)), Some(now_s));
+        (self.last_down_s, self.counts, self.cache_low_since_s) = (Some(now_s), Counts::full(now_s), Some(now_s));
     }
 }

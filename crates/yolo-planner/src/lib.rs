@@ -28,6 +28,7 @@ mod line;
 mod normal;
 pub mod observation;
 mod outcome;
+mod pace;
 mod plan;
 mod pod_model;
 pub mod policy;

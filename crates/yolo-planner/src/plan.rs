@@ -47,6 +47,7 @@ pub fn plan(policy: &Policy, observation: &Observation, state: &State, now: Time
     }
     next.verdicts.notice_policy(policy, observation.rolling, now);
     next.control.notice_fleet(observation, now);
+    next.control.notice_replicas(policy, observation.current.replicas, (state.last, now));
     let seen = intake::take(policy, observation, &mut next, now);
     learn_overhead(policy, observation, &mut next, &seen);
     learn::adapt_bound(policy, observation, &mut next, (&seen, now));
@@ -104,7 +105,7 @@ fn decide(
             state.control.lose_sight();
             (blind(policy, state, (view, choice.as_ref()), current, now), HoldReason::Stale, Trigger::Blind)
         }
-        (Some(reason), _) => (previous(policy, state, current), reason, Trigger::Policy),
+        (Some(reason), _) => (previous(policy, state, current, now), reason, Trigger::Policy),
         (None, Some(choice)) if view.seen.ticked => {
             let tick = tick(policy, observation, state, (view, choice, now));
             let step = state.control.step(&view.bounds, observation, choice, tick);
@@ -136,11 +137,13 @@ fn decide(
 }
 
 /// What the last call answered; without one, what is there. Replicas never below what is there, for this is not a
-/// decision to shrink, nor below what a schedule asks for, which no metric has to confirm.
-fn previous(policy: &Policy, state: &State, current: Knobs) -> Knobs {
+/// decision to shrink, nor below what a schedule asks for, which no metric has to confirm; as fast as pods may come.
+fn previous(policy: &Policy, state: &State, current: Knobs, now: Timestamp) -> Knobs {
     let previous = state.control.previous.unwrap_or(current);
     let floor = policy.schedule_floor.min(policy.replicas.max);
-    Knobs { replicas: previous.replicas.max(current.replicas).max(floor), ..previous }
+    let wanted = previous.replicas.max(floor);
+    let allowed = state.control.limit_up(policy, current.replicas.get(), wanted.get(), now.get());
+    Knobs { replicas: Replicas::new(allowed), ..previous }
 }
 
 /// Knobs without sight: as they are, or more. Pods that report tell of those that do not, for requests are balanced: as
@@ -152,7 +155,7 @@ fn blind(
     current: Knobs,
     now: Timestamp,
 ) -> Knobs {
-    let held = previous(policy, state, current);
+    let held = previous(policy, state, current, now);
     let long = state.last_live.is_some_and(|last| now.since(last) >= BLIND_S);
     let Some(choice) = choice else { return held };
     let telling = view.seen.sampled > 0 && view.seen.sampled.saturating_mul(TELLING) >= view.seen.ready;

@@ -24,10 +24,12 @@ pub struct Policy {
     pub stabilization: Option<Seconds>,
     /// How long a higher need must last before pods come; `None`: not at all.
     pub stabilization_up: Option<Seconds>,
-    /// Largest share of the pods that may go in 30 s (at least one pod).
+    /// Largest share of the pods that may go in 30 s (at least one pod), unless `paces_down` limits it.
     pub max_down: Ratio,
-    /// Largest share of pods that may come in 15 s; `None`: no limit.
-    pub max_up: Option<Ratio>,
+    /// How fast pods may come; `None`: at once.
+    pub paces_up: Option<Paces>,
+    /// How fast pods may go; `None`: by `max_down`.
+    pub paces_down: Option<Paces>,
     /// Shortest time between two decisions.
     pub tick: Seconds,
     /// Measured interval between two samples of a pod.
@@ -74,7 +76,8 @@ impl Default for Policy {
             stabilization: None,
             stabilization_up: None,
             max_down: Ratio::percent(20),
-            max_up: None,
+            paces_up: None,
+            paces_down: None,
             tick: Seconds::whole(5),
             scrape: Seconds::whole(5),
             memory_limit: Bytes::mebi(2048),
@@ -237,6 +240,46 @@ pub enum Mode {
     Recommend,
     /// Nobody here.
     Off,
+}
+
+/// Limits on the speed of one direction, as in autoscaling/v2. The knob's range is not among them: what is outside moves
+/// into it at once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Paces {
+    /// Each counts from the pods that there were when its period began; four at most.
+    pub limits: Vec<Pace>,
+    /// Which of them holds.
+    pub select: Select,
+}
+
+/// Largest change of the number of pods in a period.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Pace {
+    /// The change.
+    pub most: Amount,
+    /// The period.
+    pub period: Seconds,
+}
+
+/// A change of the number of pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Amount {
+    /// Pods.
+    Pods(u32),
+    /// Hundredths of the pods at the period's start; at least one pod.
+    Percent(u32),
+}
+
+/// Which of several limits holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Select {
+    /// The one that allows the largest change.
+    #[default]
+    Fastest,
+    /// The one that allows the smallest change.
+    Slowest,
+    /// None allows any: the number does not move in this direction.
+    Disabled,
 }
 
 /// Forecasts beside the level (control.md §5).

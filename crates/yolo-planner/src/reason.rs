@@ -6,7 +6,7 @@ use crate::decision::{HoldReason, Trigger};
 use crate::explain::{ConstraintKind, Expert, Forecast};
 use crate::intake::Seen;
 use crate::observation::Knobs;
-use crate::policy::Policy;
+use crate::policy::{Paces, Policy, Select};
 use crate::units::{Bytes, real};
 
 /// What a sentence is about.
@@ -262,13 +262,25 @@ pub(crate) fn hold(reason: HoldReason, facts: Option<Facts>, current: &Knobs) ->
 }
 
 fn stabilizing(facts: Facts, current: u32) -> String {
-    let wanted = pods(facts.choice.replicas);
-    match facts.policy.stabilization_up.filter(|_| facts.choice.replicas > current) {
-        Some(lasts) => format!("{} need {wanted}, once that has been so for {:.0} s", load(facts), lasts.get()),
-        None => {
-            format!("{wanted} would do, once that has been so for {:.0} s and no rollout is under way", facts.hold_s)
-        }
+    let (policy, wanted) = (facts.policy, pods(facts.choice.replicas));
+    let lasts = policy.stabilization_up.map(|lasts| format!("that has been so for {:.0} s", lasts.get()));
+    let when: Vec<String> = lasts.into_iter().chain(allowed(policy.paces_up.as_ref(), "scaleUp")).collect();
+    if facts.choice.replicas > current && !when.is_empty() {
+        return format!("{} need {wanted}, once {}", load(facts), when.join(" and "));
     }
+    let when = allowed(policy.paces_down.as_ref(), "scaleDown").map_or_else(
+        || " and no rollout is under way".to_owned(),
+        |allowed| format!(", no rollout is under way and {allowed}"),
+    );
+    format!("{wanted} would do, once that has been so for {:.0} s{when}", facts.hold_s)
+}
+
+/// That pods must wait until a limit lets them come or go, where there is one.
+fn allowed(paces: Option<&Paces>, direction: &str) -> Option<String> {
+    Some(match paces?.select {
+        Select::Disabled => format!("scaling.behavior.{direction}.selectPolicy is not Disabled"),
+        Select::Fastest | Select::Slowest => format!("scaling.behavior.{direction} allows it"),
+    })
 }
 
 /// Why a budget that burns orders no pod.

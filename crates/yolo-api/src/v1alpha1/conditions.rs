@@ -139,6 +139,7 @@ table! {
     Malformed = Stalled True "Malformed" "The stored object does not have the form of its type; apply a correct one.";
     FieldConflict = Stalled True "FieldConflict" "Another client owns, or keeps changing, a field that the operator has to set; remove it there.";
     NameTaken = Stalled True "NameTaken" "An object that the service needs exists already and is not its own; delete or rename it, or give the service another name.";
+    AccountNotAllowed = Stalled True "ServiceAccountNotAllowed" "The service account that server.serviceAccountName names does not exist or lacks the label yolo-operator.io/allowed=true; nothing is changed until it has it.";
     Denied = Stalled True "Denied" "The API server refuses an object of this service (quota, policy or permission); the message is its own.";
     ApplyFailed = Stalled True "ApplyFailed" "An object of this service could not be written; it is tried again.";
     NotStalled = Stalled False "NotStalled" "Nothing keeps the operator from doing what the spec asks.";
@@ -172,7 +173,7 @@ table! {
     ModelDegraded = ScalingLimited True "ModelDegraded" "Measured latency does not fit the learned model; a simpler, more careful rule decides.";
     ColdStart = ScalingLimited True "ColdStart" "Too little was seen yet to take pods away.";
     Pending = ScalingLimited True "Pending" "What was ordered is on its way.";
-    Stabilizing = ScalingLimited True "Stabilizing" "A lower or higher need has not lasted long enough, or a rollout is under way.";
+    Stabilizing = ScalingLimited True "Stabilizing" "A lower or higher need has not lasted long enough, scaling.behavior allows no more yet, or a rollout is under way.";
     LimitedCurveUnknown = ScalingLimited True "CurveUnknown" "How long a batch takes is not known yet, so the batch is not raised.";
     FlapDamped = ScalingLimited True "FlapDamped" "Directions changed too often; the next change down waits longer.";
     NonFinite = ScalingLimited True "NonFinite" "A figure is no number, or time ran backwards; nothing moves on it.";

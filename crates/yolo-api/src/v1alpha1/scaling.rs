@@ -28,7 +28,8 @@ pub struct Scaling {
     /// Result cache of a pod, bytes.
     #[serde(default)]
     pub cache: CacheRange,
-    /// Limits on the speed of scaling, as in autoscaling/v2. Defaults come from the learned start-up time.
+    /// Limits on the speed of scaling, as in autoscaling/v2; those of `scaleUp` bind schedules, too. Defaults come from the
+    /// learned start-up time.
     #[serde(default)]
     pub behavior: Behavior,
     /// Known peaks.
@@ -149,11 +150,26 @@ pub struct ScalingRules {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 3600))]
     pub stabilization_window_seconds: Option<i32>,
-    /// Largest change in a period; where there are several, the fastest holds, as in autoscaling/v2. Those that count
-    /// pods do not act in this version; an advice says so.
+    /// Largest changes in a period, counted from the pods at its start, as in autoscaling/v2. Without any, pods come at
+    /// once, and at most a fifth of them (at least one) goes in 30 s.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "atomic"))]
     pub policies: Vec<ScalingPolicy>,
+    /// Which of several policies holds.
+    #[serde(default)]
+    pub select_policy: SelectPolicy,
+}
+
+/// Which of several policies holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SelectPolicy {
+    /// The one that allows the largest change.
+    #[default]
+    Max,
+    /// The one that allows the smallest change.
+    Min,
+    /// None: pods do not come, or do not go, except into the range of `replicas`.
+    Disabled,
 }
 
 /// Largest change of the number of pods in a period.
@@ -162,7 +178,7 @@ pub struct ScalingRules {
 pub struct ScalingPolicy {
     /// What `value` counts.
     pub r#type: ScalingPolicyType,
-    /// Pods, or percent of the pods.
+    /// Pods, or percent of the pods (at least one pod).
     #[schemars(range(min = 1, max = 1000))]
     pub value: i32,
     /// The period, seconds.

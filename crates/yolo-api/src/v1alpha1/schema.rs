@@ -1,8 +1,9 @@
 //! Schema pieces that the derive cannot express.
 
+use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema, transform::transform_subschemas};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// Most entries of a map of labels, annotations or selectors.
 pub const MAP_ENTRIES_MAX: u32 = 32;
@@ -38,6 +39,22 @@ pub fn conditions(generator: &mut SchemaGenerator) -> Schema {
         *message = Value::from(super::status::TEXT_CHARS_MAX);
     }
     schema.insert("items".to_owned(), condition.into());
+    schema
+}
+
+/// The schema of the peers of a network policy: as [`embedded`], and what an expression must be in either of its selectors.
+pub fn peers(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = embedded::<Vec<NetworkPolicyPeer>>(generator);
+    let rule = json!([{
+        "rule": "has(self.values) && size(self.values) > 0 ? self.operator in ['In', 'NotIn'] : self.operator in ['Exists', 'DoesNotExist']",
+        "message": "matchExpressions of allowedClients need the operator In or NotIn with values, or Exists or DoesNotExist without",
+    }]);
+    for selector in ["namespaceSelector", "podSelector"] {
+        let path = format!("/items/properties/{selector}/properties/matchExpressions/items");
+        if let Some(Value::Object(expression)) = schema.pointer_mut(&path) {
+            expression.insert("x-kubernetes-validations".to_owned(), rule.clone());
+        }
+    }
     schema
 }
 

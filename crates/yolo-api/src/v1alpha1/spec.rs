@@ -250,7 +250,7 @@ pub struct Network {
     /// outside it. The operator and Prometheus read the metrics in any case.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
-        schema_with = "schema::embedded::<Vec<NetworkPolicyPeer>>",
+        schema_with = "schema::peers",
         extend("x-kubernetes-validations" = [
             {
                 "rule": "self.all(peer, has(peer.ipBlock) != (has(peer.namespaceSelector) || has(peer.podSelector)))",
@@ -263,10 +263,6 @@ pub struct Network {
             {
                 "rule": "self.all(peer, !has(peer.ipBlock) || !has(peer.ipBlock.except) || !isCIDR(peer.ipBlock.cidr) || peer.ipBlock.except.all(part, isCIDR(part) && cidr(part) == cidr(part).masked() && cidr(part).prefixLength() > cidr(peer.ipBlock.cidr).prefixLength() && cidr(peer.ipBlock.cidr).containsCIDR(part)))",
                 "message": "ipBlock.except must list smaller address ranges within ipBlock.cidr, for example \"10.1.0.0/16\" of \"10.0.0.0/8\"",
-            },
-            {
-                "rule": "self.all(peer, (!has(peer.namespaceSelector) || !has(peer.namespaceSelector.matchExpressions) || peer.namespaceSelector.matchExpressions.all(e, (has(e.values) && size(e.values) > 0) ? e.operator in ['In', 'NotIn'] : e.operator in ['Exists', 'DoesNotExist'])) && (!has(peer.podSelector) || !has(peer.podSelector.matchExpressions) || peer.podSelector.matchExpressions.all(e, (has(e.values) && size(e.values) > 0) ? e.operator in ['In', 'NotIn'] : e.operator in ['Exists', 'DoesNotExist'])))",
-                "message": "matchExpressions of allowedClients need the operator In or NotIn with values, or Exists or DoesNotExist without",
             },
         ])
     )]

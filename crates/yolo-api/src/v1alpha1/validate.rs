@@ -12,7 +12,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::{
     scalars::{Decimal, DurationText, Quantity},
-    scaling::{ScalingPolicyType, ScalingRules},
     spec::YoloInferenceServiceSpec,
     targets::SOURCE_SERVER,
 };
@@ -221,18 +220,10 @@ fn address_range(text: &str) -> Option<IpNet> {
 pub fn inactive_fields(spec: &YoloInferenceServiceSpec) -> Vec<&'static str> {
     let targets = spec.targets();
     let api_source = targets.api_latency.as_ref().map(|target| target.source.as_str());
-    let behavior = &spec.scaling.behavior;
-    let (up, down) = (behavior.scale_up.as_ref(), behavior.scale_down.as_ref());
-    let in_pods = |rules: &ScalingRules| rules.policies.iter().any(|policy| policy.r#type == ScalingPolicyType::Pods);
-    [
-        ("spec.server.serviceAccountName", spec.server.service_account_name.is_some()),
-        ("spec.targets.apiLatency.source", api_source.is_some_and(|source| source != SOURCE_SERVER)),
-        ("spec.scaling.behavior.scaleUp.policies (Pods)", up.is_some_and(in_pods)),
-        ("spec.scaling.behavior.scaleDown.policies (Pods)", down.is_some_and(in_pods)),
-    ]
-    .into_iter()
-    .filter_map(|(field, set)| set.then_some(field))
-    .collect()
+    [("spec.targets.apiLatency.source", api_source.is_some_and(|source| source != SOURCE_SERVER))]
+        .into_iter()
+        .filter_map(|(field, set)| set.then_some(field))
+        .collect()
 }
 
 #[cfg(test)]
@@ -330,21 +321,8 @@ mod tests {
     #[test]
     fn every_field_that_does_not_act_is_named() {
         let named = |spec: &str| inactive_fields(&serde_yaml_ng::from_str(spec).unwrap());
-        let rules = "{stabilizationWindowSeconds: 30, policies: [{type: Pods, value: 1, periodSeconds: 60}]}";
-        let all = format!(
-            "{{model: {{source: {{imagePath: /a}}}}, server: {{serviceAccountName: inference}}, \
-             targets: {{apiLatency: {{source: ingress}}}}, \
-             scaling: {{behavior: {{scaleUp: {rules}, scaleDown: {rules}}}}}}}"
-        );
-        assert_eq!(
-            named(&all),
-            [
-                "spec.server.serviceAccountName",
-                "spec.targets.apiLatency.source",
-                "spec.scaling.behavior.scaleUp.policies (Pods)",
-                "spec.scaling.behavior.scaleDown.policies (Pods)",
-            ]
-        );
+        let all = "{model: {source: {imagePath: /a}}, targets: {apiLatency: {source: ingress}}}";
+        assert_eq!(named(all), ["spec.targets.apiLatency.source"]);
         assert_eq!(named("{model: {source: {imagePath: /a}}}"), Vec::<&str>::new());
     }
 }

@@ -22,6 +22,8 @@ mod guards;
 #[cfg(test)]
 mod laws;
 #[cfg(test)]
+mod paces;
+#[cfg(test)]
 mod plain;
 #[cfg(test)]
 mod properties;

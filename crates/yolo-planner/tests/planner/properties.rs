@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use yolo_planner::observation::{
     BatchCount, CacheCounts, Knobs, NoData, Observation, Phase, Pod, Sample, Signal, Stage, Stages,
 };
-use yolo_planner::policy::{Accelerator, Knob, Mode, Policy, Provision, Routing, ThroughputTarget};
+use yolo_planner::policy::{
+    Accelerator, Amount, Knob, Mode, Pace, Paces, Policy, Provision, Routing, Select, ThroughputTarget,
+};
 use yolo_planner::units::{Bytes, Cores, Rate, Ratio, Replicas, Seconds, SecondsSquared};
 use yolo_planner::{Action, Decision, State, plan};
 
@@ -23,14 +25,23 @@ fn odd_seconds() -> impl Strategy<Value = Seconds> {
     prop_oneof![0.0..1.0_f64, Just(0.0), Just(1e-9), Just(3600.0), Just(1e300)].prop_map(seconds)
 }
 
+/// Limits of one direction, as many as the custom resource takes.
+fn paces() -> impl Strategy<Value = Paces> {
+    let most = prop_oneof![(0..1001_u32).prop_map(Amount::Pods), (0..1001_u32).prop_map(Amount::Percent)];
+    let period = prop_oneof![odd_seconds(), (1.0..1800.0_f64).prop_map(seconds)];
+    let pace = (most, period).prop_map(|(most, period)| Pace { most, period });
+    let select = prop_oneof![Just(Select::Fastest), Just(Select::Slowest), Just(Select::Disabled)];
+    (proptest::collection::vec(pace, 0..=4), select).prop_map(|(limits, select)| Paces { limits, select })
+}
+
 fn policy() -> impl Strategy<Value = Policy> {
     let replicas = (mode(), 0..20_u32, 0..200_u32);
     let sizes = (mode(), 1..=32_u32, 1..=32_u32);
     let cache = (mode(), 0..64_u32, 0..512_u32);
     let targets = (odd_seconds(), odd_seconds(), 0.0..2.0_f64, odd_seconds(), any::<bool>());
     let odd = (odd_seconds(), odd_seconds(), odd_seconds(), 0..300_u32, 0.0..2.0_f64, any::<bool>());
-    let rest =
-        (any::<bool>(), 0..3_u8, 0.0..2.0_f64, proptest::option::of(0.0..3.0_f64), proptest::option::of(odd_seconds()));
+    let paces = (proptest::option::of(paces()), proptest::option::of(paces()));
+    let rest = (any::<bool>(), 0..3_u8, 0.0..2.0_f64, paces, proptest::option::of(odd_seconds()));
     (replicas, sizes, cache, targets, rest, odd).prop_map(|(replicas, sizes, cache, targets, rest, odd)| {
         let mut policy = Policy {
             replicas: Knob { mode: replicas.0, min: Replicas::new(replicas.1), max: Replicas::new(replicas.2) },
@@ -47,7 +58,7 @@ fn policy() -> impl Strategy<Value = Policy> {
         policy.accelerator = if rest.0 { Accelerator::Gpu } else { Accelerator::Cpu };
         policy.routing = [Routing::Random, Routing::RoundRobin, Routing::LeastOutstanding][rest.1 as usize];
         policy.max_down = Ratio::try_from(rest.2).unwrap();
-        policy.max_up = rest.3.map(|up| Ratio::try_from(up).unwrap());
+        (policy.paces_up, policy.paces_down) = rest.3;
         policy.stabilization = rest.4;
         (policy.tick, policy.scrape, policy.complete_within) = (odd.0, odd.1, odd.2);
         policy.schedule_floor = Replicas::new(odd.3);
