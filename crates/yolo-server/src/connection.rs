@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use crate::framing::StrictIo;
 use crate::lifecycle::{Lifecycle, Stage};
 use crate::limits::{self, ConnectionLimits};
 use crate::random;
@@ -213,7 +214,7 @@ async fn serve_connection(stream: TcpStream, router: Router, policy: &Policy) {
     // Answers are small: waiting to fill a segment would only delay them.
     let _ = stream.set_nodelay(true);
     let activity = Arc::new(Activity::new(policy.limits));
-    let io = WatchedIo::new(TokioIo::new(stream), Arc::clone(&activity));
+    let io = WatchedIo::new(TokioIo::new(StrictIo::new(stream)), Arc::clone(&activity));
     let service = service_fn(|request| respond(request, router.clone(), &activity, &policy.lifecycle));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -19,6 +19,7 @@ mod connection;
 pub mod engine;
 mod fair;
 pub mod fetch;
+mod framing;
 pub mod gpu;
 pub mod http;
 pub mod knobs;

@@ -1,4 +1,7 @@
 //! Every bound of the server in one place: nothing that a client can send grows without one of these.
+//!
+//! What depends on the pictures, the clients or the machine is a flag. The others are constants: they are what an attack
+//! is stopped by, far above what any honest request needs, and a flag would only be a way to do without.
 
 use std::time::Duration;
 

@@ -12,9 +12,9 @@ use yolo_vision::{Detection, Picture, Size};
 use support::{Expected, detections, opened, page, page_options, reference};
 
 /// Largest distance of an edge that counts as the same box, in pixels of the page.
-const BOX_PX_MAX: f64 = 0.01;
+const BOX_PX_MAX: f64 = 1e-3;
 /// Largest difference of a score that counts as the same.
-const CONFIDENCE_MAX: f64 = 1e-4;
+const CONFIDENCE_MAX: f64 = 1e-5;
 
 /// Largest differences: of an edge in pixels, of a score.
 fn differences(found: &[Detection], expected: &[Expected], page: &str) -> (f32, f32) {

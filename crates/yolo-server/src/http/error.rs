@@ -300,4 +300,16 @@ mod tests {
         listed.sort_unstable();
         assert_eq!(named, listed);
     }
+
+    #[test]
+    fn refused_clients_do_not_return_together() {
+        let error = ApiError::new(Code::QueueFull, "full").retry_after(Duration::from_secs(100));
+        let seconds = || error.render("id").headers()[header::RETRY_AFTER].to_str().unwrap().parse::<u64>().unwrap();
+        let (earliest, latest) = (0..200)
+            .map(|_| seconds())
+            .fold((u64::MAX, 0), |(earliest, latest), seconds| (earliest.min(seconds), latest.max(seconds)));
+        assert!((50..75).contains(&earliest) && (126..=150).contains(&latest), "{earliest} to {latest}");
+        let now = ApiError::new(Code::QueueFull, "full").retry_after(Duration::ZERO).render_text();
+        assert_eq!(now.headers()[header::RETRY_AFTER], "1", "never at once");
+    }
 }

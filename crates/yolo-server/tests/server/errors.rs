@@ -1,5 +1,6 @@
 //! The error table, row by row, as a client meets it on a socket. (`starting` and `draining` are in `sockets`.)
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,13 +15,14 @@ use yolo_server::app::App;
 use yolo_server::batcher::Batcher;
 use yolo_server::engine::{LoadedModel, emulated as emulated_engine};
 use yolo_server::lifecycle::Stage;
+use yolo_server::limits::QUEUE_IMAGES_MAX;
 use yolo_server::predictor::Predictor;
 use yolo_server::prepare::Preparer;
 use yolo_vision::{DecodeLimits, Parameters};
 
 use crate::isolation::fragile;
 use crate::support::{
-    self, Answer, PATIENCE, emulated, eventually, metric, multipart, png, post, predict, send, start, start_gated,
+    self, Answer, PATIENCE, call, emulated, eventually, metric, multipart, png, post, predict, send, start, start_gated,
 };
 
 /// An error has its status, its code, a sentence, the request's id, and says whether to retry.
@@ -42,8 +44,8 @@ async fn raw(server: &Server, bytes: &[u8]) -> String {
 }
 
 /// What the server answers to a body that it may refuse while it is being sent.
-async fn upload(server: &Server, bytes: &[u8]) -> String {
-    let mut stream = TcpStream::connect(server.api_address()).await.unwrap();
+pub async fn upload(api: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(api).await.unwrap();
     let (mut reading, mut writing) = stream.split();
     let mut answer = Vec::new();
     // Refused half-way, the rest cannot be written and the connection is reset after the answer.
@@ -56,7 +58,7 @@ fn form(content_type: &str, body: &str) -> Request<Body> {
 }
 
 /// A PNG's signature and header chunk, claiming a size that the file does not have.
-fn png_header(width: u32, height: u32) -> Vec<u8> {
+pub fn png_header(width: u32, height: u32) -> Vec<u8> {
     let mut file = png(1, 1, [0; 3]);
     file[16..20].copy_from_slice(&width.to_be_bytes());
     file[20..24].copy_from_slice(&height.to_be_bytes());
@@ -238,12 +240,12 @@ async fn more_bodies_than_memory_for_them_are_429_and_given_back() {
     }
     let large = [head.replace("Host: t", "Host: t\r\nConnection: close").as_bytes(), &vec![0; 20 << 20]].concat();
     eventually("the memory is taken", async || {
-        let answer = upload(&server, &large).await;
+        let answer = upload(server.api_address(), &large).await;
         answer.starts_with("HTTP/1.1 429") && answer.contains("queue_full") && answer.contains("retry-after")
     })
     .await;
     drop(streams);
-    eventually("given back", async || upload(&server, &large).await.starts_with("HTTP/1.1 415")).await;
+    eventually("given back", async || upload(server.api_address(), &large).await.starts_with("HTTP/1.1 415")).await;
     server.stop().await;
 }
 
@@ -256,7 +258,7 @@ pub fn fragile_predictor(app: &App, broken: &Arc<AtomicBool>) -> Predictor {
 }
 
 /// Serves a model whose engine fails while `broken`; returns where.
-async fn serve_fragile(broken: &Arc<AtomicBool>) -> (std::net::SocketAddr, Arc<App>) {
+async fn serve_fragile(broken: &Arc<AtomicBool>) -> (SocketAddr, Arc<App>) {
     let app = Arc::new(App::new());
     app.offer_knobs(br#"{"deadlineMillis":60000}"#);
     assert!(app.serve(fragile_predictor(&app, broken)).is_none());
@@ -311,6 +313,44 @@ async fn an_image_that_would_come_too_late_is_refused_and_one_that_is_queued_pas
     assert!(refused.headers.contains_key("retry-after"));
     assert_error(&late, 504, "deadline_exceeded");
     drop(held); // its clients have left: nothing more is run
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_remembered_picture_is_answered_however_many_wait() {
+    const LATE: usize = 60;
+    let (server, gate) = start_gated(emulated(100, 0)).await;
+    server.app().offer_knobs(br#"{"cacheBytes":1048576}"#);
+    let remembered = png(8, 8, [7; 3]);
+    assert_eq!(predict(&server, &remembered).await.status, 200);
+    let (held, predictor) = (gate.hold().await, server.app().predictor().unwrap());
+    let ask = async |picture: Vec<u8>| call(&server, post("/predict?timeout_ms=5000", picture)).await;
+    let is_hit = async || {
+        let answer = ask(remembered.clone()).await;
+        assert_eq!((answer.status.as_u16(), &answer.body["cache"]), (200, &json!("hit")), "{}", answer.body);
+    };
+    let ahead = |count: usize, blue: u8| {
+        let pictures = (0..count).map(move |shade| png(8, 8, [u8::try_from(shade).unwrap(), 1, blue]));
+        let server = &server;
+        futures::future::join_all(pictures.map(async |picture| predict(server, &picture).await.body))
+    };
+    let waiting = async |count: usize| eventually("they wait", async || predictor.batcher().queued() == count).await;
+    let first = ahead(1 + LATE, 2);
+    let mut first = std::pin::pin!(first);
+    let late = async {
+        waiting(LATE).await; // 6 s of runs
+        assert_error(&ask(png(8, 8, [3; 3])).await, 429, "predicted_late");
+        is_hit().await;
+    };
+    tokio::select! { answers = &mut first => panic!("the gate is shut: {answers:?}"), () = late => {} }
+    let others = ahead(QUEUE_IMAGES_MAX - LATE, 3);
+    let full = async {
+        waiting(QUEUE_IMAGES_MAX).await;
+        assert_error(&ask(png(8, 8, [3; 3])).await, 429, "queue_full");
+        is_hit().await;
+    };
+    tokio::select! { answers = others => panic!("the gate is shut: {answers:?}"), _ = first => {}, () = full => {} }
+    drop(held); // their clients have left: nothing more is run
     server.stop().await;
 }
 

@@ -66,3 +66,19 @@ async fn a_torn_or_broken_document_changes_nothing_and_heals() {
     assert!((metric(&server, "yolo_knobs_unknown_fields_total").await - 1.0).abs() < 1e-9);
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_document_is_found_without_a_notice() {
+    let parent = tempfile::tempdir().unwrap();
+    // Of a folder that is not there yet, the system gives no notices.
+    let directory = parent.path().join("later");
+    let mut config = emulated(0, 1);
+    config.knobs_dir = Some(directory.clone());
+    let server = start(config).await;
+    fs::create_dir(&directory).unwrap();
+    for generation in [3, 4] {
+        fs::write(directory.join("knobs.json"), format!(r#"{{"generation":{generation}}}"#)).unwrap();
+        eventually("it is read", async || server.app().knobs().generation == generation).await;
+    }
+    server.stop().await;
+}

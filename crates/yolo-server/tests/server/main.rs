@@ -17,6 +17,7 @@ mod compression;
 mod decoders;
 mod errors;
 mod fairness;
+mod footprint;
 mod gpu;
 mod grpc;
 mod hostile;

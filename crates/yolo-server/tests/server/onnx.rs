@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use yolo_server::{Config, Server, StartError};
 
-use crate::support::{fixture, on_free_ports, png, predict, start};
+use crate::support::{eventually, fixture, on_free_ports, png, predict, start, start_gated};
 
 /// Where the library is: set by `make`, which also fetches it.
 pub fn runtime_is_there(test: &str) -> bool {
@@ -60,15 +60,25 @@ async fn a_batch_gives_each_picture_its_own_answer() {
     if !runtime_is_there("a_batch_gives_each_picture_its_own_answer") {
         return;
     }
-    let server = start(config(fixture("standard.onnx"))).await;
-    // Waiting makes batches of what is sent together, whatever the curve says about their worth.
-    server.app().offer_knobs(br#"{"cacheBytes":0,"maxBatchSize":4}"#);
+    let (server, gate) = start_gated(config(fixture("standard.onnx"))).await;
     let colours = [[250, 4, 4], [4, 250, 4], [4, 4, 250], [250, 8, 8]];
     let pictures: Vec<_> = colours.iter().map(|colour| png(64, 64, *colour)).collect();
+    // Alone, they make the time of one known: then a batch of two is tried as soon as two wait.
     let alone: Vec<Value> = one_by_one(&server, &pictures).await;
-    let together = futures::future::join_all(pictures.iter().map(|picture| predict(&server, picture))).await;
+    server.app().offer_knobs(br#"{"maxBatchSize":4}"#);
+    let (held, predictor) = (gate.hold().await, server.app().predictor().unwrap());
+    let before = png(64, 64, [8, 250, 8]);
+    let together = async {
+        gate.begun(pictures.len() + 1).await;
+        futures::future::join_all(pictures.iter().map(|picture| predict(&server, picture))).await
+    };
+    let all_wait = async {
+        eventually("they wait", async || predictor.batcher().queued() == pictures.len()).await;
+        drop(held);
+    };
+    let (_, together, ()) = tokio::join!(predict(&server, &before), together, all_wait);
     for (together, alone) in together.iter().zip(&alone) {
-        assert_eq!(&together.body["detections"], alone);
+        assert_eq!((&together.body["detections"], &together.body["batch_size"]), (alone, &Value::from(2)));
     }
     server.stop().await;
 }

@@ -8,7 +8,9 @@ use tokio::sync::Notify;
 use yolo_server::{Config, StartError};
 
 use crate::onnx::{config, runtime_is_there};
-use crate::support::{emulated, fixture, get, json as json_body, metric, multipart, png, post, send, start};
+use crate::support::{
+    emulated, eventually, fixture, get, json as json_body, metric, multipart, png, post, send, start, start_gated,
+};
 
 #[tokio::test]
 async fn a_request_chooses_a_warm_size_and_is_told_of_them_otherwise() {
@@ -63,19 +65,34 @@ async fn a_batch_holds_one_size_and_every_picture_gets_its_answer() {
     if !runtime_is_there("a_batch_holds_one_size_and_every_picture_gets_its_answer") {
         return;
     }
-    let sizes = vec![64, 96, 32];
-    let server = start(Config { imgsz: sizes, ..config(fixture("classify-any-size.onnx")) }).await;
-    // Waiting makes batches of what is sent together, whatever the curve says about their worth.
-    server.app().offer_knobs(br#"{"cacheBytes":0,"deadlineMillis":60000,"maxBatchSize":8,"batchMax":8}"#);
+    let sizes = [64, 96, 32];
+    let (server, gate) =
+        start_gated(Config { imgsz: sizes.to_vec(), ..config(fixture("classify-any-size.onnx")) }).await;
     let colours = BTreeMap::from([("red", [250, 4, 4]), ("green", [4, 250, 4]), ("yellow", [250, 250, 4])]);
+    // Every picture once, so that none is another's answer.
+    let at = |side: u32, picture: Vec<u8>| send(&server, post(&format!("/predict?imgsz={side}"), picture));
+    // Alone, they make the time of one known: then a batch of two is tried as soon as two wait.
+    for (side, width) in sizes.into_iter().flat_map(|side| (20..23).map(move |width| (side, width))) {
+        assert_eq!(at(side, png(width, 40, [250, 4, 4])).await.body["batch_size"], 1);
+    }
+    server.app().offer_knobs(br#"{"maxBatchSize":8}"#);
+    let (held, predictor) = (gate.hold().await, server.app().predictor().unwrap());
     let asked: Vec<_> = [32, 64, 96].into_iter().cycle().zip(colours.iter().cycle()).take(36).enumerate().collect();
-    let answers = asked.iter().map(|(index, (side, (_, colour)))| {
-        // Every picture once, so that none is another's answer.
-        let picture = png(40 + u32::try_from(*index).unwrap(), 40, **colour);
-        send(&server, post(&format!("/predict?imgsz={side}"), picture))
-    });
-    for ((_, (side, (name, _))), answer) in asked.iter().zip(futures::future::join_all(answers).await) {
+    let answers = async {
+        gate.begun(10).await;
+        let answers = asked
+            .iter()
+            .map(|(index, (side, (_, colour)))| at(*side, png(40 + u32::try_from(*index).unwrap(), 40, **colour)));
+        futures::future::join_all(answers).await
+    };
+    let all_wait = async {
+        eventually("they wait", async || predictor.batcher().queued() == 36).await;
+        drop(held);
+    };
+    let (_, answers, ()) = tokio::join!(at(64, png(30, 40, [250, 4, 4])), answers, all_wait);
+    for ((_, (side, (name, _))), answer) in asked.iter().zip(answers) {
         assert_eq!((answer.status.as_u16(), &answer.body["detections"][0]["name"]), (200, &json!(name)), "{side}");
+        assert!(answer.body["batch_size"].as_u64() > Some(1), "{side}: {}", answer.body);
     }
     assert!(metric(&server, "yolo_engine_errors_total").await < 0.5, "no batch had to be taken apart");
     server.stop().await;

@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tower::ServiceExt;
 use yolo_server::args::EngineKind;
 use yolo_server::batcher::Batcher;
-use yolo_server::engine::{BatchOutput, Engine, EngineError, EngineInput, LoadedModel, Memory, Sessions, emulated};
+use yolo_server::engine::{BatchOutput, Engine, EngineError, EngineInput, LoadedModel, Memory, Sessions};
 use yolo_server::{Config, Server, http};
 
 /// Longest wait for anything that a test awaits.
@@ -116,8 +116,8 @@ impl Engine for Gated<dyn Engine> {
 
 /// Starts a patient server behind a gate.
 pub async fn start_gated(config: Config) -> (Server, Gate) {
-    let (model, gate) = (emulated::load(&config).unwrap(), Gate::default());
     let server = start_patient(config).await;
+    let (model, gate) = (server.app().predictor().unwrap().model().clone(), Gate::default());
     let sessions = Arc::new(Gated { gate: gate.clone(), inner: Box::new(Arc::clone(&model.sessions)) });
     let (app, model) = (server.app(), LoadedModel { sessions, ..model });
     let batcher = Batcher::start(&model, 1, app.knobs(), &app.metrics).unwrap();
