@@ -329,14 +329,14 @@ async fn a_remembered_picture_is_answered_however_many_wait() {
         let answer = ask(remembered.clone()).await;
         assert_eq!((answer.status.as_u16(), &answer.body["cache"]), (200, &json!("hit")), "{}", answer.body);
     };
+    let asked = &server;
     let ahead = |count: usize, blue: u8| {
         let pictures = (0..count).map(move |shade| png(8, 8, [u8::try_from(shade).unwrap(), 1, blue]));
-        let server = &server;
-        futures::future::join_all(pictures.map(async |picture| predict(server, &picture).await.body))
+        let answers = pictures.map(|picture| async move { predict(asked, &picture).await.body });
+        Box::pin(futures::future::join_all(answers))
     };
     let waiting = async |count: usize| eventually("they wait", async || predictor.batcher().queued() == count).await;
-    let first = ahead(1 + LATE, 2);
-    let mut first = std::pin::pin!(first);
+    let mut first = ahead(1 + LATE, 2);
     let late = async {
         waiting(LATE).await; // 6 s of runs
         assert_error(&ask(png(8, 8, [3; 3])).await, 429, "predicted_late");
@@ -349,7 +349,8 @@ async fn a_remembered_picture_is_answered_however_many_wait() {
         assert_error(&ask(png(8, 8, [3; 3])).await, 429, "queue_full");
         is_hit().await;
     };
-    tokio::select! { answers = others => panic!("the gate is shut: {answers:?}"), _ = first => {}, () = full => {} }
+    let all = futures::future::join(first, others);
+    tokio::select! { answers = all => panic!("the gate is shut: {answers:?}"), () = full => {} }
     drop(held); // their clients have left: nothing more is run
     server.stop().await;
 }

@@ -165,8 +165,9 @@ fn with_picture(text: &str, picture: &[u8]) -> Vec<u8> {
 /// What the server answers to a request and to the one after it, until it closes.
 async fn answers_to(server: &Server, request: &[u8]) -> String {
     let mut stream = connect(server).await;
-    stream.write_all(request).await.unwrap();
-    stream.write_all(b"GET /version HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").await.unwrap();
+    // In one piece: after the first request the server may have closed.
+    let next = b"GET /version HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n";
+    stream.write_all(&[request, next].concat()).await.unwrap();
     until_closed(&mut stream).await
 }
 
