@@ -214,7 +214,7 @@ impl Control {
         let knobs = restrain(policy, &current, knobs);
         self.flap(current.replicas.get(), knobs.replicas.get(), now_s);
         self.turn(knobs.replicas.cmp(&current.replicas), now_s);
-        Step { knobs, trigger: trigger(policy, &current, &knobs, tick), barred: replicas_barred.or(cache_barred) }
+        Step { knobs, trigger: trigger(policy, choice, (&current, &knobs), tick), barred: replicas_barred.or(cache_barred) }
     }
 
     /// Remembers the need of this tick for `hold_s`.
@@ -420,15 +420,18 @@ pub(crate) fn deadline_millis(policy: &Policy, current: &Knobs, wait_s: Option<f
     }
 }
 
-fn trigger(policy: &Policy, current: &Knobs, next: &Knobs, tick: Tick) -> Trigger {
+fn trigger(policy: &Policy, choice: &Choice, (current, next): (&Knobs, &Knobs), tick: Tick) -> Trigger {
     let outside = policy.replicas.clamp(current.replicas) != current.replicas
         || policy.batch.clamp(current.max_batch_size) != current.max_batch_size
         || policy.cache.clamp(current.cache_bytes) != current.cache_bytes;
+    // Where pods may only come slowly, it takes several changes.
+    let of_schedule = next.replicas == policy.schedule_floor
+        || next.replicas < policy.schedule_floor && choice.needed.is_none_or(|needed| needed < next.replicas.get());
     if outside {
         Trigger::Policy
     } else if next.replicas == current.replicas {
         Trigger::Model
-    } else if next.replicas > current.replicas && next.replicas == policy.schedule_floor {
+    } else if next.replicas > current.replicas && of_schedule {
         Trigger::Schedule
     } else if next.replicas > current.replicas && tick.backlog {
         Trigger::Backlog

@@ -8,14 +8,15 @@ use crate::policy::{Amount, Pace, Paces, Policy, Select};
 use crate::units::Seconds;
 
 /// Counts remembered. The longest period of the custom resource, half an hour, has more ticks: where changes come so fast,
-/// those closest together count as one, at the later time: changes in one direction are then allowed later, never sooner.
+/// those closest together become one span of time, of which only the fewest and the most pods are known. Changes are then
+/// allowed later, never sooner.
 const COUNTS_MAX: usize = 32;
 
 /// The numbers of pods that there were, as far back as the longest period of the policy.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(crate) struct Counts {
-    /// Since when (seconds since the epoch) there were so many pods; the newest last.
-    since: Vec<(f64, u32)>,
+    /// Since when (seconds since the epoch) there were at least and at most so many pods; the newest, the present one, last.
+    since: Vec<(f64, u32, u32)>,
 }
 
 impl Counts {
@@ -27,35 +28,38 @@ impl Counts {
             return;
         };
         match self.since.last() {
-            Some((_, last)) if *last == replicas => {}
-            Some((at_s, _)) => self.since.push((since_s.max(*at_s), replicas)),
-            None => self.since.push((now_s, replicas)),
+            Some((_, last, _)) if *last == replicas => {}
+            Some((at_s, ..)) => self.since.push((since_s.max(*at_s), replicas, replicas)),
+            None => self.since.push((now_s, replicas, replicas)),
         }
-        let begun = self.since.iter().filter(|(at_s, _)| now_s - at_s >= longest_s).count();
+        let begun = self.since.iter().filter(|(at_s, ..)| now_s - at_s >= longest_s).count();
         self.since.drain(..begun.saturating_sub(1));
         if self.since.len() > COUNTS_MAX {
             self.merge();
         }
     }
 
-    /// Forgets the count that lasted shortest; neither the oldest, from which periods count, nor the present one.
+    /// Makes one of two neighbours that lasted shortest together, but of the present count.
     fn merge(&mut self) {
-        let lasted_s = |pair: &[(f64, u32)]| pair.last().zip(pair.first()).map_or(0.0, |(next, own)| next.0 - own.0);
-        let lasted = self.since.windows(2).map(lasted_s).enumerate().skip(1);
-        if let Some((shortest, _)) = lasted.min_by(|one, other| one.1.total_cmp(&other.1)) {
-            self.since.remove(shortest);
+        let lasted_s = |three: &[(f64, u32, u32)]| three.last().zip(three.first()).map_or(0.0, |(next, own)| next.0 - own.0);
+        let lasted = self.since.windows(3).map(lasted_s).enumerate();
+        let Some((first, _)) = lasted.min_by(|one, other| one.1.total_cmp(&other.1)) else { return };
+        let (_, least, most) = self.since.remove(first + 1);
+        if let Some(first) = self.since.get_mut(first) {
+            (first.1, first.2) = (first.1.min(least), first.2.max(most));
         }
     }
 
-    /// The pods that there were `period` ago; the first that were seen, where nobody looked so early.
-    fn before(&self, period: Seconds, current: u32, now_s: f64) -> u32 {
-        let begun = self.since.iter().rev().find(|(at_s, _)| now_s - at_s >= period.get());
-        begun.or_else(|| self.since.first()).map_or(current, |(_, replicas)| *replicas)
+    /// The fewest and the most pods that there may have been `period` ago; the first that were seen, where nobody looked so
+    /// early.
+    fn before(&self, period: Seconds, current: u32, now_s: f64) -> (u32, u32) {
+        let begun = self.since.iter().rev().find(|(at_s, ..)| now_s - at_s >= period.get());
+        begun.or_else(|| self.since.first()).map_or((current, current), |(_, least, most)| (*least, *most))
     }
 
     /// The most pods that there may be now; never fewer than the `current` ones.
     pub(crate) fn most(&self, paces: &Paces, current: u32, now_s: f64) -> u32 {
-        let allowed = paces.limits.iter().map(|pace| more(pace, self.before(pace.period, current, now_s)));
+        let allowed = paces.limits.iter().map(|pace| more(pace, self.before(pace.period, current, now_s).0));
         let most = match paces.select {
             Select::Fastest => allowed.max(),
             Select::Slowest => allowed.min(),
@@ -66,7 +70,7 @@ impl Counts {
 
     /// The fewest pods that there may be now; never more than the `current` ones.
     pub(crate) fn fewest(&self, paces: &Paces, current: u32, now_s: f64) -> u32 {
-        let allowed = paces.limits.iter().map(|pace| fewer(pace, self.before(pace.period, current, now_s)));
+        let allowed = paces.limits.iter().map(|pace| fewer(pace, self.before(pace.period, current, now_s).1));
         let fewest = match paces.select {
             Select::Fastest => allowed.min(),
             Select::Slowest => allowed.max(),
@@ -81,8 +85,8 @@ fn more(pace: &Pace, before: u32) -> u32 {
     match pace.most {
         Amount::Pods(pods) => before.saturating_add(pods),
         Amount::Percent(percent) => {
-            let hundredths = u64::from(before) * (100 + u64::from(percent));
-            u32::try_from(hundredths.div_ceil(100)).unwrap_or(u32::MAX)
+            let hundredths = u64::from(before).saturating_mul(100 + u64::from(percent));
+            u32::try_from(hundredths.div_ceil(100)).unwrap_or(u32::MAX).max(before.saturating_add(1))
         }
     }
 }
@@ -102,7 +106,7 @@ impl Counts {
     /// As many counts as can be.
     pub(crate) fn full(now_s: f64) -> Self {
         let most = u32::try_from(COUNTS_MAX).unwrap();
-        Self { since: (1..=most).map(|age| (now_s - f64::from(age) / 3.0, 5000 + age)).collect() }
+        Self { since: (1..=most).map(|age| (now_s - f64::from(age) / 3.0, 5000 + age, 6000 + age)).collect() }
     }
 }
 
@@ -150,7 +154,8 @@ mod tests {
         assert_eq!(both(15, 10), (17, 13));
         assert_eq!(both(1, 1), (2, 0));
         assert_eq!(both(7, 1000), (77, 0));
-        assert_eq!(both(u32::MAX, 1000), (u32::MAX, 0));
+        assert_eq!(both(0, 10), (1, 0));
+        assert_eq!(both(u32::MAX, u32::MAX), (u32::MAX, 0));
     }
 
     #[test]
@@ -170,20 +175,26 @@ mod tests {
 
     #[test]
     fn history_is_bounded_and_a_merged_one_never_allows_more() {
-        let rising: Vec<(f64, u32)> = (0..360_u32).map(|tick| (5.0 * f64::from(tick), 10 + tick)).collect();
-        let (counts, now_s) = counts(1800, &rising);
-        assert!(counts.since.len() <= COUNTS_MAX);
-        for (period_s, exact) in [(60, 10 + 359 - 12), (600, 10 + 359 - 120), (1800, 10)] {
-            let kept = counts.before(Seconds::whole(period_s), 369, now_s);
-            assert!(kept <= exact, "{kept} pods {period_s} s ago, {exact} in truth");
+        let up: Vec<(f64, u32)> = (0..360_u32).map(|tick| (5.0 * f64::from(tick), 10 + tick)).collect();
+        let up_and_down = up.iter().map(|(at_s, pods)| (*at_s, if *pods < 190 { *pods } else { 380 - pods })).collect();
+        for changes in [up, up_and_down] {
+            let (counts, now_s) = counts(1800, &changes);
+            assert!(counts.since.len() <= COUNTS_MAX);
+            for ticks_ago in 0..360_usize {
+                let exact = changes[359 - ticks_ago].1;
+                let (least, most) = counts.before(Seconds::whole(5 * u32::try_from(ticks_ago).unwrap()), 0, now_s);
+                assert!((least..=most).contains(&exact), "{exact} pods {ticks_ago} ticks ago, not {least} to {most}");
+                assert!(most - least <= 360 / 16, "{least} to {most} pods {ticks_ago} ticks ago");
+            }
+            let present = changes[359].1;
+            assert_eq!(counts.since.last(), Some(&(now_s, present, present)));
         }
-        assert_eq!(counts.since.last(), Some(&(now_s, 369)));
     }
 
     #[test]
     fn what_no_limit_needs_is_forgotten() {
         let (mut counts, _) = counts(60, &[(0.0, 10), (10.0, 11), (75.0, 12)]);
-        assert_eq!(counts.since, [(10.0, 11), (75.0, 12)]);
+        assert_eq!(counts.since, [(10.0, 11, 11), (75.0, 12, 12)]);
         counts.notice(&Policy::default(), 12, (80.0, 80.0));
         assert_eq!(counts.since, []);
     }

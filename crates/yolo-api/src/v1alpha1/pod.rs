@@ -79,7 +79,7 @@ pub struct Server {
     pub runtime_class_name: Option<String>,
     /// Service account of the pods, of this namespace and with the label `yolo-operator.io/allowed: "true"`; default: the
     /// namespace's default one. It brings what is bound to its name (pull secrets, policies, a cloud's identities that
-    /// a webhook injects); no pod gets its token.
+    /// a webhook injects); its token for the Kubernetes API is not mounted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub service_account_name: Option<String>,
