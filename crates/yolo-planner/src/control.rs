@@ -214,7 +214,11 @@ impl Control {
         let knobs = restrain(policy, &current, knobs);
         self.flap(current.replicas.get(), knobs.replicas.get(), now_s);
         self.turn(knobs.replicas.cmp(&current.replicas), now_s);
-        Step { knobs, trigger: trigger(policy, choice, (&current, &knobs), tick), barred: replicas_barred.or(cache_barred) }
+        Step {
+            knobs,
+            trigger: trigger(policy, choice, (&current, &knobs), tick),
+            barred: replicas_barred.or(cache_barred),
+        }
     }
 
     /// Remembers the need of this tick for `hold_s`.

@@ -41,7 +41,8 @@ impl Counts {
 
     /// Makes one of two neighbours that lasted shortest together, but of the present count.
     fn merge(&mut self) {
-        let lasted_s = |three: &[(f64, u32, u32)]| three.last().zip(three.first()).map_or(0.0, |(next, own)| next.0 - own.0);
+        let lasted_s =
+            |three: &[(f64, u32, u32)]| three.last().zip(three.first()).map_or(0.0, |(next, own)| next.0 - own.0);
         let lasted = self.since.windows(3).map(lasted_s).enumerate();
         let Some((first, _)) = lasted.min_by(|one, other| one.1.total_cmp(&other.1)) else { return };
         let (_, least, most) = self.since.remove(first + 1);

@@ -263,7 +263,10 @@ pub(crate) fn hold(reason: HoldReason, facts: Option<Facts>, current: &Knobs) ->
 
 fn stabilizing(facts: Facts, current: u32) -> String {
     let (policy, wanted) = (facts.policy, pods(facts.choice.replicas));
-    let lasts = policy.stabilization_up.filter(|lasts| lasts.get() > 0.0).map(|lasts| format!("that has been so for {:.0} s", lasts.get()));
+    let lasts = policy
+        .stabilization_up
+        .filter(|lasts| lasts.get() > 0.0)
+        .map(|lasts| format!("that has been so for {:.0} s", lasts.get()));
     let when: Vec<String> = lasts.into_iter().chain(allowed(policy.paces_up.as_ref(), "scaleUp")).collect();
     if facts.choice.replicas > current && !when.is_empty() {
         return format!("{} need {wanted}, once {}", load(facts), when.join(" and "));

@@ -222,7 +222,10 @@ impl App {
         let clamp =
             |reloader: &Reloader| reloader.footprint().cache_bytes(asked, cgroup::memory_stat(), self.cache.bytes());
         // Before the model is loaded nothing is remembered.
-        self.cache.set(self.reloader().map_or(asked, clamp), cache_ttl);
+        let fits = self.reloader().map_or(asked, clamp);
+        // A cache that memory leaves next to nothing of is better off: it would forget what it knows of evicted entries.
+        let off = fits < asked && fits < limits::CACHE_FITTED_BYTES_MIN;
+        self.cache.set(if off { 0 } else { fits }, cache_ttl);
     }
 
     /// Sets the gauges that are derived from state; called before a scrape is answered.

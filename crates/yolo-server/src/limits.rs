@@ -221,6 +221,8 @@ pub const CACHE_BYTES_MAX: u64 = 1 << 30;
 pub const CACHE_RESERVE_BYTES: u64 = 74 << 20;
 /// Where memory is short, they leave it one part in this many.
 pub const CACHE_SHARE: u64 = 8;
+/// Where memory leaves fewer bytes for the result cache, it is off.
+pub const CACHE_FITTED_BYTES_MIN: u64 = 64 << 10;
 /// Bytes that one step of making the cache smaller evicts: about a thousand answers, in less than a millisecond.
 pub const CACHE_EVICTED_BYTES_MAX: u64 = 256 << 10;
 

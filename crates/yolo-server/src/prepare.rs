@@ -304,7 +304,6 @@ mod tests {
     use crate::engine::{Pixels, emulated};
     use crate::http;
     use crate::lifecycle::Stage;
-    use crate::limits::BodyLimits;
     use crate::predictor::Predictor;
 
     const SIZE: Size = Size::new(64, 64);
@@ -378,9 +377,8 @@ mod tests {
     type Ask = Box<dyn Fn(&str, u32) -> BoxFuture<'static, Response>>;
 
     /// A server with one thread for pictures that believes a drawing to take a minute; three times as long as it may wait.
-    fn serving(bodies: BodyLimits) -> (Arc<App>, Arc<Preparer>, Ask) {
-        let (app, model) =
-            (Arc::new(App::with_limits(bodies)), emulated::load(&Config::new("pretended.onnx")).unwrap());
+    fn serving() -> (Arc<App>, Arc<Preparer>, Ask) {
+        let (app, model) = (Arc::new(App::new()), emulated::load(&Config::new("pretended.onnx")).unwrap());
         app.offer_knobs(br#"{"deadlineMillis":20000}"#);
         let batcher = Batcher::start(&model, 1, app.knobs(), &app.metrics).unwrap();
         let preparer = Arc::new(Preparer::new(1, DecodeLimits::default(), app.metrics.images.clone()));
@@ -406,7 +404,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_picture_that_could_not_be_drawn_in_time_is_refused_before_it_is_run_and_a_known_one_waits() {
-        let (app, preparer, ask) = serving(BodyLimits::DEFAULT);
+        let (app, preparer, ask) = serving();
         assert_eq!(ask("*/*", 9).await.status(), 200);
         let busy = preparer.permits.acquire(&Place::of_new_request()).now_or_never().unwrap().unwrap();
         let known = [(); 3].map(|()| tokio::spawn(ask("image/png", 9)));
@@ -424,7 +422,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_picture_that_will_be_drawn_is_reckoned_with_while_it_is_run() {
-        let (app, preparer, ask) = serving(BodyLimits::DEFAULT);
+        let (app, preparer, ask) = serving();
         let busy = preparer.permits.acquire(&Place::of_new_request()).now_or_never().unwrap().unwrap();
         let first = tokio::spawn(ask("image/png", 9));
         waiting(&preparer.decoding, 1).await;
@@ -436,23 +434,6 @@ mod tests {
             assert_eq!(answer.await.unwrap().status(), 200);
         }
         assert_eq!(preparer.promised.load(Ordering::Relaxed), 0);
-        app.predictor().unwrap().batcher().stop();
-    }
-
-    #[tokio::test]
-    async fn a_known_picture_waits_for_memory_to_be_drawn() {
-        let (app, preparer, ask) = serving(BodyLimits { bodies_bytes_max: 64 << 10, ..BodyLimits::DEFAULT });
-        assert_eq!(ask("*/*", 9).await.status(), 200);
-        preparer.drawing.mean_micros.store(0, Ordering::Relaxed);
-        let mut others = None;
-        app.bodies.hold(&mut others, 60 << 10).unwrap(); // the picture has room, its drawing has not
-        let answer = tokio::spawn(ask("image/png", 9));
-        // Who waits for memory gets what is free before all others.
-        while app.bodies.hold(&mut None, 1 << 10).is_ok() && !answer.is_finished() {
-            tokio::task::yield_now().await;
-        }
-        drop(others);
-        assert_eq!(answer.await.unwrap().status(), 200);
         app.predictor().unwrap().batcher().stop();
     }
 }

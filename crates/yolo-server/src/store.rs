@@ -15,6 +15,7 @@ use redis::{Client, RedisResult};
 use crate::limits;
 use crate::metrics::Labelled;
 use breaker::Breaker;
+pub use breaker::PAUSE_MAX;
 
 /// What the store is asked for; label value of `yolo_store_errors_total`.
 pub const OPERATIONS: [&str; 6] = ["cache_get", "cache_put", "task_submit", "task_view", "task_claim", "task_end"];

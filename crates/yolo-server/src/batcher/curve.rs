@@ -24,7 +24,7 @@ const P95_DEVIATIONS: f64 = 1.645;
 struct Estimate {
     mean_s: f64,
     variance_s2: f64,
-    /// Shortest run: what the size takes when nothing disturbs it.
+    /// Shortest of the first ten runs: what the size takes when nothing disturbs it.
     shortest_s: f64,
     runs: u32,
 }
@@ -105,7 +105,8 @@ impl Curve {
                 Estimate {
                     mean_s: mean_s + weight * difference,
                     variance_s2: (1.0 - weight) * (variance_s2 + weight * difference * difference),
-                    shortest_s: shortest_s.min(time_s),
+                    // Of as many runs for every size: the shortest of thousands is shorter by luck alone.
+                    shortest_s: if runs < SETTLED_RUNS { shortest_s.min(time_s) } else { shortest_s },
                     runs: runs.saturating_add(1),
                 }
             }
@@ -139,8 +140,9 @@ impl Curve {
 
     /// The smallest size up to `batch_max` whose time an image is within 3 % of the best known; 1 if nothing is known.
     ///
-    /// It has to be by the undisturbed runs as well as in use: sizes run at different times, so busy cores make whichever
-    /// runs then look bad, and those that last ran at idle look good. A size that never ran counts as unknown, not as good.
+    /// A larger size has to pay by the undisturbed runs as well as in use: sizes run at different times, so busy cores make
+    /// whichever runs then look bad, and those that last ran at idle look good. A size that never ran counts as unknown, not
+    /// as good.
     pub fn effective(&self, batch_max: usize) -> usize {
         let smallest_good = |seconds: fn(&Estimate) -> f64| {
             let an_image = |size: usize| Some((size, seconds(&self.known(size)?) / ratio(size, 1)));
@@ -257,6 +259,16 @@ mod tests {
             curve.record(1, Duration::from_millis(30));
             assert_eq!(curve.effective(32), 1);
         }
+    }
+
+    #[test]
+    fn a_size_in_use_does_not_win_by_the_luck_of_many_runs() {
+        let mut curve = Curve::new(2, false);
+        time_all(&mut curve, 2, |size| if size == 2 { 30.0 } else { 16.0 });
+        for run in 0..1_000 {
+            curve.record(1, Duration::from_secs_f64(if run % 100 == 99 { 0.0145 } else { 0.016 }));
+        }
+        assert_eq!(curve.effective(2), 2);
     }
 
     #[test]

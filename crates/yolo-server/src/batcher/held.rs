@@ -30,9 +30,11 @@ impl Held {
         }
     }
 
-    /// The largest run was for its time alone: the next smaller one gives back.
-    pub(super) fn not_needed(&mut self) {
-        self.smaller_runs = SMALLER_RUNS_MAX;
+    /// A run of `pixels` was for its time alone: if it is what the session holds memory for, the next smaller one gives back.
+    pub(super) fn not_needed(&mut self, pixels: u64) {
+        if pixels == self.pixels {
+            self.smaller_runs = SMALLER_RUNS_MAX;
+        }
     }
 }
 
@@ -68,9 +70,9 @@ mod tests {
     fn a_size_that_was_only_timed_is_given_back_at_once() {
         let mut held = Held::default();
         run(&mut held, 4);
-        held.not_needed();
-        assert_eq!(run(&mut held, 4), Memory::Keep);
-        held.not_needed();
+        held.not_needed(2);
+        assert_eq!([run(&mut held, 1), run(&mut held, 4)], [Memory::Keep; 2]);
+        held.not_needed(4);
         assert_eq!([run(&mut held, 1), run(&mut held, 1)], [Memory::Release, Memory::Keep]);
     }
 }

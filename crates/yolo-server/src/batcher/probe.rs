@@ -7,7 +7,7 @@ use yolo_vision::{
     encode, letterbox_into, postprocess,
 };
 
-use crate::engine::{BatchOutput, EngineError, EngineInput};
+use crate::engine::{BatchOutput, EngineError, EngineInput, LoadedModel, Pixels};
 
 /// Its values do not matter; as any camera's it is not of the model's size.
 const PICTURE: Size = Size::new(96, 64);
@@ -24,20 +24,26 @@ impl Probe {
     ///
     /// # Errors
     /// [`EngineError`] if no picture fits into it.
-    pub(super) fn new(task: Task, target: Size) -> Result<Self, EngineError> {
+    pub(super) fn new(model: &LoadedModel, target: Size) -> Result<Self, EngineError> {
         let levels = (0..3 * PICTURE.pixels()).map(|index| index.to_le_bytes()[0]).collect();
         let picture = Picture::from_rgb(PICTURE, levels).ok_or_else(|| EngineError("no picture".to_owned()))?;
         let mut encoded = Vec::new();
         encode(&picture, PictureFormat::Jpeg, &mut encoded).map_err(failed)?;
         let picture = decode(&encoded, &DecodeLimits::default()).map_err(failed)?;
         let letterbox = Letterbox::plan(picture.size(), target).map_err(failed)?;
-        let mut pixels = vec![0; letterbox.output_len()];
-        if task == Task::Classify {
-            centre_crop_into(&picture, target, &mut pixels).map_err(failed)?;
+        let pixels = if model.takes(picture.size(), target) {
+            Pixels::Picture(picture, letterbox)
         } else {
-            letterbox_into(&picture, &letterbox, &mut pixels).map_err(failed)?;
-        }
-        Ok(Self { input: EngineInput { pixels: pixels.into(), size: target, content: [0; 32] }, letterbox })
+            let mut levels = vec![0; letterbox.output_len()];
+            let fitted = if model.info.task() == Task::Classify {
+                centre_crop_into(&picture, target, &mut levels)
+            } else {
+                letterbox_into(&picture, &letterbox, &mut levels)
+            };
+            fitted.map_err(failed)?;
+            levels.into()
+        };
+        Ok(Self { input: EngineInput { pixels, size: target, content: [0; 32] }, letterbox })
     }
 
     /// Makes JSON of what the engine says of it.

@@ -69,10 +69,10 @@ impl Worker {
 
     /// Answers a picture as requests' are.
     fn probe(&mut self, input: Size) -> Result<(), EngineError> {
-        let model = &self.shared.model.info;
-        let probe = Probe::new(model.task(), input)?;
+        let model = &self.shared.model;
+        let probe = Probe::new(model, input)?;
         let engine = opened(&mut self.engine, &self.shared)?;
-        probe.answer(&*engine.run(&[&probe.input], Memory::Keep)?, model)
+        probe.answer(&*engine.run(&[&probe.input], Memory::Keep)?, &model.info)
     }
 
     /// Runs every size once if the first run of each costs seconds: no request shall pay for it.
@@ -114,7 +114,7 @@ impl Worker {
         let memory = if last && size > 1 { Memory::Release } else { Memory::Keep };
         let input = self.shared.model.info.size();
         let timed = catch_unwind(AssertUnwindSafe(|| self.time(input, size, memory)));
-        self.held.not_needed();
+        self.held.not_needed(self.pixels_of(input, size));
         match timed.unwrap_or_else(|_| self.renew()) {
             Ok(time) => self.shared.finish_timing(self.index, size, time),
             Err(error) => {
@@ -127,17 +127,22 @@ impl Worker {
     fn repair(&mut self) {
         let repaired = catch_unwind(AssertUnwindSafe(|| {
             self.engine = None; // first: memory may not hold two
-            self.time(self.shared.model.info.size(), 1, Memory::Keep)
+            self.probe(self.shared.model.info.size())
         }));
         let failed = !matches!(repaired, Ok(Ok(_)));
         tracing::warn!(failed, "Tried a new session after failures in a row.");
         self.shared.finish(self.index, &[], failed);
     }
 
+    /// Pixels of a batch: a model with a fixed one always runs it whole.
+    fn pixels_of(&self, input: Size, size: usize) -> u64 {
+        input.pixels() * self.shared.model.info.batch_fixed().unwrap_or(size).max(size) as u64
+    }
+
     fn time(&mut self, input: Size, size: usize, memory: Memory) -> Result<Duration, EngineError> {
         let blank = blank(input);
         let start = Instant::now();
-        self.held.ran(input.pixels() * size as u64, memory);
+        self.held.ran(self.pixels_of(input, size), memory);
         opened(&mut self.engine, &self.shared)?.run(&vec![&blank; size], memory)?;
         Ok(start.elapsed())
     }
@@ -195,7 +200,7 @@ impl Worker {
 
     fn infer(&mut self, items: &[Item]) -> Result<Ran, EngineError> {
         let inputs: Vec<&EngineInput> = items.iter().map(|item| &item.job.input).collect();
-        let pixels = items.iter().map(|item| item.size().pixels()).sum();
+        let pixels = items.first().map_or(0, |item| self.pixels_of(item.size(), items.len()));
         let memory = self.held.next(pixels);
         self.held.ran(pixels, memory);
         let engine = opened(&mut self.engine, &self.shared)?;

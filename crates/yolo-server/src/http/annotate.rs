@@ -1,6 +1,5 @@
 //! `Accept: image/png` or `image/jpeg` on `/predict`: the picture itself, with what was found drawn into it.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -12,10 +11,8 @@ use yolo_vision::{PictureFormat, decode, draw, encode};
 use super::body::Upload;
 use super::error::{ApiError, Code};
 use super::held_file::HeldFile;
-use super::unread::HeldAnswer;
 use crate::app::App;
 use crate::batcher::Place;
-use crate::cache::Answer;
 use crate::predictor::{Prediction, Predictor};
 use crate::prepare::{Turn, of_picture};
 
@@ -65,24 +62,15 @@ pub(super) struct Drawing {
     pub(super) format: PictureFormat,
 }
 
-/// What came of an attempt to draw.
-enum Drawn {
-    /// The file, and what it holds of the memory for bodies.
-    Whole(Vec<u8>, HeldAnswer),
-    /// There was no memory for so many bytes of it, now.
-    Lacking(ApiError, usize),
-}
-
 impl Drawing {
     /// Draws a prediction into its picture, on the pool that pictures are decoded on, in memory for bodies.
     ///
-    /// What is known is not refused: it waits for its turn, and for memory. The picture is decoded a second time: to keep
-    /// its pixels while it waits in the queue would cost forty times the memory of the file.
+    /// The picture is decoded a second time: to keep its pixels while it waits in the queue would cost forty times the
+    /// memory of the file.
     ///
     /// # Errors
-    /// 504 if its turn comes later than an image's batch may start, or the drawing ends after the time-out; 422 for a picture
-    /// past this server's bounds; 413 if its file is more than memory can hold at all, 429 if it is more than memory has until
-    /// a batch would have to start, or ever beside the upload.
+    /// 504 if its turn comes later than an image's batch may start, or the drawing ends after the time-out; 422 for a
+    /// picture past this server's bounds; 429 if its file is more than memory can hold now.
     pub(super) async fn respond(
         self,
         app: &App,
@@ -90,60 +78,26 @@ impl Drawing {
         prediction: Prediction,
     ) -> Result<Response, ApiError> {
         let (Self { upload, answer_by, format }, Prediction { answer, promise, .. }) = (self, prediction);
-        let place = Place::of_new_request();
-        let start_by = Instant::now() + app.knobs().deadline;
-        let turn = Turn { place: &place, start_by: Some(start_by), answer_by, unrun: false };
-        drop(promise); // it waits itself now
-        let drawn = async {
-            let (memory, mut file) = (&app.bodies, HeldFile::new(app.bodies.clone()));
-            loop {
-                let attempt = attempt((upload.clone(), format), &answer, predictor, file);
-                match predictor.preparer().run(&turn, attempt).await? {
-                    Drawn::Whole(file, held) => return Ok((file, held)),
-                    Drawn::Lacking(refusal, bytes) if memory.holds_beside(upload.memory.as_deref(), bytes) => {
-                        // Not on the pool: those who will leave memory may need its threads for that.
-                        let room = HeldFile::with_room(memory.clone(), bytes);
-                        let room = tokio::time::timeout_at(start_by.into(), room).await;
-                        file = room.map_err(|_| refusal)?;
-                    }
-                    Drawn::Lacking(..) => break,
-                }
-            }
-            // It would wait for what its own upload holds: that is left as soon as it is decoded.
-            let attempt = attempt((upload, format), &answer, predictor, HeldFile::new(memory.clone()));
-            match predictor.preparer().run(&turn, attempt).await? {
-                Drawn::Whole(file, held) => Ok((file, held)),
-                Drawn::Lacking(refusal, _) => Err(refusal),
+        let limits = *predictor.preparer().limits();
+        let mut file = HeldFile::new(app.bodies.clone());
+        let work = move || {
+            // What is remembered may have been found by a server with more memory.
+            let mut picture = decode(&upload.bytes, &limits).map_err(|error| of_picture(&error))?;
+            drop(upload);
+            draw(&mut picture, &answer.detections);
+            match encode(&picture, format, &mut file) {
+                Ok(()) => Ok(file.finished()),
+                Err(error) => Err(file.refused().unwrap_or_else(|| ApiError::new(Code::Internal, error.to_string()))),
             }
         };
+        let place = Place::of_new_request();
+        let start_by = Some(Instant::now() + app.knobs().deadline);
+        let turn = Turn { place: &place, start_by, answer_by, unrun: false };
+        drop(promise); // it waits itself now
+        let drawn = predictor.preparer().run(&turn, work);
         let (file, held) = predictor.within(answer_by, &AtomicBool::new(true), drawn).await?;
         let headers = [(header::CONTENT_TYPE, format.media_type()), (header::VARY, "Accept")];
         Ok((headers, Extension(held), file).into_response())
-    }
-}
-
-/// Draws a picture into a file, as far as there is memory for it.
-fn attempt(
-    (upload, format): (Upload, PictureFormat),
-    answer: &Arc<Answer>,
-    predictor: &Predictor,
-    mut file: HeldFile,
-) -> impl FnOnce() -> Result<Drawn, ApiError> + Send + 'static {
-    let (answer, limits) = (Arc::clone(answer), *predictor.preparer().limits());
-    move || {
-        // What is remembered may have been found by a server with more memory.
-        let mut picture = decode(&upload.bytes, &limits).map_err(|error| of_picture(&error))?;
-        drop(upload);
-        draw(&mut picture, &answer.detections);
-        let Err(error) = encode(&picture, format, &mut file) else {
-            let (file, held) = file.finished();
-            return Ok(Drawn::Whole(file, held));
-        };
-        match file.refused() {
-            Some((refusal, bytes)) if refusal.code == Code::QueueFull => Ok(Drawn::Lacking(refusal, bytes)),
-            Some((refusal, _)) => Err(refusal),
-            None => Err(ApiError::new(Code::Internal, error.to_string())),
-        }
     }
 }
 

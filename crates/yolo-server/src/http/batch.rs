@@ -58,8 +58,7 @@ async fn steps(app: &App, request: Request, received: &mut Option<Received>) -> 
     }
     let start = Instant::now();
     let found = results.iter().flatten();
-    let written = found.map(|found| found.answer.answered_bytes() - found.answer.found_bytes()).sum();
-    making.add_by(&app.bodies, written, start + app.knobs().deadline).await?;
+    making.add(&app.bodies, found.map(|found| found.answer.answered_bytes() - found.answer.found_bytes()).sum())?;
     let served = Arc::clone(&predictor);
     let body = move || {
         let items = results.iter().map(|result| match result {
@@ -69,7 +68,6 @@ async fn steps(app: &App, request: Request, received: &mut Option<Received>) -> 
         Json(BatchBody { request_id: &id, results: items.collect() }).into_response()
     };
     let mut response = making.work(body).await?;
-    making.hand_over(&mut response);
     answer::mark_emulated(&mut response, &predictor);
     image::encoded(app, start);
     Ok(response)

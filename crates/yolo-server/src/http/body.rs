@@ -128,7 +128,7 @@ impl BodyMemory {
     ///
     /// # Errors
     /// 429 if all bodies together would take too much, 413 if this one alone does.
-    pub(crate) fn hold(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), ApiError> {
+    pub(super) fn hold(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), ApiError> {
         let bytes_max = self.limits().bodies_bytes_max;
         if bytes > bytes_max {
             let bytes_max = mebibytes(bytes_max);
@@ -147,45 +147,6 @@ impl BodyMemory {
             None => *held = Some(more),
         }
         Ok(())
-    }
-
-    /// [`Self::hold`], but waits until `by` for what others will leave.
-    ///
-    /// # Errors
-    /// As [`Self::hold`].
-    pub(super) async fn hold_by(
-        &self,
-        held: &mut Option<OwnedSemaphorePermit>,
-        bytes: usize,
-        by: Instant,
-    ) -> Result<(), ApiError> {
-        let refusal = match self.hold(held, bytes) {
-            Err(refusal) if refusal.code == Code::QueueFull => refusal,
-            held_or_too_large => return held_or_too_large,
-        };
-        let has = held.as_ref().map_or(0, |held| held.num_permits() << 10);
-        let more = tokio::time::timeout_at(by.into(), self.wait_for(bytes.saturating_sub(has))).await;
-        let more = more.ok().flatten().ok_or(refusal)?;
-        match held {
-            Some(held) => held.merge(more),
-            None => *held = Some(more),
-        }
-        Ok(())
-    }
-
-    /// Whether it could hold `bytes` beside what is `held`, if nobody else held anything.
-    pub(super) fn holds_beside(&self, held: Option<&OwnedSemaphorePermit>, bytes: usize) -> bool {
-        let held = held.map_or(0, OwnedSemaphorePermit::num_permits);
-        held + bytes.div_ceil(1 << 10) <= self.limits().bodies_bytes_max >> 10
-    }
-
-    /// Waits until `bytes`, or all that there are, have been left by others.
-    ///
-    /// Cancellation: safe. Who came earlier is served first.
-    pub(super) async fn wait_for(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let kib = bytes.min(self.limits().bodies_bytes_max).div_ceil(1 << 10);
-        let wanted = u32::try_from(kib).unwrap_or(u32::MAX);
-        Arc::clone(&self.free).acquire_many_owned(wanted).await.ok() // never closed
     }
 }
 

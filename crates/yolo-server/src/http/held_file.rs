@@ -18,7 +18,7 @@ pub(super) struct HeldFile {
     bytes: Vec<u8>,
     memory: BodyMemory,
     held: Option<OwnedSemaphorePermit>,
-    refused: Option<(ApiError, usize)>,
+    refused: Option<ApiError>,
 }
 
 impl HeldFile {
@@ -27,14 +27,8 @@ impl HeldFile {
         Self { bytes: Vec::new(), memory, held: None, refused: None }
     }
 
-    /// Nothing yet, but memory for so many `bytes` as soon as others have left it.
-    pub(super) async fn with_room(memory: BodyMemory, bytes: usize) -> Self {
-        let held = memory.wait_for(bytes).await;
-        Self { held, ..Self::new(memory) }
-    }
-
-    /// Why it could not grow: 429, or 413 if it never could; and to how many bytes.
-    pub(super) fn refused(self) -> Option<(ApiError, usize)> {
+    /// Why it could not grow: 429, or 413 if it never could.
+    pub(super) fn refused(self) -> Option<ApiError> {
         self.refused
     }
 
@@ -46,12 +40,12 @@ impl HeldFile {
         (self.bytes, HeldAnswer(held.map(Arc::new)))
     }
 
-    fn make_room(&mut self, bytes: usize) -> Result<(), (ApiError, usize)> {
+    fn make_room(&mut self, bytes: usize) -> Result<(), ApiError> {
         let needed = self.bytes.len() + bytes;
         let room = self.bytes.capacity();
         if needed > room {
             let room = needed.max(room + room / 2).max(BYTES_MIN);
-            self.memory.hold(&mut self.held, room).map_err(|error| (error, room))?;
+            self.memory.hold(&mut self.held, room)?;
             self.bytes.reserve_exact(room - self.bytes.len());
         }
         Ok(())
@@ -60,8 +54,8 @@ impl HeldFile {
 
 impl Write for HeldFile {
     fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
-        if let Err(refused) = self.make_room(piece.len()) {
-            self.refused = Some(refused);
+        if let Err(error) = self.make_room(piece.len()) {
+            self.refused = Some(error);
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         self.bytes.extend_from_slice(piece);
@@ -75,8 +69,6 @@ impl Write for HeldFile {
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt;
-
     use super::*;
     use crate::limits::BodyLimits;
 
@@ -94,15 +86,8 @@ mod tests {
         assert!(is_free(70) && !is_free(71), "30 KB of 100 KiB");
         let mut other = HeldFile::new(memory.clone());
         assert!(other.write_all(&vec![0; 80_000]).is_err());
-        let (error, bytes) = other.refused().unwrap();
-        assert!(error.code.retryable());
-        let mut waiting = Box::pin(HeldFile::with_room(memory.clone(), bytes));
-        assert!(waiting.as_mut().now_or_never().is_none());
+        assert!(other.refused().unwrap().code.retryable());
         drop(held);
-        let mut other = waiting.now_or_never().unwrap();
-        assert!(!is_free(30), "what it waited for is its own");
-        other.write_all(&vec![0; 80_000]).unwrap();
-        drop(other);
         assert!(is_free(100));
     }
 }

@@ -53,14 +53,11 @@ async fn steps(
     let mut response = if let Some(drawing) = drawing {
         drawing.respond(app, &predictor, prediction).await?
     } else {
-        let (mut making, by) = (Making::default(), start + app.knobs().deadline);
-        let by = answer_by.map_or(by, |answer_by| answer_by.min(by));
-        making.add_by(&app.bodies, prediction.answer.answered_bytes(), by).await?;
+        let mut making = Making::default();
+        making.add(&app.bodies, prediction.answer.answered_bytes())?;
         let predictor = Arc::clone(&predictor);
         let body = move || Json(PredictionBody::new(&predictor, &prediction, &wishes, &id)).into_response();
-        let mut response = making.work(body).await?;
-        making.hand_over(&mut response);
-        response
+        making.work(body).await?
     };
     answer::mark_emulated(&mut response, &predictor);
     image::encoded(app, start);

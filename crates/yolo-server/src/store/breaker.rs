@@ -14,7 +14,7 @@ const FAILURES_MAX: u32 = 5;
 /// First pause.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 /// Longest pause: the store is used again this soon after it came back.
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+pub const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, Default)]
 struct State {

@@ -85,7 +85,6 @@ async fn an_answer_that_waits_for_its_client_counts_among_the_bodies() {
     let picture = png(900, 900, [9; 3]);
     let bodies = BodyLimits { body_bytes_max: 64 << 10, bodies_bytes_max: 128 << 10, ..BodyLimits::DEFAULT };
     let server = start(Config { bodies, ..emulated(0, 1) }).await;
-    server.app().offer_knobs(br#"{"deadlineMillis":200}"#); // so long it waits for memory
     let ask = async || {
         let request = Request::post("/predict").header("accept", "image/jpeg").body(Body::from(picture.clone()));
         http::router(server.app()).oneshot(request.unwrap()).await.unwrap()

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{AWAY_PAUSE, GROUP, SharedTasks, millis, parse, unix_ms};
-use crate::store::Away;
+use crate::store::{Away, PAUSE_MAX};
 use crate::tasks::{Claim, End, Failure, Status, Work};
 
 /// Time for which a read waits for a task: how late a drain is noticed.
@@ -95,7 +95,8 @@ impl SharedTasks {
         let Ok(entry) = self.next_entry().await else {
             // While it is away from all, nobody can say that he is at work: once it is back, whoever is does so before
             // another takes his tasks over, and counts him as dead.
-            self.search.lock().unwrap_or_else(PoisonError::into_inner).due = Instant::now() + self.search_interval();
+            let all_back = self.search_interval().max(PAUSE_MAX + LOOK_INTERVAL);
+            self.search.lock().unwrap_or_else(PoisonError::into_inner).due = Instant::now() + all_back;
             tokio::time::sleep(AWAY_PAUSE).await;
             return None;
         };
