@@ -54,7 +54,7 @@ mod tests {
         let mut held = Held::default();
         let mut runs_until_released = |large: u64| {
             assert_eq!(run(&mut held, large), Memory::Keep);
-            (1..).find(|_| run(&mut held, 1) == Memory::Release)
+            (1..1_000).find(|_| run(&mut held, 1) == Memory::Release)
         };
         assert_eq!([8, 2].map(&mut runs_until_released), [Some(32); 2]);
     }

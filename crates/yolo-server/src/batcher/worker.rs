@@ -129,7 +129,7 @@ impl Worker {
             self.engine = None; // first: memory may not hold two
             self.probe(self.shared.model.info.size())
         }));
-        let failed = !matches!(repaired, Ok(Ok(_)));
+        let failed = !matches!(repaired, Ok(Ok(())));
         tracing::warn!(failed, "Tried a new session after failures in a row.");
         self.shared.finish(self.index, &[], failed);
     }
