@@ -14,6 +14,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Bytes of a line that are looked at: names, lengths and sizes. One that does not fit is padded to confuse.
 const LINE_BYTES_MAX: usize = 64;
 
+/// What a spoiled head goes on with: of one that has come in pieces hyper looks for the end before it parses anything.
+const HEAD_FILLER: u8 = b'\n';
+const HEAD_END: [u8; 2] = [HEAD_FILLER; 2];
+
 /// A stream of requests whose framing is unambiguous.
 pub(crate) struct StrictIo<T> {
     io: T,
@@ -34,7 +38,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for StrictIo<T> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(context, buffer))?;
+        let sound = self.framing.sound();
         self.framing.follow(buffer.filled_mut().split_at_mut(before).1);
+        if sound && self.framing.part == Part::Spoiled(HEAD_FILLER) && buffer.remaining() >= HEAD_END.len() {
+            buffer.put_slice(&HEAD_END); // nothing more may come
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -80,8 +88,8 @@ enum Part {
     ChunkEnd,
     /// A line after the last chunk.
     Trailers,
-    /// Nothing that shall be read.
-    Spoiled,
+    /// Nothing that shall be read: all bytes are made this one.
+    Spoiled(u8),
 }
 
 /// A line whose end two parsers could see in two places, or a length that they could read as two.
@@ -119,10 +127,14 @@ impl Framing {
             bytes = match self.part {
                 Part::Content(left) => self.skip(bytes, left, Part::Content, Part::Head),
                 Part::Chunk(left) => self.skip(bytes, left, Part::Chunk, Part::ChunkEnd),
-                Part::Spoiled => return bytes.fill(0),
+                Part::Spoiled(filler) => return bytes.fill(filler),
                 Part::Head | Part::ChunkSize | Part::ChunkEnd | Part::Trailers => self.read_line(bytes),
             };
         }
+    }
+
+    const fn sound(&self) -> bool {
+        !matches!(self.part, Part::Spoiled(_))
     }
 
     fn skip<'a>(&mut self, bytes: &'a mut [u8], left: u64, rest: fn(u64) -> Part, then: Part) -> &'a mut [u8] {
@@ -141,10 +153,11 @@ impl Framing {
         self.line_bytes = self.line_bytes.saturating_add(line.len());
         self.last = line.last().copied().unwrap_or(self.last);
         let Some((line_feed, rest)) = tail.split_first_mut() else { return &mut [] };
-        self.part = self.line_end().unwrap_or(Part::Spoiled);
-        if self.part == Part::Spoiled {
-            // What is no line feed after a carriage return: no parser goes on.
-            *line_feed = if self.last == b'\r' { 0 } else { b'\r' };
+        let in_head = self.part == Part::Head;
+        self.part = self.line_end().unwrap_or(Part::Spoiled(if in_head { HEAD_FILLER } else { 0 }));
+        if !self.sound() {
+            // A zero anywhere in a head, and what is no line feed after a carriage return: no parser goes on.
+            *line_feed = if in_head || self.last == b'\r' { 0 } else { b'\r' };
         }
         (self.line_bytes, self.last) = (0, 0);
         rest
@@ -164,7 +177,7 @@ impl Framing {
             Part::ChunkEnd if line.is_empty() => Ok(Part::ChunkSize),
             Part::Trailers if line.is_empty() => Ok(Part::Head),
             Part::Trailers => Ok(Part::Trailers),
-            Part::ChunkEnd | Part::Content(_) | Part::Chunk(_) | Part::Spoiled => Err(InDoubt),
+            Part::ChunkEnd | Part::Content(_) | Part::Chunk(_) | Part::Spoiled(_) => Err(InDoubt),
         }
     }
 
@@ -211,6 +224,15 @@ fn number(digits: &[u8], radix: u32) -> Result<u64, InDoubt> {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::time::Duration;
+
+    use hyper::Response;
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     /// The bytes that hyper gets of those that come in pieces of these sizes.
@@ -272,13 +294,41 @@ mod tests {
         ];
         for case in cases {
             let (before, after) = case.split_once('|').unwrap();
-            let spoiled = if before.ends_with('\r') { 0 } else { b'\r' };
+            let in_head = !before.contains("chunked\r\n\r\n");
+            let spoiled = if in_head || before.ends_with('\r') { 0 } else { b'\r' };
             let sent = [before, after].concat().into_bytes();
             let mut expected = before.as_bytes().to_vec();
             expected.push(spoiled);
-            expected.resize(sent.len(), 0);
+            expected.resize(sent.len(), if in_head { b'\n' } else { 0 });
             for piece_bytes in 1..=sent.len() {
                 assert_eq!(read(&sent, piece_bytes), expected, "{case:?} in pieces of {piece_bytes} bytes");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_in_doubt_is_refused_at_once_in_whatever_pieces_it_comes() {
+        for head in [
+            "GET / HTTP/1.1\nHost: t\n\n",
+            "GET / HTTP/1.1\r\nHost: t\n\r\n",
+            "GET / HTTP/1.1\r\nHost: t\r\n\n",
+            "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\nHost: t\r\n\r\n",
+        ] {
+            for piece_bytes in [1, 7, 4_096] {
+                let (client, server) = tokio::io::duplex(piece_bytes);
+                let service = service_fn(async |_| Ok::<_, Infallible>(Response::new("served".to_owned())));
+                let serving = http1::Builder::new().serve_connection(TokioIo::new(StrictIo::new(server)), service);
+                let (mut reading, mut writing) = tokio::io::split(client);
+                let asking = async {
+                    let mut answer = String::new();
+                    let reads = reading.read_to_string(&mut answer);
+                    let (_, read) = tokio::join!(writing.write_all(head.as_bytes()), reads);
+                    read.map(|_| answer)
+                };
+                let exchange = futures::future::join(serving, asking);
+                let (_, answer) = tokio::time::timeout(Duration::from_mins(1), exchange).await.expect(head);
+                assert!(answer.unwrap().starts_with("HTTP/1.1 400"), "{head:?} in pieces of {piece_bytes} bytes");
             }
         }
     }

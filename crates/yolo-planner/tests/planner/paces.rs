@@ -79,7 +79,7 @@ fn limits_may_allow_more_than_a_fifth_in_half_a_minute() {
         let steps = pods(&settled(Policy { paces_down, ..wide() }, 20).run(|_| 1.0, 60));
         steps.windows(2).map(|two| two[0].saturating_sub(two[1])).max().unwrap()
     };
-    assert!(largest(None) <= 12);
+    assert!((1..=12).contains(&largest(None)));
     assert!(largest(Some(paces(&[(Amount::Percent(100), 15)], Select::Fastest))) >= 19);
 }
 

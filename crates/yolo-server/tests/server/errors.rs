@@ -49,7 +49,8 @@ pub async fn upload(api: SocketAddr, bytes: &[u8]) -> String {
     let (mut reading, mut writing) = stream.split();
     let mut answer = Vec::new();
     // Refused half-way, the rest cannot be written and the connection is reset after the answer.
-    let _ = tokio::join!(writing.write_all(bytes), reading.read_to_end(&mut answer));
+    let exchange = async { tokio::join!(writing.write_all(bytes), reading.read_to_end(&mut answer)) };
+    let _ = tokio::time::timeout(PATIENCE, exchange).await.expect("an answer and its end");
     String::from_utf8_lossy(&answer).into_owned()
 }
 

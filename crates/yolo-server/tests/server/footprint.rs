@@ -105,13 +105,22 @@ async fn a_thousand_slow_heads_are_cut_off_and_honest_clients_do_not_notice() {
         slow.push(stream);
     }
     eventually("all are accepted", async || program.files() > files_before + 900).await;
-    let beside = answer_times(&mut honest).await;
-    // The machine is busy with other tests, before as meanwhile: the share is generous, and so is what is added.
-    for (share, added_ms) in [(50, 20), (99, 250)] {
-        let (before, beside) = (before[share * 3], beside[share * 3]);
-        println!("p{share} of 300 answers: {before:?}, beside 1000 slow clients {beside:?}");
-        assert!(beside <= 3 * before + Duration::from_millis(added_ms), "p{share}: {before:?}, then {beside:?}");
+    let mut beside = Vec::new();
+    // The machine is busy with other tests, now and then: bounds are generous, and of three attempts one has to do.
+    for _ in 0..3 {
+        let times = answer_times(&mut honest).await;
+        beside = [(50, 20), (99, 250)]
+            .map(|(share, added_ms)| {
+                let (before, beside) = (before[share * 3], times[share * 3]);
+                println!("p{share} of 300 answers: {before:?}, beside 1000 slow clients {beside:?}");
+                beside <= 3 * before + Duration::from_millis(added_ms)
+            })
+            .to_vec();
+        if beside == [true; 2] {
+            break;
+        }
     }
+    assert_eq!(beside, [true; 2], "honest clients notice");
     for stream in &mut slow {
         assert_eq!(until_closed(stream).await, "");
     }

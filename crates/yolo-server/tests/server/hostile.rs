@@ -93,6 +93,7 @@ async fn of_five_thousand_connections_a_thousand_too_many_are_closed_and_the_pro
     const ALLOWED: usize = 4_000;
     let mut config = emulated(0, 1);
     (config.connections.connections_max, config.connections.age_seconds) = (ALLOWED, 3_600);
+    config.connections.keep_alive_idle_seconds = 3_600;
     let server = start(config).await;
     let picture = request(&png(8, 8, [1; 3]));
     let mut held = Vec::new();
