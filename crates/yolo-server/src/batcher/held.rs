@@ -2,8 +2,8 @@
 
 use crate::engine::Memory;
 
-/// Smaller runs in a row after which a session gives its memory back. To get it anew costs about a tenth of the run that
-/// needs it.
+/// Smaller runs in a row after which a session gives its memory back: the run that needs it again has to fault its pages in
+/// once more.
 const SMALLER_RUNS_MAX: u32 = 32;
 
 /// How much a session holds: by itself it only ever holds more.
