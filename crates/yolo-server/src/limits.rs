@@ -110,6 +110,9 @@ pub const COMPRESSED_BYTES_MIN: u64 = 8 << 10;
 pub const MAKING_BYTES_UNCOUNTED: usize = 64 << 10;
 /// Most bytes that a thread that serves connections reads or writes in one go: about a millisecond.
 pub const WORK_BYTES_INLINE: usize = 256 << 10;
+/// Threads for what blocks or takes long beside the decoding of pictures: large JSON, a model's load and its predecessor's
+/// end, names that are looked up. By default tokio starts one for each such piece of work, up to 512.
+pub const BLOCKING_THREADS_BESIDE: usize = 8;
 /// Largest answer that does not count among the bodies in memory: of each connection one, they take less than those.
 pub const ANSWER_BYTES_UNCOUNTED: usize = 8 << 10;
 /// Slowest accepted reader of an answer, in bytes a second, as of an upload.

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use yolo_server::fetch::{self, Fetch};
-use yolo_server::{Config, cgroup, logging};
+use yolo_server::{Config, cgroup, limits, logging};
 
 /// Pictures come and go on many threads: the system's allocator keeps the holes.
 #[global_allocator]
@@ -85,8 +85,11 @@ fn fetch(args: &Fetch) -> anyhow::Result<()> {
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {
+    let threads = worker_threads(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(worker_threads(&config))
+        .worker_threads(threads)
+        // As many again decode pictures.
+        .max_blocking_threads(threads + limits::BLOCKING_THREADS_BESIDE)
         .enable_all()
         .build()
         .context("failed to start the runtime")?;

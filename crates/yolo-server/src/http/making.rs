@@ -32,19 +32,24 @@ impl Making {
         self.memory
     }
 
-    /// Does work on it: large work off the threads that serve connections.
+    /// Does work on it: large work off the threads that serve connections. That goes on if nobody waits for it any more,
+    /// and so does its share.
     ///
     /// # Errors
     /// As [`off_thread`].
     pub(super) async fn work<T: Send + 'static>(
-        &self,
+        &mut self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
-        off_thread(self.bytes, work).await
+        let memory = self.memory.take();
+        let (done, memory) = off_thread(self.bytes, move || (work(), memory)).await?;
+        self.memory = memory;
+        Ok(done)
     }
 }
 
-/// Does work on `bytes`, if they are many off the threads that serve connections.
+/// Does work on `bytes`, if they are many off the threads that serve connections: what memory they hold, `work` has to
+/// take with it.
 ///
 /// # Errors
 /// 500 if it panicked.
@@ -57,4 +62,29 @@ pub(super) async fn off_thread<T: Send + 'static>(
     }
     let work = tokio::task::spawn_blocking(work).await;
     work.map_err(|_| ApiError::new(Code::Internal, "reading or writing a large body crashed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_any_more_holds_its_memory_until_it_ends() {
+        let (memory, mut making) = (BodyMemory::default(), Making::default());
+        let all = memory.limits().bodies_bytes_max;
+        making.add(&memory, all).unwrap();
+        let (end, ended) = mpsc::channel();
+        let mut work = Box::pin(making.work(move || ended.recv()));
+        assert!(futures::poll!(&mut work).is_pending());
+        drop(work);
+        drop(making);
+        let free = || memory.hold(&mut None, all).is_ok();
+        assert!(!free());
+        end.send(()).unwrap();
+        while !free() {
+            tokio::task::yield_now().await;
+        }
+    }
 }

@@ -173,7 +173,12 @@ async fn detect(app: &App, predictor: &Arc<Predictor>, files: Vec<Bytes>, asked:
         _ => Masks::None,
     };
     let bytes = files.iter().map(Bytes::len).sum();
-    let files = off_thread(bytes, move || files.into_iter().map(hashed).collect::<Vec<_>>()).await?;
+    let memory = asked.memory.clone();
+    let hash = move || {
+        let _held = memory;
+        files.into_iter().map(hashed).collect::<Vec<_>>()
+    };
+    let files = off_thread(bytes, hash).await?;
     let run = |file: Hashed| {
         let (image, upload) = offered(app, file, asked);
         batch::run(predictor, image, Ok(upload), (&wishes, asked.received))

@@ -28,8 +28,12 @@ use crate::predictor::{Predictor, Speed};
 /// 400 for a tensor that does not fit the model, 413 for outputs larger than a request may be; otherwise as `/predict`.
 pub async fn infer(app: &App, predictor: &Predictor, input: &Tensor, asked: &Asked) -> Result<Answered, ApiError> {
     let (size, wanted) = checked(predictor, input, asked).inspect_err(|error| Image::arrived(app).failed(error))?;
-    let tensor = input.clone();
-    let inputs = off_thread(input.data.len(), move || split(&tensor, size)).await?;
+    let (tensor, memory) = (input.clone(), asked.memory.clone());
+    let split = move || {
+        let _held = memory;
+        split(&tensor, size)
+    };
+    let inputs = off_thread(input.data.len(), split).await?;
     let count = inputs.len();
     let runs: Vec<_> = inputs
         .into_iter()

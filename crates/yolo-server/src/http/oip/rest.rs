@@ -130,13 +130,14 @@ async fn steps(
     let Question { predictor, asked, id, binary: (named, others) } = question;
     let at = asked.received;
     *received = Some(Received { at, speed: Speed::default() });
-    let Answered { outputs, speed, memory: _memory } = infer::infer(app, &predictor, &asked).await?;
+    let Answered { outputs, speed, memory } = infer::infer(app, &predictor, &asked).await?;
     *received = Some(Received { at, speed });
     let start = Instant::now();
     let outputs: Vec<_> = outputs.into_iter().zip(named.into_iter().chain(iter::repeat(others))).collect();
     let bytes = outputs.iter().map(|(tensor, _)| tensor.data.len()).sum();
     let served = Arc::clone(&predictor);
     let encode = move || {
+        let _held = (memory, asked.memory);
         let model = served.model();
         codec::encode(&Head { model_name: &model.name, model_version: model.version(), id: &id }, &outputs)
     };
