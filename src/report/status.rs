@@ -5,6 +5,7 @@ use yolo_api::v1alpha1::status::{
     Advice, Bottleneck, Constraint, DECISIONS_MAX, DecisionStatus, Engine as EngineStatus, Evidence, KnobValues,
     KnobsStatus, LoadStatus, ModelStatus, Outcome, RolloutStatus, Severity, TargetName, TargetStatus, Verdict, clip,
 };
+use yolo_planner::decision::RecordVerdict;
 use yolo_planner::policy::Mode;
 use yolo_planner::units::{Bytes, Timestamp};
 use yolo_planner::{Explanation, Knobs, Record, decision, explain};
@@ -60,7 +61,7 @@ pub fn status(
         targets_summary: Some(explanation.targets_summary.clone()),
         bottleneck: explanation.bottlenecks.first().map(bottleneck),
         advice: advice(explanation, &seen.pods, &spec.inactive),
-        decisions: decisions(&before.decisions, untold),
+        decisions: decisions(&before.decisions, untold, decision.state.awaited()),
         learned: None, // `report` decides when.
         rollout: Some(RolloutStatus {
             hash: applied.template.clone(),
@@ -202,14 +203,19 @@ fn named(ids: &[u64], pods: &[PodView]) -> String {
     if names.is_empty() { String::new() } else { format!(" Pods: {}.", names.join(", ")) }
 }
 
-/// The last decisions, newest last: new ones appended, judged ones replaced.
-fn decisions(before: &[DecisionStatus], untold: &Untold) -> Vec<DecisionStatus> {
+/// The last decisions, newest last: new ones appended, judged ones replaced. Of those without a verdict only the `awaited`
+/// one will get one: the leader that waited for the others' outcome is gone.
+fn decisions(before: &[DecisionStatus], untold: &Untold, awaited: Option<u64>) -> Vec<DecisionStatus> {
     let mut all = before.to_vec();
     for record in untold.made.iter().chain(&untold.judged).map(record) {
         match all.iter_mut().find(|known| known.id == record.id) {
             Some(known) => *known = record,
             None => all.push(record),
         }
+    }
+    let abandoned = |known: &&mut DecisionStatus| known.verdict.is_none() && u64::try_from(known.id).ok() != awaited;
+    for known in all.iter_mut().filter(abandoned) {
+        known.verdict = Some(word(&RecordVerdict::Unmeasured));
     }
     // A judged one that had left the list comes back only if there is room.
     all.sort_by_key(|known| known.id);
@@ -263,7 +269,7 @@ fn count(pods: usize) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use yolo_planner::decision::{RecordVerdict, Trigger};
+    use yolo_planner::decision::Trigger;
     use yolo_planner::{Observation, Policy, State, plan};
 
     fn made(id: u64) -> Record {
@@ -291,20 +297,29 @@ mod tests {
 
     #[test]
     fn decisions_of_ticks_that_failed_are_told_by_the_next_status_once_and_in_order() {
-        let shown = decisions(&[], &tick(Untold::default(), Some(made(1)), Vec::new()));
+        let shown = decisions(&[], &tick(Untold::default(), Some(made(1)), Vec::new()), Some(1));
         let judged = |id| Record { verdict: Some(RecordVerdict::Confirmed), ..made(id) };
         let failed = tick(Untold::default(), Some(made(2)), vec![judged(1)]);
         let untold = tick(tick(failed, None, vec![judged(2)]), Some(made(3)), Vec::new());
-        let all = decisions(&shown, &untold);
+        let all = decisions(&shown, &untold, Some(3));
         let told: Vec<_> = all.iter().map(|record| (record.id, record.verdict.as_deref())).collect();
         assert_eq!(told, [(1, Some("Confirmed")), (2, Some("Confirmed")), (3, None)]);
+    }
+
+    #[test]
+    fn a_decision_whose_leader_has_gone_is_unmeasured() {
+        let shown = decisions(&[], &tick(Untold::default(), Some(made(1)), Vec::new()), Some(1));
+        assert_eq!(shown[0].verdict, None);
+        let of_the_next_leader = decisions(&shown, &tick(Untold::default(), Some(made(2)), Vec::new()), Some(2));
+        let verdicts: Vec<_> = of_the_next_leader.iter().map(|record| record.verdict.as_deref()).collect();
+        assert_eq!(verdicts, [Some("Unmeasured"), None]);
     }
 
     #[test]
     fn outage_of_the_api_server_keeps_the_newest_decisions() {
         let untold = (1..=12).fold(Untold::default(), |untold, id| tick(untold, Some(made(id)), Vec::new()));
         assert_eq!(untold.made.len(), DECISIONS_MAX);
-        let all = decisions(&[], &untold);
+        let all = decisions(&[], &untold, Some(12));
         assert_eq!((all.first().map(|record| record.id), all.last().map(|record| record.id)), (Some(3), Some(12)));
     }
 }

@@ -156,9 +156,17 @@ impl Guard {
     /// A working set counts as it is now: the window's peak was answered when it was seen.
     fn memory(&mut self, policy: &Policy, observation: &Observation, seen: &Seen, now: Timestamp) {
         let kills = observation.pods.iter().filter_map(|pod| pod.oom_killed).filter(|at| *at <= now);
-        // Kills from before this state are an earlier leader's.
+        let newest = kills.max_by(|one, other| one.since(*other).total_cmp(&0.0));
+        if self.oom.is_none()
+            && let Some(killed) = newest.filter(|at| now.since(*at) < PIN_S)
+        {
+            // An earlier leader has answered it: what that has left stays as long as it would have held it.
+            let (current, until_s) = (observation.current, killed.get() + PIN_S);
+            self.cache = Some(Pin::lowered(self.cache, current.cache_bytes, until_s, now.get()));
+            self.batch = Some(Pin::lowered(self.batch, current.max_batch_size, until_s, now.get()));
+        }
         let known = *self.oom.get_or_insert(now);
-        let newest = kills.fold(known, |newest, at| if at > newest { at } else { newest });
+        let newest = newest.filter(|at| *at > known).unwrap_or(known);
         let limit = real(policy.memory_limit.get());
         let full = limit > 0.0 && real(seen.rss.get()) > RSS_MAX * limit;
         let waited = now.get() - self.memory_at_s >= MEMORY_EVERY_S;

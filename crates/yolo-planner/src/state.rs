@@ -188,6 +188,11 @@ impl State {
         Seconds::try_from(forecast::horizon_s(policy, self.startup.expected_s(now))).unwrap_or_default()
     }
 
+    /// The id of the decision whose outcome is still awaited.
+    pub fn awaited(&self) -> Option<u64> {
+        self.open.as_ref().map(|open| open.record.id)
+    }
+
     /// What was learned so far.
     pub fn learned(&self) -> Learned {
         let mut learned = Learned {

@@ -420,6 +420,25 @@ fn a_kill_for_memory_takes_the_cache_then_the_batch() {
 }
 
 #[test]
+fn the_next_leader_keeps_what_a_kill_for_memory_took() {
+    let mut sized = policy(Accelerator::Gpu);
+    sized.cache = Knob::auto(Bytes::default(), Bytes::mebi(64));
+    let mut scene = Scene::new(GPU, sized);
+    scene.fleet.repeats = 0.8;
+    scene.run(300.0, 60, nothing);
+    let before = scene.fleet.knobs.cache_bytes;
+    let killed = scene.fleet.now + 4.0;
+    let shown = |seen: &mut Observation| seen.pods[0].oom_killed = Some(at(killed));
+    scene.run(300.0, 20, shown);
+    let left = scene.fleet.knobs.cache_bytes;
+    assert!(left < before, "{left:?} of {before:?}");
+    scene.state = State::seeded(&scene.state.learned());
+    let caches: Vec<Bytes> = scene.run(300.0, 740, shown).iter().map(|decision| decision.desired.cache_bytes).collect();
+    let free = caches.iter().position(|now| *now > left);
+    assert!(free.is_some_and(|tick| (695..=702).contains(&tick)), "for what is left of an hour: {free:?}");
+}
+
+#[test]
 fn a_working_set_near_the_limit_takes_the_batch_before_the_kernel_takes_the_pod() {
     let mut bare = policy(Accelerator::Gpu);
     bare.cache = Knob::auto(Bytes::default(), Bytes::default());
