@@ -28,6 +28,8 @@ const BETA_MICROS: u32 = 4_400;
 const BATCH: u32 = 16;
 /// Not counted: connections open, the queue fills, and the planner's level is a mean over so long.
 const LEVEL: Duration = Duration::from_secs(30);
+/// More than ever wait close to saturation: who waits for a connection is not in the server's queue, which is predicted.
+const CONNECTIONS: usize = 512;
 /// Callers of the closed loop that finds the saturation: three batches wait.
 const CALLERS: u64 = 64;
 const SATURATE: Duration = Duration::from_secs(6);
@@ -134,7 +136,8 @@ fn asked(subject: &Subject) -> anyhow::Result<(Policy, Knobs)> {
 fn client(pod: &Pod) -> anyhow::Result<Client> {
     let address = pod.api();
     let target = Target { address, host: address.to_string(), path: "/predict".to_owned() };
-    Ok(Client::new(target, Limits::default(), &[], Instant::now())?)
+    let limits = Limits { connections: CONNECTIONS, ..Limits::default() };
+    Ok(Client::new(target, limits, &[], Instant::now())?)
 }
 
 /// Answers a second with [`CALLERS`] in flight; the first half of the time is not counted.

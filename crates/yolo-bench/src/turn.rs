@@ -17,7 +17,8 @@ use crate::site::Site;
 
 /// Ray takes some 15 s on two cores.
 const START_MAX: Duration = Duration::from_secs(90);
-const LOOK: Duration = Duration::from_millis(10);
+/// Between two looks at a server that starts.
+pub const LOOK: Duration = Duration::from_millis(10);
 /// Below this a contender does other work than the rest.
 const AGREEMENT_MIN: f64 = 0.9;
 
@@ -82,7 +83,11 @@ impl Service {
     }
 }
 
-fn free_address() -> anyhow::Result<SocketAddr> {
+/// An address on loopback that nobody listens at.
+///
+/// # Errors
+/// If the system has none.
+pub fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
