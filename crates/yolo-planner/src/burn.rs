@@ -7,7 +7,7 @@ use crate::observation::Sample;
 use crate::policy::{LatencyTarget, Policy};
 use crate::units::{Timestamp, real};
 
-const MINUTE_S: f64 = 60.0;
+pub(crate) const MINUTE_S: f64 = 60.0;
 /// Minutes of the two windows.
 const SHORT: u32 = 5;
 const LONG: u32 = 60;
@@ -39,19 +39,20 @@ impl Burn {
         self.judged += real(sample.api.count()) + refused;
     }
 
-    /// Moves on to `now`; returns whether a bad minute ended.
-    pub(crate) fn advance(&mut self, policy: &Policy, now: Timestamp) -> bool {
+    /// Moves on to `now`; returns whether the minute that ended was bad, if one did and anything came in it.
+    pub(crate) fn advance(&mut self, policy: &Policy, now: Timestamp) -> Option<bool> {
         let minute = (now.get() / MINUTE_S).floor();
         let passed = minute - self.minute.replace(minute).unwrap_or(minute);
         if passed < 1.0 {
-            return false;
+            return None;
         }
         let bad = self.late > (1.0 - policy.quantile()) * self.judged;
+        let told = (self.judged > 0.0).then_some(bad);
         (self.late, self.judged) = (0.0, 0.0);
         // Minutes without a look are not bad: nothing is known of them.
         let shift = crate::units::ceil_u32(passed);
         self.bad = (self.bad << 1 | u64::from(bad)).checked_shl(shift.saturating_sub(1)).unwrap_or(0);
-        bad
+        told
     }
 
     /// Share of bad minutes over the budget.
@@ -103,8 +104,9 @@ mod tests {
         let (policy, mut burn) = (Policy::default(), Burn::default());
         burn.advance(&policy, Timestamp::whole(0));
         burn.add(&policy, &Sample { shed: 10, ..sample(0) });
-        assert!(burn.advance(&policy, Timestamp::whole(60)));
-        assert!(!burn.advance(&policy, Timestamp::whole(600)));
+        assert_eq!(burn.advance(&policy, Timestamp::whole(59)), None);
+        assert_eq!(burn.advance(&policy, Timestamp::whole(60)), Some(true));
+        assert_eq!(burn.advance(&policy, Timestamp::whole(600)), None, "nothing came");
         assert_eq!(burn.bad, 1 << 9, "nine minutes ago");
         burn.advance(&policy, Timestamp::whole(60_000_000));
         assert_eq!(burn.bad, 0);

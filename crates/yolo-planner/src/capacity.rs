@@ -9,13 +9,9 @@ use crate::state::State;
 use crate::table::{FUEL, Key, denoised};
 
 /// Share of its saturation rate that a pod may run at whatever the targets allow: a curve that is a few percent too
-/// optimistic must not become an endless queue. CPU time varies more than a GPU's (control.md §4). Shedding ends a queue at
-/// the target, so that the same error costs as many requests as the curve is wrong by, fewer than the target lets go.
-/// (Simulated, `mmpp`, five seeds: 0.99 lets 2.01 % of the minutes go bad, 0.97 1.87 % for 0.6 % more pods.)
+/// optimistic must not become an endless queue. CPU time varies more than a GPU's (control.md §4).
 const UTILIZATION_MAX_GPU: f64 = 0.96;
 const UTILIZATION_MAX_CPU: f64 = 0.88;
-const UTILIZATION_MAX_GPU_SHEDDING: f64 = 0.97;
-const UTILIZATION_MAX_CPU_SHEDDING: f64 = 0.92;
 /// Share of the CPU quota that the images may use: beyond it the kernel throttles within its 100 ms periods, and the
 /// waits it adds are longer than usual targets (control.md §4).
 const QUOTA_SHARE: f64 = 0.85;
@@ -105,6 +101,24 @@ pub(crate) struct Model {
     rates: Vec<Option<Answer>>,
 }
 
+/// Share of its saturation rate up to which a pod is planned.
+///
+/// Shedding ends a queue at the target: where the curve is too optimistic by what the ceiling u guards against, pods at a
+/// utilisation ρ refuse 1 - u/ρ of the images, and the target lets ε go. So ρ ≤ u/(1 - ε), but never more than pods serve
+/// by the curve as it is.
+fn utilization_max(policy: &Policy) -> f64 {
+    let queueing = match policy.accelerator {
+        Accelerator::Cpu => UTILIZATION_MAX_CPU,
+        Accelerator::Gpu => UTILIZATION_MAX_GPU,
+    };
+    if sheds(policy) { (queueing / policy.quantile()).min(1.0) } else { queueing }
+}
+
+/// Whether what would miss the API target is refused instead of answered late.
+pub(crate) fn sheds(policy: &Policy) -> bool {
+    policy.overload.policy == OverloadPolicy::Shed && policy.targets.api.is_some()
+}
+
 /// Computes as many of the chain's answers that a choice needs as one call may.
 pub(crate) fn refresh(policy: &Policy, state: &mut State, (seen, hit_ratio): (&Seen, f64), current: &Knobs) {
     let model = Model::new(policy, state, seen, hit_ratio);
@@ -138,12 +152,7 @@ impl Model {
                 .map(|(cores, cost)| (QUOTA_SHARE * cores / cost, Binding::CpuQuota))
                 .or_else(|| decoders.map(|rate| (QUOTA_SHARE * rate, Binding::Decoders))),
             routing: policy.routing,
-            utilization_max: match (policy.accelerator, policy.overload.policy) {
-                (Accelerator::Cpu, OverloadPolicy::Queue) => UTILIZATION_MAX_CPU,
-                (Accelerator::Gpu, OverloadPolicy::Queue) => UTILIZATION_MAX_GPU,
-                (Accelerator::Cpu, OverloadPolicy::Shed) => UTILIZATION_MAX_CPU_SHEDDING,
-                (Accelerator::Gpu, OverloadPolicy::Shed) => UTILIZATION_MAX_GPU_SHEDDING,
-            },
+            utilization_max: utilization_max(policy),
             kappa: state.kappa(),
             rates: Vec::new(),
         };
@@ -309,5 +318,33 @@ impl Model {
         let slow = key.goal().slow;
         let latencies = server.latencies(alone * saturation).filter(Latencies::true_to_life)?;
         Some(latencies.quantile(1.0 - slow))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Overload, Targets};
+    use crate::units::{Ratio, Seconds};
+
+    #[test]
+    fn shedding_lends_the_ceiling_what_the_target_lets_go() {
+        let ceiling = |accelerator, overload, percent: Option<u32>| {
+            let target = |percent| LatencyTarget { threshold: Seconds::millis(200), quantile: Ratio::percent(percent) };
+            let targets = Targets { api: percent.map(target), ..Targets::default() };
+            let overload = Overload { policy: overload, ..Overload::default() };
+            utilization_max(&Policy { targets, overload, accelerator, ..Policy::default() })
+        };
+        let (queue, shed) = (OverloadPolicy::Queue, OverloadPolicy::Shed);
+        for (accelerator, overload, percent, expected) in [
+            (Accelerator::Gpu, queue, Some(95), 0.96),
+            (Accelerator::Gpu, shed, Some(99), 0.96 / 0.99),
+            (Accelerator::Gpu, shed, Some(95), 1.0),
+            (Accelerator::Cpu, shed, Some(95), 0.88 / 0.95),
+            (Accelerator::Cpu, shed, None, 0.88),
+        ] {
+            let found = ceiling(accelerator, overload, percent);
+            assert!((found - expected).abs() < 1e-9, "{accelerator:?} {overload:?} {percent:?}: {found}");
+        }
     }
 }

@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 /// How long targets must have been within reach, or out of it, before the deadline follows. Where the load lies at the edge of
 /// what the most pods carry, the answer changes with every tick's noise, and each change is another document for all pods.
-const LASTS_S: f64 = 30.0;
+/// The level looks back half a minute, and where the plan is the level itself (what shedding may refuse needs no reserve that
+/// the past peak would steady), each half minute at the edge is one toss of a coin: four alike in a row are one in sixteen.
+const LASTS_S: f64 = 120.0;
 
 /// What the deadline was last made for.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -42,9 +44,9 @@ mod tests {
         assert!(feasibility.take(Some(true), 5.0), "the first answer counts at once");
         assert!(feasibility.take(Some(false), 10.0) && feasibility.take(None, 15.0));
         assert!(feasibility.take(Some(true), 35.0) && feasibility.take(Some(false), 40.0), "it begins anew");
-        assert!(feasibility.take(Some(false), 69.0));
-        assert!(!feasibility.take(Some(false), 70.0));
-        assert!(!feasibility.take(Some(true), 75.0) && !feasibility.take(None, 80.0));
-        assert!(feasibility.take(Some(true), 105.0));
+        assert!(feasibility.take(Some(false), 159.0));
+        assert!(!feasibility.take(Some(false), 160.0));
+        assert!(!feasibility.take(Some(true), 165.0) && !feasibility.take(None, 170.0));
+        assert!(feasibility.take(Some(true), 285.0));
     }
 }

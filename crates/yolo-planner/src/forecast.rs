@@ -57,6 +57,9 @@ pub(crate) struct Step {
     pub(crate) tick_s: f64,
     pub(crate) horizon_s: f64,
     pub(crate) experts: Experts,
+    /// The target's window, and the share of its images that may be refused: 0 where too many wait instead.
+    pub(crate) window_s: f64,
+    pub(crate) let_go: f64,
 }
 
 /// How far ahead pods are ordered: until one ordered at the next tick serves, seconds.
@@ -87,7 +90,7 @@ impl Forecasts {
         let ticks = if step.ticks > GAP_TICKS_MAX { 1 } else { step.ticks.max(1) };
         for _ in 0..ticks {
             self.seasonal.push(step.rate, step.tick_s);
-            self.judge(horizon, step.tick_s);
+            self.judge(horizon, step);
             self.newest = self.forecast(arrivals, horizon, step);
             self.levels.push(arrivals.level(step.tick_s), HORIZON_TICKS_MAX + 1);
             self.expected.push(self.newest.rate, HORIZON_TICKS_MAX + 1);
@@ -95,15 +98,16 @@ impl Forecasts {
     }
 
     /// Compares what was forecast a horizon ago with what came since.
-    fn judge(&mut self, horizon: usize, tick_s: f64) {
+    fn judge(&mut self, horizon: usize, step: Step) {
         // The series end with the last tick, so that a horizon before this one is one step less far back.
         let ago = horizon.saturating_sub(1);
         if let Some((level, came)) = self.levels.back(ago).zip(self.seasonal.realised(horizon)) {
-            self.seasonal.score(level, came, (horizon, tick_s));
+            self.seasonal.score(level, came, (horizon, step.tick_s));
         }
         let forecast = self.expected.back(ago).filter(|rate| *rate >= RATE_MIN);
         if let Some((forecast, came)) = forecast.zip(self.seasonal.realised_pairs(horizon)) {
-            self.bound.add(came / forecast);
+            let window = whole_ticks(step.window_s, step.tick_s);
+            self.bound.add(bound::needed(&came, window, step.let_go) / forecast);
         }
     }
 
@@ -130,8 +134,12 @@ impl Newest {
 
 /// The horizon in whole ticks, at least one.
 fn horizon_ticks(step: Step) -> usize {
-    let ticks = crate::units::ceil_u32(step.horizon_s / step.tick_s.max(1e-3)).max(1);
-    usize::try_from(ticks).unwrap_or(HORIZON_TICKS_MAX).min(HORIZON_TICKS_MAX)
+    whole_ticks(step.horizon_s, step.tick_s).min(HORIZON_TICKS_MAX)
+}
+
+/// A time in whole ticks, at least one.
+fn whole_ticks(time_s: f64, tick_s: f64) -> usize {
+    usize::try_from(crate::units::ceil_u32(time_s / tick_s.max(1e-3)).max(1)).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
@@ -154,13 +162,21 @@ impl Forecasts {
 mod tests {
     use super::*;
 
-    const EXPERTS: Experts = Experts { trend: false, seasonal: true };
+    const STEP: Step = Step {
+        rate: 10.0,
+        ticks: 1,
+        tick_s: 5.0,
+        horizon_s: 35.0,
+        experts: Experts { trend: false, seasonal: true },
+        window_s: 60.0,
+        let_go: 0.0,
+    };
 
     fn play(rates: impl Iterator<Item = f64>) -> (Forecasts, Vec<Newest>) {
         let (mut forecasts, mut arrivals, mut said) = (Forecasts::default(), Arrivals::default(), Vec::new());
         for rate in rates {
             arrivals.tick(rate, 1, 5.0);
-            forecasts.tick(&arrivals, Step { rate, ticks: 1, tick_s: 5.0, horizon_s: 35.0, experts: EXPERTS });
+            forecasts.tick(&arrivals, Step { rate, ..STEP });
             said.push(forecasts.newest());
         }
         (forecasts, said)
@@ -186,7 +202,7 @@ mod tests {
         let (mut forecasts, _) = play((0..720).map(|tick| if tick % 120 < 12 { 100.0 } else { 10.0 }));
         let mut arrivals = Arrivals::default();
         arrivals.tick(10.0, 7, 5.0);
-        let step = Step { rate: 10.0, ticks: 7, tick_s: 5.0, horizon_s: 35.0, experts: EXPERTS };
+        let step = Step { ticks: 7, ..STEP };
         forecasts.tick(&arrivals, step);
         assert_eq!(forecasts.newest(), Newest { rate: 10.0, expert: Expert::Level });
         assert!((forecasts.bound.factor() - 1.15).abs() > 1e-9, "errors stay errors");

@@ -262,7 +262,9 @@ fn end_tick(policy: &Policy, state: &mut State, seen: &Seen, now: Timestamp) -> 
     let rate = state.tally.rate_sum / state.tally.looks * (1.0 + silent);
     state.arrivals.tick(rate, passed, tick_s);
     let horizon_s = forecast::horizon_s(policy, state.startup.expected_s(now));
-    let step = forecast::Step { rate, ticks: passed, tick_s, horizon_s, experts: policy.experts };
+    let let_go = if crate::capacity::sheds(policy) { 1.0 - policy.quantile() } else { 0.0 };
+    let (experts, window_s) = (policy.experts, policy.window_s());
+    let step = forecast::Step { rate, ticks: passed, tick_s, horizon_s, experts, window_s, let_go };
     state.forecasts.tick(&state.arrivals, step);
     state.curve.tick();
     state.hits.tick();

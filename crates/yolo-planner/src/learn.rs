@@ -1,6 +1,7 @@
 //! What a tick teaches about forecast and model: whether pods were short, and whether latency is as expected.
 
-use crate::capacity::Model;
+use crate::burn::MINUTE_S;
+use crate::capacity::{self, Model};
 use crate::feedback::{self, Measured};
 use crate::intake::Seen;
 use crate::observation::{Observation, Signal};
@@ -15,18 +16,29 @@ const SHORT_BATCHES: f64 = 2.0;
 
 /// Moves the level of the forecasts' bound: pods were short if more came than they can serve, or too many waited, or some
 /// were refused (control.md §5, miss); and while the budget burns, half of the errors that were allowed are.
+///
+/// Where what would be late is refused, pods were short in the minutes that the target calls bad, which is what the budget
+/// counts: a refused image here and there is no miss, and a burst of half a minute spoils one minute or two.
 pub(crate) fn adapt_bound(
     policy: &Policy,
     observation: &Observation,
     state: &mut State,
     (seen, now): (&Seen, Timestamp),
 ) {
-    let burning = state.burn.advance(policy, now) && state.burn.burning(policy);
+    let minute = state.burn.advance(policy, now);
+    let burning = minute == Some(true) && state.burn.burning(policy);
     if policy.margin != Margin::Adaptive {
         return;
     }
     if burning {
         state.forecasts.bound.tighten();
+    }
+    let budget = policy.targets.budget.get();
+    if capacity::sheds(policy) {
+        if let Some(bad) = minute {
+            state.forecasts.bound.adapt(bad, budget, MINUTE_S / policy.tick_s());
+        }
+        return;
     }
     if !seen.ticked {
         return;
@@ -37,7 +49,7 @@ pub(crate) fn adapt_bound(
     let (ready, missed) = (f64::from(seen.ready), state.window.sums().missed());
     let short = state.arrivals.pair() * missed > SHORT_SHARE * ready * pod.saturation;
     let waiting = seen.queued > SHORT_BATCHES * f64::from(batch) * seen.workers * ready;
-    state.forecasts.bound.adapt(short || waiting || seen.shed > 0.0, policy.targets.budget.get());
+    state.forecasts.bound.adapt(short || waiting || seen.shed > 0.0, budget, 1.0);
 }
 
 /// Compares the window's latency with what the model says of it, where the two can be compared.
@@ -107,4 +119,36 @@ fn measure(
         utilization: rate / saturation.max(1e-9),
         answers: sums.api.count(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observation::{Knobs, Sample};
+    use crate::policy::{Overload, OverloadPolicy};
+
+    /// The bound's level after a minute of 100 answers in time, but for so many that were refused.
+    fn level(refused: u64) -> f64 {
+        let overload = Overload { policy: OverloadPolicy::Shed, ..Overload::default() };
+        let policy = Policy { overload, ..Policy::default() };
+        let (mut state, observation) = (State::default(), Observation::new(Knobs::initial(&policy)));
+        let edges = vec![crate::units::Seconds::millis(10)];
+        let answered = 100 - refused;
+        let api = crate::Histogram::from_cumulative(edges, &[answered, answered]).unwrap();
+        let seen = Seen::default();
+        for second in 0..=12 {
+            if second == 1 {
+                state.burn.add(&policy, &Sample { shed: refused, api: api.clone(), ..Sample::default() });
+            }
+            adapt_bound(&policy, &observation, &mut state, (&seen, Timestamp::whole(5 * second)));
+        }
+        state.forecasts.bound.level()
+    }
+
+    #[test]
+    fn pods_that_shed_were_short_in_the_minutes_that_the_target_calls_bad() {
+        let start = State::default().forecasts.bound.level();
+        assert!((level(5) - start - 12.0 * 0.004 * 0.01).abs() < 1e-9, "5 % may be refused");
+        assert!((start - level(6) - 12.0 * 0.004 * 0.99).abs() < 1e-9, "{}", level(6));
+    }
 }

@@ -44,10 +44,10 @@ impl Bound {
         self.ratios.push(ratio, RATIOS_MAX);
     }
 
-    /// Moves the level: `missed` tells whether pods were short in this tick, `budget` how often they may be.
-    pub(crate) fn adapt(&mut self, missed: bool, budget: f64) {
+    /// Moves the level: `missed` tells whether pods were short in the last `ticks`, `budget` how often they may be.
+    pub(crate) fn adapt(&mut self, missed: bool, budget: f64, ticks: f64) {
         let target = budget.clamp(0.0, 1.0);
-        self.level = (self.level + LEVEL_STEP * (target - f64::from(u8::from(missed)))).clamp(LEVEL.0, LEVEL.1);
+        self.level = (self.level + LEVEL_STEP * ticks * (target - f64::from(u8::from(missed)))).clamp(LEVEL.0, LEVEL.1);
     }
 
     /// Targets are missed so often that only half as many errors may go uncovered (control.md §7, SLO burn).
@@ -78,6 +78,28 @@ impl Bound {
     }
 }
 
+/// The least rate at which pods would have met the target over the rates that came, images/s: no stretch of `window` of
+/// them loses more than the share `let_go` of its images.
+///
+/// What exceeds a rate c is refused: Σ(rᵢ - c)⁺ ≤ ε·Σrᵢ, so that c = max over k of (the k greatest less ε·Σr)/k. Where
+/// nothing may be lost that is the greatest rate; where a twentieth may, noise and a slow rise need no pod.
+pub(crate) fn needed(rates: &[f64], window: usize, let_go: f64) -> f64 {
+    if let_go <= 0.0 {
+        return rates.iter().copied().fold(0.0, f64::max);
+    }
+    let stretch = |rates: &[f64]| {
+        let mut falling = rates.to_vec();
+        falling.sort_by(|a, b| b.total_cmp(a));
+        let lost = let_go * falling.iter().sum::<f64>();
+        let sums = falling.iter().scan(-lost, |sum, rate| {
+            *sum += rate;
+            Some(*sum)
+        });
+        (1_u32..).zip(sums).map(|(count, sum)| sum / f64::from(count)).fold(0.0, f64::max)
+    };
+    rates.windows(window.clamp(1, rates.len().max(1))).map(stretch).fold(0.0, f64::max)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +117,18 @@ mod tests {
         assert!((known.factor() - 1.95).abs() < 0.01, "rank 286 of 303: {}", known.factor());
         assert!((bound(std::iter::repeat_n(1.5, 299)).factor() - UNKNOWN).abs() < 1e-9, "299 are too few");
         assert!(bound(std::iter::repeat_n(1.5, 300)).factor() > 1.49, "300 are enough");
+    }
+
+    #[test]
+    fn what_the_target_lets_go_needs_no_pods() {
+        let near = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-9, "{found} for {expected}");
+        let rising = [100.0, 102.0, 104.0, 106.0];
+        near(needed(&rising, 12, 0.0), 106.0);
+        near(needed(&rising, 12, 0.05), 97.85);
+        // 5 % of 700 are 35 of the burst's 400.
+        near(needed(&[100.0, 100.0, 400.0, 100.0], 12, 0.05), 365.0);
+        near(needed(&[100.0, 100.0, 400.0, 100.0], 2, 0.05), 375.0);
+        near(needed(&[], 12, 0.05), 0.0);
     }
 
     #[test]
@@ -120,18 +154,18 @@ mod tests {
     #[test]
     fn the_level_falls_with_misses_and_rises_slowly_without() {
         let mut bound = Bound::default();
-        bound.adapt(true, 0.01);
+        bound.adapt(true, 0.01, 1.0);
         assert!((bound.level() - (0.05 - 0.003_96)).abs() < 1e-9);
         for _ in 0..1000 {
-            bound.adapt(false, 0.01);
+            bound.adapt(false, 0.01, 1.0);
         }
         assert!((bound.level() - (0.05 - 0.003_96 + 0.04)).abs() < 1e-9);
         for _ in 0..100_000 {
-            bound.adapt(false, 0.01);
+            bound.adapt(false, 0.01, 1.0);
         }
         assert!((bound.level() - 0.25).abs() < 1e-9);
         for _ in 0..1000 {
-            bound.adapt(true, 0.01);
+            bound.adapt(true, 0.01, 1.0);
         }
         assert!((bound.level() - 0.001).abs() < 1e-9);
     }

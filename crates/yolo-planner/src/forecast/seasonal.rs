@@ -116,10 +116,10 @@ impl Seasonal {
         self.ticks.greatest(0, horizon.checked_sub(1)?)
     }
 
-    /// The greatest mean of two ticks that ended within the last `horizon` ticks.
-    pub(crate) fn realised_pairs(&self, horizon: usize) -> Option<f64> {
+    /// The means of two ticks that ended within the last `horizon` ticks, the newest first.
+    pub(crate) fn realised_pairs(&self, horizon: usize) -> Option<Vec<f64>> {
         let pairs = (0..horizon).map(|at| Some(f64::midpoint(self.ticks.back(at)?, self.ticks.back(at + 1)?)));
-        pairs.collect::<Option<Vec<f64>>>()?.into_iter().max_by(f64::total_cmp)
+        pairs.collect()
     }
 
     /// Scores each period by what it said `horizon` ticks ago, when the level was `level`: `realised` came since.
