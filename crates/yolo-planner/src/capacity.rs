@@ -95,10 +95,20 @@ pub(crate) struct Model {
     cpu_rate: Option<(f64, Binding)>,
     routing: Routing,
     utilization_max: f64,
+    /// The same where images wait.
+    queueing_max: f64,
     /// Correction from measured latency (control.md §7).
     kappa: f64,
     /// What the chain says a lone session carries within the budget, by batch size; `None`: nothing yet.
     rates: Vec<Option<Answer>>,
+}
+
+/// Share of its saturation rate up to which a pod is planned whose images wait.
+const fn queueing_max(policy: &Policy) -> f64 {
+    match policy.accelerator {
+        Accelerator::Cpu => UTILIZATION_MAX_CPU,
+        Accelerator::Gpu => UTILIZATION_MAX_GPU,
+    }
 }
 
 /// Share of its saturation rate up to which a pod is planned.
@@ -107,10 +117,7 @@ pub(crate) struct Model {
 /// utilisation ρ refuse 1 - u/ρ of the images, and the target lets ε go. So ρ ≤ u/(1 - ε), but never more than pods serve
 /// by the curve as it is.
 fn utilization_max(policy: &Policy) -> f64 {
-    let queueing = match policy.accelerator {
-        Accelerator::Cpu => UTILIZATION_MAX_CPU,
-        Accelerator::Gpu => UTILIZATION_MAX_GPU,
-    };
+    let queueing = queueing_max(policy);
     if sheds(policy) { (queueing / policy.quantile()).min(1.0) } else { queueing }
 }
 
@@ -153,6 +160,7 @@ impl Model {
                 .or_else(|| decoders.map(|rate| (QUOTA_SHARE * rate, Binding::Decoders))),
             routing: policy.routing,
             utilization_max: utilization_max(policy),
+            queueing_max: queueing_max(policy),
             kappa: state.kappa(),
             rates: Vec::new(),
         };
@@ -225,15 +233,16 @@ impl Model {
 
     /// A lone session's rates as those of one of `pods`.
     fn among(&self, lone: Lone, pods: u32) -> PodRate {
+        self.below(self.utilization_max, lone, pods)
+    }
+
+    fn below(&self, utilization_max: f64, lone: Lone, pods: u32) -> PodRate {
         let pooled = self.pooled(lone, pods);
-        let (share, binding) = if pooled > self.utilization_max {
-            (self.utilization_max, Binding::Utilization)
-        } else {
-            (pooled, Binding::Latency)
-        };
+        let (share, binding) =
+            if pooled > utilization_max { (utilization_max, Binding::Utilization) } else { (pooled, Binding::Latency) };
         let saturation = self.workers * lone.saturation;
         // A model that was too careful is no reason to plan a queue without end.
-        let by_queue = saturation * (self.kappa * share).min(self.utilization_max);
+        let by_queue = saturation * (self.kappa * share).min(utilization_max);
         let rate = PodRate { saturation, carried: by_queue, share, binding, computed: lone.computed };
         match self.cpu_rate.filter(|(rate, _)| *rate < by_queue) {
             Some((carried, binding)) => PodRate { carried, binding, ..rate },
@@ -247,10 +256,20 @@ impl Model {
         decoders.is_none_or(|(most, _)| rate <= most * f64::from(pods.max(1)))
     }
 
-    /// What one pod carries when latency is no limit, images/s: for loads that cannot meet their target anyway.
+    /// What one pod carries when latency is no limit, images/s: for loads that cannot meet their target anyway. Their images
+    /// wait even where the service sheds (design.md §3, Overload), so that nothing ends a queue at the target.
     pub(crate) fn pod_regardless_of_latency(&self, batch: u32) -> Option<PodRate> {
+        self.unlimited(batch, self.queueing_max)
+    }
+
+    /// The most that one pod is planned for, whatever the latency, images/s.
+    pub(crate) fn planned_at_most(&self, batch: u32) -> Option<f64> {
+        self.unlimited(batch, self.utilization_max).map(|pod| pod.carried)
+    }
+
+    fn unlimited(&self, batch: u32, utilization_max: f64) -> Option<PodRate> {
         let saturation = self.server(batch)?.saturation();
-        Some(self.among(Lone::unlimited(saturation), 1))
+        Some(self.below(utilization_max, Lone::unlimited(saturation), 1))
     }
 
     /// Least number of pods that carry `rate` images/s, at most [`PODS_MAX`]; `None` if no number does.

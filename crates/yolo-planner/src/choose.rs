@@ -363,7 +363,7 @@ pub(crate) mod tests {
     use crate::capacity;
     use crate::explain::{Conflict, Relaxation};
     use crate::intake::Seen;
-    use crate::policy::{Accelerator, Routing, Targets};
+    use crate::policy::{Accelerator, OverloadPolicy, Routing, Targets};
     use crate::relax;
     use crate::state::{Learned, LearnedCurve, MemoryModel, SizeMean};
     use crate::units::Seconds;
@@ -463,6 +463,18 @@ pub(crate) mod tests {
         assert_eq!((gpu.choice().batch.get(), gpu.choice().replicas), (16, 1));
         let cpu = scene(Accelerator::Cpu, |size| 0.005 + 0.028 * size, 15.0);
         assert!(cpu.choice().batch.get() <= 4, "at b = 2 a CPU gains all there is: {:?}", cpu.choice());
+    }
+
+    #[test]
+    fn a_target_out_of_reach_is_planned_for_a_queue_whether_or_not_the_service_sheds() {
+        let pods = |overload| {
+            let mut scene = scene(Accelerator::Gpu, |size| 0.05 * size, 970.0);
+            (scene.policy.overload.policy, scene.policy.replicas.max) = (overload, Replicas::new(1000));
+            scene.policy.targets.api.as_mut().unwrap().threshold = Seconds::millis(20);
+            assert_eq!(scene.choice().infeasible, Some(ConstraintKind::ApiLatency));
+            scene.choice().replicas
+        };
+        assert_eq!(pods(OverloadPolicy::Shed), pods(OverloadPolicy::Queue));
     }
 
     /// Law 4: with fixed batch and memory, more load, burstier arrivals, slower batches or tighter targets never need

@@ -229,7 +229,7 @@ pub(crate) fn learn_overhead(policy: &Policy, observation: &Observation, state: 
     let Some(measured_s) = measured.map(|value| value.seconds().get()).filter(|_| seen.ticked) else { return };
     let model = Model::new(policy, state, seen, 0.0);
     let batch = observation.current.max_batch_size.get().min(model.times.largest());
-    let carried = model.pod_regardless_of_latency(batch).map_or(f64::MAX, |pod| pod.carried * f64::from(seen.ready));
+    let carried = model.planned_at_most(batch).map_or(f64::MAX, |each| each * f64::from(seen.ready));
     let overloaded = state.arrivals.level(policy.tick_s()) * sums.missed() > carried || sums.short_of_cpu();
     let known_s = state.overhead_s.unwrap_or(0.0);
     let learned_s = if overloaded && measured_s > known_s {
