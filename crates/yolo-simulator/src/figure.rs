@@ -17,6 +17,11 @@ impl Mean {
         self.explained(Figure::at_least(id, self.mean, unit, limit))
     }
 
+    /// A figure that is only shown.
+    pub fn reported(&self, id: &str, unit: &'static str) -> Figure {
+        self.explained(Figure::reported(id, self.mean, unit))
+    }
+
     fn explained(&self, figure: Figure) -> Figure {
         let interval = format!("95 % interval {:.3} to {:.3}", self.low, self.high);
         Figure { how: HOW, ..figure.over(&self.values).noted(interval) }
