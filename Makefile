@@ -113,7 +113,7 @@ soak: release ## As many requests of every kind as one a second makes in a day, 
 PEERS ?= fastapi,litserve,mosec,bentoml,ray,triton
 # '--rounds 0 --overload-rounds 0' measures the cache hits and needless inferences of the server alone.
 PEERS_ARGS ?=
-bench-peers: model pages ## The server beside its peers and the in-process ceiling (PEERS=mosec,…; several GB, 45 minutes)
+bench-peers: packages model pages ## The server beside its peers and the in-process ceiling (PEERS=mosec,…; several GB, 45 minutes)
 	@tools/bench/peers $(subst $(comma), ,$(PEERS))
 	cargo build --release --quiet -p yolo-operator -p yolo-server -p yolo-testkit -p yolo-bench
 	for side in 640 320; do \

@@ -156,7 +156,7 @@ impl Guard {
     /// A working set counts as it is now: the window's peak was answered when it was seen.
     fn memory(&mut self, policy: &Policy, observation: &Observation, seen: &Seen, now: Timestamp) {
         let kills = observation.pods.iter().filter_map(|pod| pod.oom_killed).filter(|at| *at <= now);
-        let newest = kills.max_by(|one, other| one.since(*other).total_cmp(&0.0));
+        let newest = kills.reduce(|newest, at| if at > newest { at } else { newest });
         if self.oom.is_none()
             && let Some(killed) = newest.filter(|at| now.since(*at) < PIN_S)
         {

@@ -21,6 +21,7 @@ mod golden;
 mod guards;
 #[cfg(test)]
 mod laws;
+mod memory;
 #[cfg(test)]
 mod paces;
 #[cfg(test)]
