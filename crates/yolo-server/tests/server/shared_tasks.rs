@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use yolo_server::{Config, limits};
 
@@ -227,37 +228,55 @@ async fn a_task_that_was_handed_back_in_good_order_is_run_however_often_it_was()
     heir.stop().await;
 }
 
-/// Passes on what clients and a Redis say, but for its first long answers: it cuts those off. Returns where it listens.
-async fn cut_off(redis: &Redis, answers: u32) -> u16 {
-    const LONG: usize = 128 << 10;
+/// A piece of what passes between a client and a Redis.
+struct Passing<'a> {
+    /// Whether the client says it.
+    asked: bool,
+    piece: &'a [u8],
+    /// Bytes that passed in its connection and direction, it included.
+    through_bytes: usize,
+}
+
+/// Passes on what clients and a Redis say, but cuts a connection off before a piece that `cuts`. Returns where it listens.
+async fn through(redis: &Redis, cuts: impl Fn(&Passing) -> bool + Send + Sync + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (port, redis, left) = (listener.local_addr().unwrap().port(), redis.port(), Arc::new(AtomicU32::new(answers)));
+    let (port, redis, cuts) = (listener.local_addr().unwrap().port(), redis.port(), Arc::new(cuts));
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
-            let (left, store) = (Arc::clone(&left), TcpStream::connect(("127.0.0.1", redis)).await.unwrap());
-            let ((mut asked, mut told), (mut answered, mut asks)) = (client.into_split(), store.into_split());
-            let answers = async move {
-                let (mut bytes, mut piece) = (0, vec![0; 16 << 10]);
-                while let Ok(read @ 1..) = answered.read(&mut piece).await {
-                    bytes += read;
-                    let cut = || left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-                    if bytes > LONG && cut().is_ok() || told.write_all(&piece[..read]).await.is_err() {
-                        break;
-                    }
-                }
-            };
+            let (cuts, store) = (Arc::clone(&cuts), TcpStream::connect(("127.0.0.1", redis)).await.unwrap());
+            let ((from_client, to_client), (from_store, to_store)) = (client.into_split(), store.into_split());
             tokio::spawn(async move {
-                tokio::select! { () = answers => {}, _ = tokio::io::copy(&mut asked, &mut asks) => {} }
+                tokio::select! {
+                    () = pass(from_client, to_store, |piece, through_bytes| cuts(&Passing { asked: true, piece, through_bytes })) => {}
+                    () = pass(from_store, to_client, |piece, through_bytes| cuts(&Passing { asked: false, piece, through_bytes })) => {}
+                }
             });
         }
     });
     port
 }
 
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, cuts: impl Fn(&[u8], usize) -> bool) {
+    let (mut through_bytes, mut piece) = (0, vec![0; 16 << 10]);
+    while let Ok(read @ 1..) = from.read(&mut piece).await {
+        through_bytes += read;
+        if cuts(&piece[..read], through_bytes) || to.write_all(&piece[..read]).await.is_err() {
+            break;
+        }
+    }
+}
+
+/// Whether one is left, which it takes.
+fn take_one(left: &AtomicU32) -> bool {
+    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+}
+
 #[tokio::test]
 async fn a_task_whose_picture_does_not_come_is_begun_by_nobody() {
     let Some(redis) = Redis::start("a_task_whose_picture_does_not_come_is_begun_by_nobody").await else { return };
-    let port = cut_off(&redis, 4).await;
+    let left = AtomicU32::new(4);
+    let port = through(&redis, move |passing| !passing.asked && passing.through_bytes > 128 << 10 && take_one(&left));
+    let port = port.await;
     let server = start(redis.shared_through(port, slow(&redis, 1))).await;
     let picture = vec![7; 1 << 20];
     let location = submit(&server, &picture).await;
@@ -274,6 +293,27 @@ async fn a_task_whose_picture_does_not_come_is_begun_by_nobody() {
         "four times it did not come"
     );
     server.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_is_not_run_before_the_store_knows_that_it_began() {
+    let Some(redis) = Redis::start("a_task_is_not_run_before_the_store_knows_that_it_began").await else { return };
+    // The first time the script is sent that begins a task.
+    let (left, begins) = (AtomicU32::new(1), b"'ended_servers', 1");
+    let port = through(&redis, move |passing| {
+        passing.asked && passing.piece.windows(begins.len()).any(|text| text == begins) && take_one(&left)
+    });
+    let (server, gate) = start_gated(redis.shared_through(port.await, slow(&redis, 1))).await;
+    let held = gate.hold().await;
+    let location = submit(&server, &png(8, 8, [1; 3])).await;
+    eventually("it is taken on", async || metric(&server, TAKEN_ON).await > 0.5).await;
+    let other = start(quick(&redis)).await;
+    assert_eq!(get(&other, &location).await.body["status"], "running");
+    assert!(metric(&server, r#"yolo_store_errors_total{operation="task_claim"}"#).await > 0.5, "it was cut off once");
+    drop(held);
+    assert_eq!(ended(&other, &location).await.body["status"], "succeeded");
+    server.stop().await;
+    other.stop().await;
 }
 
 #[tokio::test]

@@ -201,8 +201,8 @@ impl SharedTasks {
         let begun = self.store.call("task_claim", async |mut connection: ConnectionManager| {
             script.invoke_async::<Option<u32>>(&mut connection).await
         });
-        // Everything is here: a store that goes away now need not know that it began.
-        let ended_servers = begun.await.unwrap_or(Some(0))?;
+        // Away again: what the store does not know of would not be counted if it ends this server, so another begins it.
+        let ended_servers = begun.await.ok()??;
         self.metrics.reached(Status::Running);
         if ended_servers >= ENDED_SERVERS_MAX {
             let message = format!("{ENDED_SERVERS_MAX} servers ended or crashed while they ran this task");
