@@ -135,7 +135,7 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// Opens a session for each worker and warms it (three runs of one image of each input size, and a fourth from the
+    /// Opens a session for each worker and warms it (three runs of one image of each input size, the first of them from a
     /// picture's bytes to JSON) in the worker's thread.
     ///
     /// # Errors

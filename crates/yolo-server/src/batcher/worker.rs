@@ -15,7 +15,8 @@ use crate::limits::BATCH_SIZES;
 use crate::metrics::add_seconds;
 use crate::priority;
 
-/// Runs of one image of each input size before a session counts as warm.
+/// Runs of one image of each input size before a session counts as warm, the picture of its try among them: the first
+/// two take memory and an eighth longer than the third and all later ones (page-layout-640 on one core).
 const WARM_RUNS: usize = 3;
 /// A grey of no meaning, for runs without a picture.
 const BLANK: u8 = 114;
@@ -56,11 +57,11 @@ impl Worker {
         let mut learned = Vec::with_capacity(inputs.len());
         for input in inputs {
             worker.prepare_sizes(input);
-            for _ in 1..WARM_RUNS {
+            worker.probe(input)?;
+            for _ in 2..WARM_RUNS {
                 worker.time(input, 1, Memory::Keep)?;
             }
             learned.push(BatchTime { input, size: 1, time: worker.time(input, 1, Memory::Keep)?, detect: None });
-            worker.probe(input)?;
         }
         // One time is enough to predict the first requests' waits. Others warm beside it, so none counts for more.
         worker.shared.finish(index, if index == 0 { &learned } else { &[] }, false);
