@@ -4,7 +4,8 @@
 //! mapped, it would bear half of every page of the library that the server maps too, for PSS divides shared pages
 //! among their processes; the peers bring libraries of their own, which nobody would bear for them.
 
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Write, stdin};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
@@ -16,6 +17,7 @@ use yolo_server::engine::{Engine, EngineInput, LoadedModel, Memory, Pixels};
 use yolo_vision::{DecodeLimits, Detection, Letterbox, Parameters, decode, letterbox_into, postprocess};
 
 use crate::contender::WORKERS;
+use crate::machine;
 use crate::site::Site;
 
 /// Long enough for some 70 pictures, short enough to be near what it calibrates.
@@ -31,6 +33,8 @@ pub enum Part {
     Rate,
     /// What the pictures hold, in the order of their names.
     Answers,
+    /// The rate again for each line that comes in.
+    Rates,
 }
 
 /// Pictures a second of all sessions together.
@@ -51,12 +55,59 @@ pub fn answers(site: &Site) -> anyhow::Result<Vec<Vec<Detection>>> {
 
 /// Runs this program as the ceiling, to its end.
 fn ask<T: DeserializeOwned>(site: &Site, part: Part) -> anyhow::Result<T> {
-    let part = part.to_possible_value().context("every part has a name")?;
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(["--side-px", &site.side_px.to_string(), "--ceiling", part.get_name()]);
-    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+    let output = command(site, part)?.stdin(Stdio::null()).output()?;
     ensure!(output.status.success(), "the process of the ceiling failed: {}", output.status);
     Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn command(site: &Site, part: Part) -> anyhow::Result<Command> {
+    let part = part.to_possible_value().context("every part has a name")?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["--side-px", &site.side_px.to_string(), "--ceiling", part.get_name()]).stderr(Stdio::inherit());
+    Ok(command)
+}
+
+/// The ceiling in a process that stays: idle but while it measures.
+pub struct Standing {
+    child: Child,
+    /// Its end is the process' end.
+    ask: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Standing {
+    /// Starts the process; it loads the model before its first answer.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start(site: &Site) -> anyhow::Result<Self> {
+        let mut child = command(site, Part::Rates)?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let (ask, answers) = (child.stdin.take(), child.stdout.take().context("its output is a pipe")?);
+        Ok(Self { child, ask, answers: BufReader::new(answers) })
+    }
+
+    /// Pictures a second of all sessions together, now.
+    ///
+    /// # Errors
+    /// If the process has failed.
+    pub fn rate(&mut self) -> anyhow::Result<f64> {
+        self.ask.as_mut().context("it was started")?.write_all(b"\n")?;
+        let mut line = String::new();
+        ensure!(self.answers.read_line(&mut line)? > 0, "the process of the ceiling ended");
+        Ok(serde_json::from_str(&line)?)
+    }
+
+    /// CPU seconds that it took so far.
+    pub fn cpu_s(&self) -> f64 {
+        machine::process_s(self.child.id())
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        drop(self.ask.take());
+        let _ = self.child.wait(); // nothing is left to do for one that failed
+    }
 }
 
 /// Measures a part and prints it for the process that asked.
@@ -68,6 +119,9 @@ pub fn print(site: &Site, part: Part) -> anyhow::Result<()> {
     match part {
         Part::Rate => write(&ceiling.rate()?),
         Part::Answers => write(&ceiling.answers()?),
+        Part::Rates => stdin()
+            .lines()
+            .try_for_each(|line| line.map_err(Into::into).and(ceiling.rate()).and_then(|rate| write(&rate))),
     }
 }
 

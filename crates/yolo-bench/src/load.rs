@@ -18,7 +18,6 @@ use crate::contender::Contender;
 const CALLERS: u64 = 8;
 /// Not counted: connections open, caches fill.
 const WARM: Duration = Duration::from_secs(1);
-const CLOSED: Duration = Duration::from_secs(5);
 const OVERLOAD: Duration = Duration::from_secs(8);
 /// Of it, not counted in the goodput: the queue fills. Longer than [`GOOD`], so that the first counted answers have
 /// waited in a queue as long as it will be.
@@ -57,11 +56,15 @@ pub struct Closed {
     pub p99_ms: f64,
 }
 
-/// Eight callers, each with one request in flight; nobody repeats a picture.
+/// Eight callers, each with one request in flight, counted for `length`; nobody repeats a picture.
 ///
 /// # Errors
 /// If there was no success at all.
-pub fn closed(contender: Contender, address: SocketAddr, pictures: &Pictures) -> anyhow::Result<Closed> {
+pub fn closed(
+    contender: Contender,
+    address: SocketAddr,
+    (pictures, length): (&Pictures, Duration),
+) -> anyhow::Result<Closed> {
     runtime()?.block_on(async {
         let client = client(contender, address, usize::try_from(CALLERS)?)?;
         // Opens the connections one after the other. Of several processes that listen on one socket the one that wakes
@@ -70,13 +73,13 @@ pub fn closed(contender: Contender, address: SocketAddr, pictures: &Pictures) ->
             client.once(pictures.body(Mode::Distinct, number)).await?;
         }
         let from = client.epoch().elapsed() + WARM;
-        let recording = client.run_closed((CALLERS, WARM + CLOSED), (pictures, Mode::Distinct)).await;
+        let recording = client.run_closed((CALLERS, WARM + length), (pictures, Mode::Distinct)).await;
         // By their end, not their start: eight are in flight at either edge. A refusal is no answer.
         let counted =
-            |outcome: &&Outcome| (from..from + CLOSED).contains(&outcome.ended) && outcome.ending.is_success();
+            |outcome: &&Outcome| (from..from + length).contains(&outcome.ended) && outcome.ending.is_success();
         let counted: Vec<_> = recording.outcomes().iter().filter(counted).collect();
         let latencies = counted.iter().map(|outcome| outcome.latency()).collect();
-        Ok(Closed { rate: per_second(counted.len(), CLOSED), p99_ms: p99_ms(latencies)? })
+        Ok(Closed { rate: per_second(counted.len(), length), p99_ms: p99_ms(latencies)? })
     })
 }
 

@@ -7,6 +7,7 @@
 mod answers;
 mod ceiling;
 mod contender;
+mod duel;
 mod hits;
 mod load;
 mod machine;
@@ -20,6 +21,7 @@ use anyhow::ensure;
 use clap::Parser;
 
 use contender::Contender;
+use duel::{Duel, Slices};
 use report::Measured;
 use site::Site;
 use turn::Turn;
@@ -44,6 +46,9 @@ struct Args {
     /// Of these, how many also measure overload.
     #[arg(long, default_value_t = 5)]
     overload_rounds: usize,
+    /// Rounds of short slices of the server, its fastest peer and the ceiling, if there was any turn.
+    #[arg(long, default_value_t = 12)]
+    duel_rounds: usize,
     /// Rounds of what is measured of the server alone: cache hits and needless inferences.
     #[arg(long, default_value_t = 3)]
     server_rounds: usize,
@@ -63,9 +68,15 @@ fn main() -> anyhow::Result<()> {
     }
     let mut measured = Measured::default();
     take_turns(&site, &args, &mut measured)?;
+    if let Some(peer) = measured.fastest_peer() {
+        measured.duel = Some((peer, duel(&site, peer, args.duel_rounds)?));
+    }
     measure_server(&site, args.server_rounds, &mut measured)?;
     report::write(&site, &measured)?;
     ensure!(measured.turns_of(Contender::Ours) == args.rounds, "the server was not measured in every round");
+    if let Some((_, slices)) = &measured.duel {
+        ensure!(slices.len() == args.duel_rounds, "counted rounds of slices: {}", slices.len());
+    }
     let counted = [measured.hits.len(), measured.waste.len()];
     ensure!(counted == [args.server_rounds; 2], "counted rounds of cache hits and needless inferences: {counted:?}");
     Ok(())
@@ -101,6 +112,17 @@ fn take_turns(site: &Site, args: &Args, measured: &mut Measured) -> anyhow::Resu
         }
     }
     Ok(())
+}
+
+/// Slices of the server, `peer` and the ceiling.
+fn duel(site: &Site, peer: Contender, rounds: usize) -> anyhow::Result<Vec<Slices>> {
+    let (mut duel, mut all) = (Duel::start(site, peer)?, Vec::new());
+    for round in 0..rounds {
+        let slices = duel.round(round)?;
+        println!("slices, round {} of {rounds}, beside {}: {slices:?}", round + 1, peer.name());
+        all.extend(counts(slices.foreign_cores).then_some(slices));
+    }
+    Ok(all)
 }
 
 /// What is measured of this project's server alone. A round that fails is said and missing; the others are kept.

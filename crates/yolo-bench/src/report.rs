@@ -7,6 +7,7 @@ use serde::Serialize;
 use yolo_testkit::figures::{self, Figure};
 
 use crate::contender::Contender;
+use crate::duel::Slices;
 use crate::hits::Hits;
 use crate::load::Overload;
 use crate::site::Site;
@@ -43,6 +44,8 @@ const STARTED_LATE: Value = |turn, _| turn.overload.map(|_| turn.started_late);
 pub struct Measured {
     /// Rates of the ceiling, before, between and after the turns.
     pub ceiling: Vec<f64>,
+    /// The fastest peer, and slices of it, the server and the ceiling by turns.
+    pub duel: Option<(Contender, Vec<Slices>)>,
     /// Cache hits, round by round.
     pub hits: Vec<Hits>,
     /// Needless inferences, round by round.
@@ -67,10 +70,28 @@ struct Row {
     values: BTreeMap<&'static str, Spread>,
 }
 
+/// The server's rate over another's, in slices by turns.
+#[derive(Serialize)]
+struct Ratio {
+    /// Of all slices together.
+    mean: f64,
+    /// Half of its 95 % interval.
+    half_interval: f64,
+    rounds: Vec<f64>,
+}
+
+#[derive(Serialize)]
+struct Duel {
+    peer: &'static str,
+    of_ceiling: Ratio,
+    over_peer: Ratio,
+}
+
 #[derive(Serialize)]
 struct Report {
     side_px: u32,
     ceiling: Option<Spread>,
+    duel: Option<Duel>,
     rows: Vec<Row>,
 }
 
@@ -83,6 +104,11 @@ impl Measured {
     /// Rounds in which a contender served.
     pub fn turns_of(&self, contender: Contender) -> usize {
         self.turns.get(&contender).map_or(0, BTreeMap::len)
+    }
+
+    /// The peer that came nearest to the ceiling in its turns.
+    pub fn fastest_peer(&self) -> Option<Contender> {
+        self.best(OF_CEILING, true)
     }
 
     /// The value of every round that has it.
@@ -112,6 +138,21 @@ impl Measured {
         Some((median(&ratios)?, ratios, best.name()))
     }
 
+    /// None without a duel.
+    fn duel_ratios(&self) -> Option<Duel> {
+        let (peer, slices) = self.duel.as_ref().filter(|(_, slices)| !slices.is_empty())?;
+        let over = |other: fn(&Slices) -> f64| {
+            let rounds: Vec<_> = slices.iter().map(|slices| slices.ours / other(slices)).collect();
+            let total = |of: fn(&Slices) -> f64| slices.iter().map(of).sum::<f64>();
+            Ratio { mean: total(|slices| slices.ours) / total(other), half_interval: half_interval(&rounds), rounds }
+        };
+        Some(Duel {
+            peer: peer.name(),
+            of_ceiling: over(|slices| slices.ceiling),
+            over_peer: over(|slices| slices.peer),
+        })
+    }
+
     fn row(&self, contender: Contender) -> Row {
         let measures: [(&str, Value); 10] = [
             ("rate", |turn, _| Some(turn.closed.rate)),
@@ -136,11 +177,12 @@ impl Measured {
             median(&values).map(|median| (median, values))
         };
         let mut all = Vec::new();
-        if let Some((value, runs)) = ours(OF_CEILING) {
-            all.push(Figure::at_least(id("of_ceiling"), value, "ratio", OF_CEILING_MIN).over(&runs));
-        }
-        if let Some((value, runs, best)) = self.over_best(OF_CEILING, true) {
-            all.push(Figure::at_least(id("rate_over_best"), value, "ratio", OVER_BEST_MIN).over(&runs).noted(best));
+        if let Some(Duel { peer, of_ceiling, over_peer }) = self.duel_ratios() {
+            let note = |who: &str, ratio: &Ratio| format!("{who}, ± {:.3} (95 %)", ratio.half_interval);
+            let figure = Figure::at_least(id("of_ceiling"), of_ceiling.mean, "ratio", OF_CEILING_MIN);
+            all.push(figure.over(&of_ceiling.rounds).noted(note("in process", &of_ceiling)));
+            let figure = Figure::at_least(id("rate_over_best"), over_peer.mean, "ratio", OVER_BEST_MIN);
+            all.push(figure.over(&over_peer.rounds).noted(note(peer, &over_peer)));
         }
         if let Some((value, runs, best)) = self.over_best(OVERLOAD_P99_MS, false) {
             let figure = Figure::at_most(id("overload_p99_over_best"), value, "ratio", OVERLOAD_P99_MAX);
@@ -198,6 +240,15 @@ impl Measured {
     }
 }
 
+/// Half of the 95 % interval of the values' mean: 2.2 standard errors, Student's t at the eleven degrees of freedom of
+/// twelve values.
+fn half_interval(values: &[f64]) -> f64 {
+    let count: f64 = values.iter().map(|_| 1.0).sum();
+    let mean = values.iter().sum::<f64>() / count;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    2.2 * (squares / (count - 1.0).max(1.0) / count).sqrt()
+}
+
 fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -225,7 +276,8 @@ pub fn write(site: &Site, measured: &Measured) -> anyhow::Result<()> {
         return Ok(()); // only the server alone was measured: the table stays
     }
     let rows = measured.turns.keys().map(|contender| measured.row(*contender)).collect();
-    let report = Report { side_px: site.side_px, ceiling: spread(&measured.ceiling), rows };
+    let (ceiling, duel) = (spread(&measured.ceiling), measured.duel_ratios());
+    let report = Report { side_px: site.side_px, ceiling, duel, rows };
     let path = folder.join(format!("peers-{}.json", site.side_px));
     let text = serde_json::to_string_pretty(&report)? + "\n";
     std::fs::write(&path, text).with_context(|| format!("failed to write {}", path.display()))
@@ -250,11 +302,19 @@ mod tests {
             measured.add(Contender::Mosec, round, (turn(36.0 * slow, 500.0), 40.0 * slow));
             measured.add(Contender::Ray, round, (turn(20.0 * slow, 400.0), 40.0 * slow));
         }
+        let peer = measured.fastest_peer().unwrap();
+        let slices = [1.0, 0.5, 1.0].map(|slow| Slices {
+            ours: 38.0 * slow,
+            peer: 36.0 * slow,
+            ceiling: 40.0 * slow,
+            foreign_cores: 0.0,
+        });
+        measured.duel = Some((peer, slices.to_vec()));
         let figures = measured.figures(640);
         let of = |id: &str| figures.iter().find(|figure| figure.id == id).unwrap();
         let rate = of("peers_640_rate_over_best");
         assert!((rate.value - 38.0 / 36.0).abs() < 1e-9 && (rate.max - rate.min) < 1e-9, "{rate:?}");
-        assert_eq!((rate.note.as_str(), rate.runs, rate.met), ("mosec", 3, true));
+        assert_eq!((rate.note.as_str(), rate.runs, rate.met), ("mosec, ± 0.000 (95 %)", 3, true));
         assert!((of("peers_640_of_ceiling").value - 0.95).abs() < 1e-9);
         assert!(!of("peers_640_of_ceiling").met);
         // Another peer may be the best in another discipline.

@@ -19,6 +19,10 @@ use crate::site::Site;
 const START_MAX: Duration = Duration::from_secs(90);
 /// Between two looks at a server that starts.
 pub const LOOK: Duration = Duration::from_millis(10);
+/// Length of the closed loop.
+const CLOSED: Duration = Duration::from_secs(5);
+/// Knobs of a server without a cache: the peers have none.
+pub const UNCACHED: &str = r#"{"generation":1,"cacheBytes":0}"#;
 /// Below this a contender does other work than the rest.
 const AGREEMENT_MIN: f64 = 0.9;
 
@@ -102,12 +106,12 @@ impl Turn {
         expected: &[Vec<Detection>],
         overload: Option<f64>,
     ) -> anyhow::Result<Self> {
-        let service = Service::start(site, contender, r#"{"generation":1,"cacheBytes":0}"#)?;
+        let service = Service::start(site, contender, UNCACHED)?;
         let address = service.address;
         let agreement = agreement(contender, address, (site.files()?, expected))?;
         ensure!(agreement >= AGREEMENT_MIN, "finds other objects: {agreement:.2} in common");
         let watch = service.running.watch()?;
-        let closed = load::closed(contender, address, &site.pictures)?;
+        let closed = load::closed(contender, address, (&site.pictures, CLOSED))?;
         let foreign_cores = watch.foreign_cores()?;
         let pss_mb = service.running.pss_mb()?;
         let watch = service.running.watch()?;
