@@ -22,8 +22,9 @@ fmt-check: ## Fail if a source is not formatted
 lint: ## clippy with warnings denied
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --package yolo-server --features cuda-preprocess --all-targets -- -D warnings
-check-each: ## Check every crate alone, so that no crate leans on another's features
+check-each: packages ## Check every crate alone, so that no crate leans on another's features, and the fuzz targets
 	for c in crates/*; do (cd $$c && cargo check --quiet); done
+	cp Cargo.lock fuzz/Cargo.lock && cargo check --quiet --manifest-path fuzz/Cargo.toml --target-dir target
 sizes: ## Print the largest sources; fail past the cap
 	tools/sizes
 doc: ## Build the API documentation with warnings denied
