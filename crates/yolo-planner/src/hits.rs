@@ -14,6 +14,8 @@ use crate::units::{Bytes, Count, Ratio, real};
 const DECAY: f64 = 0.9;
 /// References from which the curve counts as known: ±5 points at two standard deviations.
 const REFERENCES_MIN: f64 = 100.0;
+/// Standard deviations from which a tick's hit ratio is news, not chance: one tick in thirty thousand.
+const NEWS: f64 = 4.0;
 /// Cache sizes that a server simulates.
 const SIZES_MAX: usize = 8;
 
@@ -25,10 +27,11 @@ pub(crate) struct Hits {
     sizes: Vec<(Bytes, f64)>,
     answered: f64,
     lookups: f64,
-    /// Hit ratio of the ticks since the last one, to see at once when pictures stop repeating.
+    /// Counts of the ticks since the last one, and those of that one, to see at once when pictures stop repeating.
     tick_answered: f64,
     tick_lookups: f64,
-    last_ratio: f64,
+    #[serde(default)]
+    last: (f64, f64),
     prior: Vec<HitPoint>,
 }
 
@@ -59,7 +62,7 @@ impl Hits {
     pub(crate) fn tick(&mut self) {
         self.answered = self.answered * DECAY + self.tick_answered;
         self.lookups = self.lookups * DECAY + self.tick_lookups;
-        self.last_ratio = self.tick_answered / self.tick_lookups.max(1.0);
+        self.last = (self.tick_answered, self.tick_lookups);
         (self.tick_answered, self.tick_lookups) = (0.0, 0.0);
         self.refs *= DECAY;
         self.expected *= DECAY;
@@ -68,10 +71,19 @@ impl Hits {
         }
     }
 
-    /// Hit ratio that may be relied on: the lower of the last tick's and the last minute's, because arrivals that
-    /// stop repeating reach the engine at once.
+    /// Hit ratio that may be relied on: the last minute's, or the last tick's where that is lower by more than chance explains,
+    /// because arrivals that stop repeating reach the engine at once. The lower of the two at each tick would be mostly
+    /// chance, and would order pods.
+    ///
+    /// Source: the score interval of a binomial share (Wilson, 1927), which holds of a few look-ups, too.
     pub(crate) fn measured(&self) -> f64 {
-        (self.answered / self.lookups.max(1.0)).min(self.last_ratio).clamp(0.0, 1.0)
+        let smooth = self.answered / self.lookups.max(1.0);
+        let (answered, lookups) = self.last;
+        let missed = lookups - answered;
+        let spread = (answered * missed / lookups.max(1.0) + NEWS * NEWS / 4.0).sqrt();
+        let highest = (answered + NEWS * NEWS / 2.0 + NEWS * spread) / (lookups + NEWS * NEWS);
+        let ratio = if smooth > highest { answered / lookups.max(1.0) } else { smooth };
+        ratio.clamp(0.0, 1.0)
     }
 
     /// Hit ratio by cache size, rising in both; empty while too little was seen.
@@ -132,6 +144,24 @@ mod tests {
         hits.add(&Ghosts::default(), CacheCounts { hits: 0, misses: 100, evictions: 0 });
         hits.tick();
         assert!(hits.measured() <= 0.0);
+    }
+
+    #[test]
+    fn chance_in_a_tick_does_not_move_the_hit_ratio() {
+        let mut hits = Hits::default();
+        let mut tick = |answered: u64, missed: u64| {
+            hits.add(&Ghosts::default(), CacheCounts { hits: answered, misses: missed, evictions: 0 });
+            hits.tick();
+            hits.measured()
+        };
+        for _ in 0..60 {
+            tick(50, 50);
+        }
+        let unlucky = tick(40, 60);
+        assert!((0.48..0.5).contains(&unlucky), "two standard deviations: {unlucky}");
+        assert!((tick(25, 75) - 0.25).abs() < 1e-9, "five: fewer pictures repeat");
+        assert!(tick(0, 1) > 0.4, "of one image nothing is known");
+        assert!(tick(0, 0) > 0.4, "of none neither");
     }
 
     #[test]

@@ -246,7 +246,7 @@ fn keep_record(
         to: desired,
         reason: reason::change(view.facts(policy, state), trigger, &from, &desired),
         constraints: view.choice.as_ref().map(|choice| choice.constraints.clone()).unwrap_or_default(),
-        predicted: view.expect(state, &desired),
+        predicted: view.expect(state, (&from, &desired)),
         actual: None,
         verdict: None,
     };

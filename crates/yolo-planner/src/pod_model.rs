@@ -18,6 +18,9 @@ const IDLE_CORES_MAX: f64 = 0.05;
 const DECODERS_MAX: u32 = 1024;
 /// Start-ups remembered; p90 of 20 is the second slowest.
 const STARTS_MAX: usize = 20;
+/// Pods remembered as waiting for their first start, as those that were found waiting. Of more, the others are not taken for
+/// stuck: how many there are is the cluster's, and so no limit of the state.
+const WAITING_MAX: usize = 64;
 /// A pod is seen for the first time before it is so old: looks are at most 30 s apart, and its own events make one.
 const YOUNG_S: f64 = 60.0;
 /// Until one was seen (control.md §3).
@@ -263,7 +266,7 @@ impl Startup {
                 starts.remove(0);
             }
         }
-        (self.counted, self.starting, self.unknown) = (newest, still, unknown);
+        (self.counted, self.starting, self.unknown) = (newest, few(still), few(unknown));
     }
 
     /// Whether `pod`, which is not ready, was never seen ready: no node has room for it, it was young when first seen, or this
@@ -280,6 +283,14 @@ impl Startup {
             slow(&self.warm_s).unwrap_or(START_WARM_S)
         }
     }
+}
+
+/// At most [`WAITING_MAX`] of the pods, whatever their order.
+fn few(mut ids: Vec<u64>) -> Vec<u64> {
+    ids.sort_unstable();
+    ids.dedup();
+    ids.truncate(WAITING_MAX);
+    ids
 }
 
 /// The 90th percentile.
@@ -337,6 +348,25 @@ mod tests {
         startup.add(&[pod(120, 210, Phase::Ready)], Timestamp::whole(211));
         assert!((startup.expected_s(Timestamp::whole(212)) - 90.0).abs() < 1e-9);
         assert!((startup.expected_s(Timestamp::whole(5000)) - 10.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn pods_that_wait_are_remembered_up_to_a_bound_whatever_their_order() {
+        let look = |created| -> Vec<Pod> {
+            (0..10_000).map(|id| Pod { id: u64::MAX - id, ..pod(created, 0, Phase::Pending) }).collect()
+        };
+        let remembered = |pods: &[Pod]| {
+            let mut startup = Startup::default();
+            startup.add(pods, Timestamp::whole(5000));
+            startup
+        };
+        for created in [4999, 100] {
+            let mut pods = look(created);
+            let startup = remembered(&pods);
+            assert_eq!(startup.starting.len() + startup.unknown.len(), WAITING_MAX);
+            pods.reverse();
+            assert_eq!(remembered(&pods), startup);
+        }
     }
 
     #[test]

@@ -148,42 +148,55 @@ impl View {
         })
     }
 
-    /// What the model expects of `knobs` at the arrivals of now.
-    pub(crate) fn expect(&self, state: &State, knobs: &Knobs) -> Outcome {
-        let (batch, pods) = (self.known(knobs.max_batch_size.get()), knobs.replicas.get());
+    /// What the model expects of a change `from` some knobs `to` others at the arrivals of now.
+    ///
+    /// What is measured afterwards are all answers, hits among them: the `q`-quantile of those is a lower one of what waits for
+    /// the engine, 1 - (1 - q)/(1 - h), and where hits alone are as many none waits (control.md §4, composition).
+    pub(crate) fn expect(&self, state: &State, (from, to): (&Knobs, &Knobs)) -> Outcome {
+        let (batch, pods) = (self.known(to.max_batch_size.get()), to.replicas.get());
+        let hits = self.expected_hits(state, from.cache_bytes, to.cache_bytes);
+        let rate = self.forecast.level.get() * (1.0 - hits);
         let overhead_s = state.overhead_s.unwrap_or(0.0);
-        let latencies = self.model.latencies(batch, pods, self.engine_rate(), delay_s(knobs));
-        let latency = |q: f64| Seconds::try_from(latencies.as_ref()?.quantile(q) + overhead_s).ok();
-        let (capacity, utilization) = self.load_of(knobs);
+        let latencies = self.model.latencies(batch, pods, rate, delay_s(to));
+        let latency = |q: f64| {
+            let slow = (1.0 - q) / (1.0 - hits).max(1e-9);
+            let engine_s = if slow < 1.0 { latencies.as_ref()?.quantile(1.0 - slow) } else { 0.0 };
+            Seconds::try_from(engine_s + overhead_s).ok()
+        };
+        let (capacity, utilization) = self.load_of(to, rate);
         Outcome {
             p50: latency(0.5),
             p95: latency(0.95),
             capacity,
-            rss: state.memory.bytes(batch, knobs.cache_bytes).map_or_else(Bytes::default, whole_bytes),
+            rss: state.memory.bytes(batch, to.cache_bytes).map_or_else(Bytes::default, whole_bytes),
             utilization,
-            hit_ratio: ratio(self.hits_of(knobs.cache_bytes)),
+            hit_ratio: ratio(hits),
         }
     }
 
-    /// What pods set to `knobs` carry, and the share of their saturation rate that reaches the engines now.
-    fn load_of(&self, knobs: &Knobs) -> (Rate, Ratio) {
+    /// What pods set to `knobs` carry, and the share of their saturation rate that `rate` images/s at the engines are.
+    fn load_of(&self, knobs: &Knobs, rate: f64) -> (Rate, Ratio) {
         let pods = knobs.replicas.get();
         let pod = self.model.pod(self.known(knobs.max_batch_size.get()), pods);
         let fleet = |each: f64| each * f64::from(pods);
-        let utilization = pod.map_or(0.0, |pod| self.engine_rate() / fleet(pod.saturation).max(1e-9));
-        (rate(pod.map_or(0.0, |pod| fleet(pod.carried))), ratio(utilization))
+        let utilization = pod.map_or(0.0, |pod| rate / fleet(pod.saturation).max(1e-9));
+        (choose::rate(pod.map_or(0.0, |pod| fleet(pod.carried))), ratio(utilization))
     }
 
-    /// Share of the images that a cache of `bytes` answers: as the ghosts see it, else as is sure now.
-    fn hits_of(&self, bytes: Bytes) -> f64 {
-        self.choice.as_ref().filter(|choice| choice.cache == bytes).map_or(self.hit_ratio, |choice| choice.cache_hits)
+    /// Share of the images that a cache of `bytes` answers: as measured where it stays, else as the ghosts see it. Unlike
+    /// what pods may be ordered on, neither capped nor halved by pods whose cache is cold: a window later it is not.
+    fn expected_hits(&self, state: &State, now: Bytes, bytes: Bytes) -> f64 {
+        if bytes == now {
+            return if now == Bytes::default() { 0.0 } else { state.hits.measured() };
+        }
+        self.choice.as_ref().filter(|choice| choice.cache == bytes).map_or(0.0, |choice| choice.cache_hits)
     }
 
     /// What is measured now.
     pub(crate) fn measure(&self, current: &Knobs) -> Outcome {
         let quantile = |q: f64| self.sums.api.quantile(q).map(crate::histogram::Quantile::seconds);
-        let hit_ratio = ratio(self.sums.hits / self.sums.lookups.max(1.0));
-        let (capacity, utilization) = self.load_of(current);
+        let hit_ratio = ratio(1.0 - self.sums.missed());
+        let (capacity, utilization) = self.load_of(current, self.forecast.level.get() * self.sums.missed());
         Outcome { p50: quantile(0.5), p95: quantile(0.95), capacity, rss: self.sums.rss, utilization, hit_ratio }
     }
 }

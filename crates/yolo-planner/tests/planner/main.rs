@@ -21,6 +21,7 @@ mod golden;
 mod guards;
 #[cfg(test)]
 mod laws;
+#[cfg(test)]
 mod memory;
 #[cfg(test)]
 mod paces;
@@ -28,6 +29,8 @@ mod paces;
 mod plain;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod repeats;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
