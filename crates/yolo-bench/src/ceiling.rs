@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use yolo_server::engine::ort::{Options, load};
 use yolo_server::engine::{Engine, EngineInput, LoadedModel, Memory, Pixels};
+use yolo_server::libraries;
 use yolo_vision::{DecodeLimits, Detection, Letterbox, Parameters, decode, letterbox_into, postprocess};
 
 use crate::contender::WORKERS;
@@ -64,6 +65,7 @@ fn command(site: &Site, part: Part) -> anyhow::Result<Command> {
     let part = part.to_possible_value().context("every part has a name")?;
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["--side-px", &site.side_px.to_string(), "--ceiling", part.get_name()]).stderr(Stdio::inherit());
+    command.envs(libraries::settings()); // as the server gives itself
     Ok(command)
 }
 

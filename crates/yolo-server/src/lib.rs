@@ -23,6 +23,7 @@ mod framing;
 pub mod gpu;
 pub mod http;
 pub mod knobs;
+pub mod libraries;
 pub mod lifecycle;
 pub mod limits;
 mod load;

@@ -10,28 +10,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use yolo_server::fetch::{self, Fetch};
-use yolo_server::{Config, cgroup, limits, logging};
+use yolo_server::{Config, cgroup, libraries, limits, logging};
 
 /// Pictures come and go on many threads: the system's allocator keeps the holes.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// What libraries read from the environment alone, and before `main` or as they are loaded. Whoever sets one, wins.
-const LIBRARY_SETTINGS: [(&str, &str); 7] = [
-    // Builds of ONNX Runtime may report to their maker, and keep a database in the home folder for it.
-    ("ORT_DISABLE_TELEMETRY", "1"),
-    // Pictures and tensors come and go: what nobody used for 10 ms goes back (1 s by default), and a page of 2 MiB for a
-    // few of 4 KiB is memory for no time. A fifth of the process.
-    ("MIMALLOC_PURGE_DELAY", "10"),
-    ("MIMALLOC_ALLOW_THP", "0"),
-    // ONNX Runtime's, by the system's allocator. Their fixed value turns glibc's growing thresholds off, by which it keeps
-    // what a model's load has left.
-    ("MALLOC_MMAP_THRESHOLD_", "65536"),
-    ("MALLOC_TRIM_THRESHOLD_", "65536"),
-    ("MALLOC_TOP_PAD_", "0"),
-    // GPUs are numbered as NVML numbers them, not the fastest first.
-    ("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
-];
 
 fn main() -> ExitCode {
     // Told apart by hand: the flags of the server have no subcommand in front, and `--model` is required of it alone.
@@ -57,9 +40,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Starts this program again, as the same process, unless every one of [`LIBRARY_SETTINGS`] is in the environment.
+/// Starts this program again, as the same process, unless every one of [`libraries::settings`] is in the environment.
 fn set_up_libraries() -> std::io::Result<()> {
-    let mut missing = LIBRARY_SETTINGS.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()).peekable();
+    let missing = libraries::settings().into_iter().filter(|(name, _)| std::env::var_os(name).is_none());
+    let mut missing = missing.peekable();
     if missing.peek().is_none() {
         return Ok(());
     }

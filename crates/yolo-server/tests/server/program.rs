@@ -8,6 +8,7 @@ use std::time::Instant;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use yolo_server::libraries;
 
 use crate::redis::{Redis, SCOPE};
 use crate::support::{PATIENCE, eventually, get, png, post, send_to, value_of};
@@ -92,7 +93,8 @@ async fn libraries_are_set_up_by_the_environment_and_what_a_person_sets_stays() 
         .unwrap();
     eventually("ready", async || get(admin, "/readyz").await.is_ok_and(|(status, _)| status == 200)).await;
     let environment = std::fs::read_to_string(format!("/proc/{}/environ", child.id())).unwrap();
-    for setting in ["ORT_DISABLE_TELEMETRY=1", "MIMALLOC_PURGE_DELAY=77", "MIMALLOC_ALLOW_THP=0"] {
+    for (name, ours) in libraries::settings() {
+        let setting = format!("{name}={}", if name == "MIMALLOC_PURGE_DELAY" { "77" } else { ours });
         assert!(environment.split('\0').any(|entry| entry == setting), "{setting} is not in {environment:?}");
     }
     terminate(&child);
