@@ -45,7 +45,7 @@ def duel(report):
         f"{ratio['mean']:.3f} ± {ratio['half_interval']:.3f}" for ratio in (measured["of_ceiling"], measured["over_peer"])
     )
     return (
-        f"The server, its fastest peer and the ceiling in {len(measured['over_peer']['rounds'])} rounds of slices of 3 s, all "
+        f"The server, its fastest peer and the ceiling in {len(measured['over_peer']['rounds'])} rounds of slices of 2 to 3 s, all "
         f"started before: **{over} of {measured['peer']}'s rate, {of} of the ceiling's** (95 % intervals); turns of whole "
         "servers, as in the table, lie too far apart to tell so small a difference.\n\n"
     )
