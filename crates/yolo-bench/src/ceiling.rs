@@ -121,9 +121,10 @@ pub fn print(site: &Site, part: Part) -> anyhow::Result<()> {
     match part {
         Part::Rate => write(&ceiling.rate()?),
         Part::Answers => write(&ceiling.answers()?),
-        Part::Rates => stdin()
-            .lines()
-            .try_for_each(|line| line.map_err(Into::into).and(ceiling.rate()).and_then(|rate| write(&rate))),
+        Part::Rates => stdin().lines().try_for_each(|line| {
+            line?;
+            write(&ceiling.rate()?)
+        }),
     }
 }
 
